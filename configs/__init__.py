@@ -1,0 +1,1 @@
+"""What a person edits before a run: settings, recipes and the model catalogue."""

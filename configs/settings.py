@@ -1,0 +1,123 @@
+"""Settings of the platform: the only module that reads the environment.
+
+Every field can be set as `LLM_PLATFORM_<FIELD>`, for example `LLM_PLATFORM_API_PORT=8000`.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ComputeDtype = Literal["auto", "float32", "bfloat16"]
+Port = int
+
+
+class Settings(BaseSettings):
+    """Where the platform listens, keeps its data, and computes."""
+
+    model_config = SettingsConfigDict(env_prefix="LLM_PLATFORM_", extra="ignore", frozen=True)
+
+    host: str = "127.0.0.1"
+    """Address the API, MLflow and Prefect bind to."""
+    api_port: Port = Field(5000, ge=1, le=65535)
+    mlflow_port: Port = Field(5001, ge=1, le=65535)
+    engine_port: Port = Field(5002, ge=1, le=65535)
+    """The inference engine's own process; loopback only, spoken to by the API alone."""
+    prefect_port: Port = Field(4200, ge=1, le=65535)
+    allowed_hosts: list[str] = ["localhost", "127.0.0.1", "::1"]
+    """Host names a request may carry (a JSON list in the environment); others are refused (DNS rebinding)."""
+
+    data_dir: Path = Path("data")
+    """Everything the platform writes: databases, checkpoints, adapters, logs."""
+    local_models_dir: Path | None = None
+    """Local base models, one folder each (`NAME` or `ORG/NAME`); default `<data_dir>/models`."""
+    database_url: str | None = None
+    """SQLAlchemy URL of the platform's tables; default SQLite in the data folder. PostgreSQL: `postgresql+psycopg://…`."""
+    mlflow_database_url: str | None = None
+    """SQLAlchemy URL of MLflow's store; default SQLite in the data folder."""
+    prefect_database_url: str | None = None
+    """Async SQLAlchemy URL of Prefect's store (`postgresql+asyncpg://…`); default SQLite in the data folder."""
+
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    compute_dtype: ComputeDtype = "auto"
+    """Precision of the model's weights and products; `auto` is bfloat16 where the chip computes it natively."""
+    allow_hub: bool = True
+    """Whether weights that are neither in the models folder nor in the cache may be fetched from the hub."""
+
+    max_request_bytes: int = Field(2 * 1024 * 1024, ge=1024)
+    """Largest JSON request body; more is a 413."""
+    engine_memory_budget_gb: float = Field(4.0, gt=0)
+    """Weights kept in memory by the inference engine; the least recently used model is evicted beyond it."""
+    engine_concurrency: int = Field(8, ge=1)
+    """Sequences decoded at once per model; further requests wait in line."""
+    engine_queue_length: int = Field(256, ge=1)
+    """Requests waiting for a place per model; one more is refused with 503."""
+    generation_timeout_seconds: float = Field(600.0, gt=0)
+    pause_wait_seconds: float = Field(60.0, ge=0)
+    """How long `/pause` waits for the trainer to leave before it answers 202."""
+    checkpoint_interval_seconds: float = Field(60.0, gt=0)
+
+    @field_validator("data_dir", "local_models_dir")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        """Paths are handed to processes with other working directories."""
+        return path.expanduser().resolve() if path is not None else None
+
+    @property
+    def models_dir(self) -> Path:
+        """Folder of local base models."""
+        return self.local_models_dir or self.data_dir / "models"
+
+    @property
+    def adapters_dir(self) -> Path:
+        """Folder of trained adapters, one immutable folder per model."""
+        return self.data_dir / "adapters"
+
+    @property
+    def jobs_dir(self) -> Path:
+        """Working folders of training jobs: checkpoints, step trace, lock."""
+        return self.data_dir / "jobs"
+
+    @property
+    def datasets_dir(self) -> Path:
+        """Tokenized data sets, cached by content hash."""
+        return self.data_dir / "datasets"
+
+    @property
+    def logs_dir(self) -> Path:
+        """Log files of every part."""
+        return self.data_dir / "logs"
+
+    @property
+    def platform_database_url(self) -> str:
+        """SQLAlchemy URL of the platform's tables."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'platform.db'}"
+
+    @property
+    def connect_host(self) -> str:
+        """Host at which this machine reaches its own parts (a wildcard address can't be connected to)."""
+        return "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104 - compared, not bound
+
+    @property
+    def prefect_api_url(self) -> str:
+        """Base URL of Prefect's REST API."""
+        return f"http://{self.connect_host}:{self.prefect_port}/api"
+
+    @property
+    def mlflow_url(self) -> str:
+        """Base URL of the MLflow server."""
+        return f"http://{self.connect_host}:{self.mlflow_port}"
+
+    @property
+    def engine_url(self) -> str:
+        """Base URL of the inference engine."""
+        return f"http://127.0.0.1:{self.engine_port}"
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """Return the process's settings, read from the environment once."""
+    return Settings()

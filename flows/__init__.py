@@ -1,0 +1,1 @@
+"""The order of the work: flows, their deployments, and the worker that runs them."""

@@ -1,0 +1,1 @@
+"""The work: thin Prefect tasks (verbs) over plain Python packages (nouns)."""

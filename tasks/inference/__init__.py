@@ -1,0 +1,1 @@
+"""Inference: token ids in, tokens out; knows nothing of HTTP."""

@@ -1,0 +1,1 @@
+"""LoRA fine-tuning: adapters, data cursor, exact checkpoints, the training loop."""

@@ -1,0 +1,1 @@
+"""Evaluation metrics, as subclasses of `evaluate.Metric` and plain functions."""

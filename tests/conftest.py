@@ -1,0 +1,26 @@
+"""Fixtures shared by every test: tiny real models in a local models folder."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_models import save_tiny_gpt2, save_tiny_llama
+
+
+@pytest.fixture(scope="session")
+def tiny_models_dir(tmp_path_factory) -> Path:
+    """A local models folder that holds `tiny-llama` and `tiny-gpt2`."""
+    folder = tmp_path_factory.mktemp("models")
+    save_tiny_llama(folder / "tiny-llama")
+    save_tiny_gpt2(folder / "tiny-gpt2")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_dir(tiny_models_dir) -> Path:
+    return tiny_models_dir / "tiny-llama"
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2_dir(tiny_models_dir) -> Path:
+    return tiny_models_dir / "tiny-gpt2"
