@@ -17,16 +17,23 @@ class TrainingRecipe(BaseModel):
     learning_rate: float = Field(1e-4, gt=0, le=1, description="Peak learning rate of AdamW")
     batch_size: int = Field(8, ge=1, le=4096, description="Rows per micro-batch")
     gradient_accumulation: int = Field(1, ge=1, le=4096, description="Micro-batches per optimizer step")
-    max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps, whatever `epochs` says")
+    max_steps: int | None = Field(
+        None, ge=1, description="Stop after this many optimizer steps, whatever `epochs` says"
+    )
     max_seq_length: int = Field(512, ge=8, le=1_048_576, description="Tokens per row; longer rows are cut and counted")
     lora_r: int = Field(8, ge=1, le=1024, description="Rank of the LoRA update")
     lora_alpha: int = Field(32, ge=1, le=65_536, description="LoRA scale is lora_alpha / lora_r")
     lora_dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on the LoRA branch's input")
     target_modules: list[TargetModule] | None = Field(
-        None, min_length=1, max_length=100, description="Layers that get an adapter; none: every linear layer but the head"
+        None,
+        min_length=1,
+        max_length=100,
+        description="Layers that get an adapter; none: every linear layer but the head",
     )
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Share of the steps over which the rate rises from zero")
-    lr_scheduler: Literal["linear", "cosine", "constant"] = Field("linear", description="Shape of the rate after warm-up")
+    lr_scheduler: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="Shape of the rate after warm-up"
+    )
     seed: int = Field(42, ge=0, lt=2**32, description="Seeds adapter initialisation, data order and dropout")
     dataset_id: int | None = Field(None, ge=1, description="Data set to train on; none: the built-in one")
     eval_every: int | None = Field(None, ge=1, description="Steps between held-out losses; none: once, at the end")
@@ -46,6 +53,8 @@ class EvaluationParameters(BaseModel):
 
     model_id: int = Field(ge=1, description="Model to evaluate (`GET /api/models`)")
     eval_name: JobName = Field("Standard Evaluation", description="Name of the evaluation")
-    dataset_id: int | None = Field(None, ge=1, description="Data set whose held-out rows are used; none: the model's own")
+    dataset_id: int | None = Field(
+        None, ge=1, description="Data set whose held-out rows are used; none: the model's own"
+    )
     max_samples: int = Field(32, ge=1, le=100_000, description="Held-out rows, the first in hash order")
     max_new_tokens: int = Field(64, ge=1, le=4096, description="Longest generated response, in tokens")

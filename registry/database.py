@@ -1,0 +1,107 @@
+"""The platform's database: one engine, transactions at the edge, migrations."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.orm import Session, sessionmaker
+
+from configs.catalogue import load_catalogue
+from registry.repositories.statistics import GENERATIONS
+from registry.tables import Counter, Dataset, Model
+
+STDLIB_DOCSTRINGS = "stdlib-docstrings"
+SQLITE_BUSY_TIMEOUT_SECONDS = 30
+
+
+class Database:
+    """A pool of connections to the platform's tables, SQLite or PostgreSQL."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.engine = _create_engine(url)
+        self._readers = sessionmaker(self.engine, expire_on_commit=False)
+        self._writers = sessionmaker(self.engine.execution_options(writes=True), expire_on_commit=False)
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """Yield a session for queries; nothing in it is committed."""
+        with self._readers() as session:
+            yield session
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Yield a session whose changes are committed together, or not at all if the block raises."""
+        with self._writers() as session, session.begin():
+            yield session
+
+    def ping(self) -> None:
+        """Raise `sqlalchemy.exc.SQLAlchemyError` unless the database answers."""
+        with self.engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def _create_engine(url: str) -> Engine:
+    if make_url(url).get_backend_name() != "sqlite":
+        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+    engine = create_engine(
+        url,
+        connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+        pool_size=10,
+        max_overflow=40,
+    )
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    # Python's driver would open transactions by itself, and always deferred; `_begin_sqlite` decides instead.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    # FULL, not NORMAL: what was answered 201 must survive a power cut.
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that reads first and writes later can't be upgraded once another has written: SQLite refuses
+    # at once, whatever the busy timeout. One that will write therefore takes the write lock from its start.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def upgrade(url: str) -> None:
+    """Bring the database at `url` to the newest schema and seed it, creating it (and SQLite's folder) if need be."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["url"] = url
+    command.upgrade(config, "head")
+    _seed(url)
+
+
+def _seed(url: str) -> None:
+    """Insert the catalogue, the built-in data set and the counters, on the first start only."""
+    database = Database(url)
+    with database.transaction() as session:
+        # The counter marks a seeded database: a catalogue model that was deleted later must not come back.
+        if session.get(Counter, GENERATIONS) is None:
+            session.add(Counter(name=GENERATIONS, value=0))
+            session.add(Dataset(name="Python standard library docstrings", source=STDLIB_DOCSTRINGS))
+            for entry in load_catalogue():
+                session.add(Model(**entry.model_dump(), status="LOADING"))
+                session.flush()
+    database.close()

@@ -1,0 +1,84 @@
+"""What training jobs and evaluations share: their work is a Prefect flow run, whose state they mirror."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.clock import utcnow
+from registry.repositories.paging import page
+from registry.run_states import TERMINAL
+from registry.tables import Evaluation, TrainingJob
+
+Record = TypeVar("Record", TrainingJob, Evaluation)
+
+
+class FlowBackedRepository(Generic[Record]):
+    """Queries common to records that a flow run stands behind."""
+
+    table: type[Record]
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def get(self, record_id: int) -> Record | None:
+        """Return the record, or None."""
+        return self.session.get(self.table, record_id)
+
+    def list(self, limit: int | None = None, after: int | None = None) -> Sequence[Record]:
+        """Return records in id order."""
+        return page(self.session, self.table, limit, after)
+
+    def add(self, record: Record) -> Record:
+        """Insert a record; its id is set on return."""
+        self.session.add(record)
+        self.session.flush()
+        return record
+
+    def by_uid(self, uid: str) -> Record | None:
+        """Return the record with this uid, or None."""
+        return self.session.scalar(select(self.table).where(self.table.uid == uid))
+
+    def by_flow_run(self, flow_run_id: str) -> Record | None:
+        """Return the record behind which this flow run stands, or None."""
+        return self.session.scalar(select(self.table).where(self.table.flow_run_id == flow_run_id))
+
+    def unsubmitted(self) -> Sequence[Record]:
+        """Return records that Prefect has not accepted yet, oldest first."""
+        waiting = select(self.table).where(self.table.flow_run_id.is_(None), self.table.status == "PENDING")
+        return self.session.scalars(waiting.order_by(self.table.id)).all()
+
+    def unfinished(self) -> Sequence[Record]:
+        """Return records that Prefect has accepted and that are not in a terminal status, oldest first."""
+        active = select(self.table).where(self.table.flow_run_id.is_not(None), self.table.status.not_in(TERMINAL))
+        return self.session.scalars(active.order_by(self.table.id)).all()
+
+    def adopt(self, record: Record) -> Record:
+        """Insert a record for a flow run that was started elsewhere, or return the one that has it already."""
+        assert record.flow_run_id is not None
+        known = self.by_flow_run(record.flow_run_id)
+        return known if known is not None else self.add(record)
+
+    def record_state(self, record: Record, status: str, state_at: datetime, error: str | None = None) -> bool:
+        """Mirror a Prefect state, unless a newer one has been mirrored; return whether anything changed.
+
+        `state_at` is the state's own timestamp (naive UTC): several observers report the same run, in any order.
+        """
+        if record.flow_state_at is not None and state_at < record.flow_state_at:
+            return False
+        before = (record.status, record.error)
+        record.flow_state_at = state_at
+        record.status = status
+        if status == "RUNNING" and record.started_at is None:
+            record.started_at = state_at
+        # Restarted after an end: a run that goes on has not completed.
+        record.completed_at = state_at if status in TERMINAL else None
+        record.error = error if status in ("FAILED", "CANCELLED") else None
+        return before != (record.status, record.error)
+
+    def mark_submitted(self, record: Record, flow_run_id: str) -> None:
+        """Record which flow run Prefect made for this record."""
+        record.flow_run_id = flow_run_id
+        record.flow_state_at = record.flow_state_at or utcnow()

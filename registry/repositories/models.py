@@ -1,0 +1,53 @@
+"""Queries on models."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from registry.clock import utcnow
+from registry.repositories.paging import page
+from registry.tables import Model
+
+
+class ModelRepository:
+    """Models, base and fine-tuned."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def get(self, model_id: int) -> Model | None:
+        """Return the model, or None."""
+        return self.session.get(Model, model_id)
+
+    def list(self, limit: int | None = None, after: int | None = None) -> Sequence[Model]:
+        """Return models in id order."""
+        return page(self.session, Model, limit, after)
+
+    def count(self) -> int:
+        """Return how many models there are."""
+        return self.session.scalar(select(func.count()).select_from(Model)) or 0
+
+    def add(self, model: Model) -> Model:
+        """Insert a model; its id is set on return."""
+        self.session.add(model)
+        self.session.flush()
+        return model
+
+    def of_job(self, training_job_id: int) -> Model | None:
+        """Return the model that a training job made, or None."""
+        return self.session.scalar(select(Model).where(Model.training_job_id == training_job_id))
+
+    def availability(self) -> dict[str, tuple[str, str | None]]:
+        """Return (status, reason) per base model named by any row."""
+        rows = self.session.execute(select(Model.base_model, Model.status, Model.status_reason).distinct())
+        return {base_model: (status, reason) for base_model, status, reason in rows}
+
+    def set_availability(self, base_model: str, status: str, reason: str | None, model_size: str | None) -> None:
+        """Record whether the weights named `base_model` can be loaded, and their size where it was not given."""
+        changes: dict[str, Any] = {"status": status, "status_reason": reason, "updated_at": utcnow()}
+        self.session.execute(update(Model).where(Model.base_model == base_model).values(**changes))
+        if model_size is not None:
+            unsized = update(Model).where(Model.base_model == base_model, Model.model_size.is_(None))
+            self.session.execute(unsized.values(model_size=model_size))

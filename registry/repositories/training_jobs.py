@@ -1,0 +1,38 @@
+"""Queries on training jobs and their logs."""
+
+from datetime import datetime
+
+from sqlalchemy import select
+
+from registry.clock import utcnow
+from registry.repositories.flow_backed import FlowBackedRepository
+from registry.tables import JobEvent, TrainingJob
+
+
+class TrainingJobRepository(FlowBackedRepository[TrainingJob]):
+    """Training jobs, their progress snapshots and their logs."""
+
+    table = TrainingJob
+
+    def log(self, job_id: int, message: str) -> None:
+        """Append a line to the job's log."""
+        self.session.add(JobEvent(job_id=job_id, message=message))
+
+    def log_lines(self, job_id: int) -> list[tuple[datetime, str]]:
+        """Return the job's log, oldest line first."""
+        query = select(JobEvent.created_at, JobEvent.message).where(JobEvent.job_id == job_id).order_by(JobEvent.id)
+        return [(row.created_at, row.message) for row in self.session.execute(query)]
+
+    def begin_attempt(self, job: TrainingJob, host: str, pid: int) -> None:
+        """Record that a process has taken the job up."""
+        job.attempt += 1
+        job.attempt_host = host
+        job.attempt_pid = pid
+        job.attempt_started_at = utcnow()
+        job.attempt_ended_at = None
+        job.pausing = False
+
+    def end_attempt(self, job: TrainingJob) -> None:
+        """Record that the process is leaving, with nothing more to write."""
+        job.attempt_ended_at = utcnow()
+        job.pausing = False

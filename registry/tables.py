@@ -1,0 +1,159 @@
+"""The platform's tables: identity, lineage, progress snapshots, and what lists show."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, ForeignKey, Index, MetaData, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from registry.clock import utcnow
+
+
+class Base(DeclarativeBase):
+    """Base of all tables; constraints are named so that migrations can address them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {dict[str, Any]: JSON, datetime: DateTime(timezone=False)}  # noqa: RUF012
+
+
+# SQLite reuses the highest id after a delete unless AUTOINCREMENT forbids it; ids are never reused.
+NEVER_REUSED = {"sqlite_autoincrement": True}
+
+
+class Model(Base):
+    """A base model of the catalogue, one a user added, or one that a training job made."""
+
+    __tablename__ = "models"
+    __table_args__ = (NEVER_REUSED,)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    base_model: Mapped[str] = mapped_column(String(200), index=True)
+    status: Mapped[str] = mapped_column(String(20))
+    status_reason: Mapped[str | None] = mapped_column(Text)
+    description: Mapped[str] = mapped_column(Text, default="")
+    model_size: Mapped[str | None] = mapped_column(String(20))
+    parameters: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    adapter: Mapped[str | None] = mapped_column(String(200))
+    """Name of the adapter's folder under `adapters_dir`; none for a base model."""
+    parent_model_id: Mapped[int | None] = mapped_column(ForeignKey("models.id"))
+    training_job_id: Mapped[int | None] = mapped_column(unique=True)
+    """The job that made it; no foreign key, as jobs point at models already (a cycle can't be created in order)."""
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    updated_at: Mapped[datetime] = mapped_column(default=utcnow, onupdate=utcnow)
+
+
+class FlowBacked:
+    """Columns of a record whose work is a Prefect flow run."""
+
+    uid: Mapped[str] = mapped_column(String(32), unique=True)
+    """Our name for the record, a UUID in hex: the flow run carries it as a tag and as its idempotency key."""
+    status: Mapped[str] = mapped_column(String(20), index=True, default="PENDING")
+    flow_run_id: Mapped[str | None] = mapped_column(String(36), unique=True)
+    """None until Prefect has accepted the run: such a record is submitted as soon as Prefect answers."""
+    flow_state_at: Mapped[datetime | None]
+    """Moment of the newest Prefect state seen; an older one, arriving late, changes nothing."""
+    mlflow_run_id: Mapped[str | None] = mapped_column(String(64))
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    started_at: Mapped[datetime | None]
+    completed_at: Mapped[datetime | None]
+
+
+class TrainingJob(FlowBacked, Base):
+    """A fine-tuning job: what was asked, and a snapshot of how far it is."""
+
+    __tablename__ = "training_jobs"
+    __table_args__ = (NEVER_REUSED,)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), index=True)
+    job_name: Mapped[str] = mapped_column(String(200))
+    recipe: Mapped[dict[str, Any]]
+    step: Mapped[int] = mapped_column(default=0)
+    total_steps: Mapped[int | None]
+    current_epoch: Mapped[int] = mapped_column(default=0)
+    current_loss: Mapped[float | None]
+    eval_loss: Mapped[float | None]
+    tokens_per_second: Mapped[float | None]
+    pausing: Mapped[bool] = mapped_column(default=False)
+    """A pause was asked for and the trainer has not left yet."""
+    attempt: Mapped[int] = mapped_column(default=0)
+    attempt_host: Mapped[str | None] = mapped_column(String(255))
+    attempt_pid: Mapped[int | None]
+    attempt_started_at: Mapped[datetime | None]
+    attempt_ended_at: Mapped[datetime | None]
+    output_model_id: Mapped[int | None] = mapped_column(ForeignKey("models.id"))
+
+
+class JobEvent(Base):
+    """One line of a training job's log."""
+
+    __tablename__ = "job_events"
+    __table_args__ = (Index("ix_job_events_job_id_id", "job_id", "id"), NEVER_REUSED)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("training_jobs.id"))
+    message: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+
+
+class Evaluation(FlowBacked, Base):
+    """An evaluation of one model; its five metrics are null until they have been computed."""
+
+    __tablename__ = "evaluations"
+    __table_args__ = (NEVER_REUSED,)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), index=True)
+    eval_name: Mapped[str] = mapped_column(String(200))
+    parameters: Mapped[dict[str, Any]]
+    perplexity: Mapped[float | None]
+    bleu_score: Mapped[float | None]
+    rouge_score: Mapped[float | None]
+    response_diversity: Mapped[float | None]
+    avg_response_length: Mapped[float | None]
+
+
+class Dataset(Base):
+    """A data set that jobs and evaluations can name; id 1 is the built-in one."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (NEVER_REUSED,)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    source: Mapped[str] = mapped_column(String(40))
+    """Where the rows come from: `stdlib-docstrings`, made on this machine."""
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+
+
+class Counter(Base):
+    """A number that only grows, such as answered generations."""
+
+    __tablename__ = "counters"
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    value: Mapped[int] = mapped_column(default=0)
+
+
+class IdempotencyKey(Base):
+    """The first answer to a creating POST that carried an `Idempotency-Key`."""
+
+    __tablename__ = "idempotency_keys"
+
+    scope: Mapped[str] = mapped_column(String(200), primary_key=True)
+    """Method and path of the request."""
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    body_hash: Mapped[str] = mapped_column(String(64))
+    resource_id: Mapped[int]
+    response: Mapped[dict[str, Any]]
+    """The answer as first sent; an evaluation's is made from its record once that is done."""
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
