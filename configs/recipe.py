@@ -5,6 +5,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 TargetModule = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$", max_length=200)]
+# The largest id a database column holds; a longer number can't name anything.
+LARGEST_ID = 2**31 - 1
+RecordId = Annotated[int, Field(ge=1, le=LARGEST_ID)]
+DatasetId = Annotated[int | None, Field(ge=1, le=LARGEST_ID)]
 JobName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
 
@@ -35,26 +39,29 @@ class TrainingRecipe(BaseModel):
         "linear", description="Shape of the rate after warm-up"
     )
     seed: int = Field(42, ge=0, lt=2**32, description="Seeds adapter initialisation, data order and dropout")
-    dataset_id: int | None = Field(None, ge=1, description="Data set to train on; none: the built-in one")
+    dataset_id: DatasetId = Field(None, description="Data set to train on; none: the built-in one")
     eval_every: int | None = Field(None, ge=1, description="Steps between held-out losses; none: once, at the end")
 
 
 class FinetuneParameters(TrainingRecipe):
     """Parameters of the `finetune` flow: which model to train, under which name, and how."""
 
-    model_id: int = Field(ge=1, description="Model to start from (`GET /api/models`)")
+    model_id: RecordId = Field(description="Model to start from (`GET /api/models`); it stays as it is")
     job_name: JobName = Field("Training job", description="Name of the job")
 
 
-class EvaluationParameters(BaseModel):
-    """Parameters of the `evaluate` flow."""
+class EvaluationSettings(BaseModel):
+    """What an evaluation computes; everything has a default."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-    model_id: int = Field(ge=1, description="Model to evaluate (`GET /api/models`)")
     eval_name: JobName = Field("Standard Evaluation", description="Name of the evaluation")
-    dataset_id: int | None = Field(
-        None, ge=1, description="Data set whose held-out rows are used; none: the model's own"
-    )
+    dataset_id: DatasetId = Field(None, description="Data set whose held-out rows are used; none: the model's own")
     max_samples: int = Field(32, ge=1, le=100_000, description="Held-out rows, the first in hash order")
     max_new_tokens: int = Field(64, ge=1, le=4096, description="Longest generated response, in tokens")
+
+
+class EvaluationParameters(EvaluationSettings):
+    """Parameters of the `evaluate` flow."""
+
+    model_id: RecordId = Field(description="Model to evaluate (`GET /api/models`)")

@@ -9,7 +9,16 @@ from pathlib import Path
 
 HUB_TIMEOUT_SECONDS = 3.0
 # Weights as safetensors, and text beside them. Pickles (`.bin`, `.pt`) are never fetched: loading one runs its code.
-HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README*")
+HUB_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.json",
+    "*.jinja",
+    "*.txt",
+    "*.model",
+    "LICENSE*",
+    "README*",
+)
 
 
 class WeightsUnavailable(Exception):

@@ -1,13 +1,12 @@
 """What training jobs and evaluations share: their work is a Prefect flow run, whose state they mirror."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Generic, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.clock import utcnow
 from registry.repositories.paging import page
 from registry.run_states import TERMINAL
 from registry.tables import Evaluation, TrainingJob
@@ -55,11 +54,21 @@ class FlowBackedRepository(Generic[Record]):
         active = select(self.table).where(self.table.flow_run_id.is_not(None), self.table.status.not_in(TERMINAL))
         return self.session.scalars(active.order_by(self.table.id)).all()
 
-    def adopt(self, record: Record) -> Record:
-        """Insert a record for a flow run that was started elsewhere, or return the one that has it already."""
-        assert record.flow_run_id is not None
-        known = self.by_flow_run(record.flow_run_id)
-        return known if known is not None else self.add(record)
+    def of_flow_run(self, flow_run_id: str, uid: str | None, make: Callable[[], Record | None]) -> Record | None:
+        """Return the record behind which a flow run stands, whoever started it.
+
+        `uid` is what the run's tag names: the record that was submitted, unless the run is a copy of another. A run
+        that was started elsewhere gets the record that `make` returns; None from it says that it can't be one.
+        """
+        known = self.by_flow_run(flow_run_id)
+        if known is not None:
+            return known
+        submitted = self.by_uid(uid) if uid is not None else None
+        if submitted is not None and submitted.flow_run_id is None:
+            submitted.flow_run_id = flow_run_id
+            return submitted
+        record = make()
+        return self.add(record) if record is not None else None
 
     def record_state(self, record: Record, status: str, state_at: datetime, error: str | None = None) -> bool:
         """Mirror a Prefect state, unless a newer one has been mirrored; return whether anything changed.
@@ -77,8 +86,3 @@ class FlowBackedRepository(Generic[Record]):
         record.completed_at = state_at if status in TERMINAL else None
         record.error = error if status in ("FAILED", "CANCELLED") else None
         return before != (record.status, record.error)
-
-    def mark_submitted(self, record: Record, flow_run_id: str) -> None:
-        """Record which flow run Prefect made for this record."""
-        record.flow_run_id = flow_run_id
-        record.flow_state_at = record.flow_state_at or utcnow()

@@ -1,0 +1,74 @@
+"""The app factory: guards, doors, errors and documentation put together."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+from swagger_ui_bundle import swagger_ui_path
+
+from api.errors import DOCUMENTED_ERRORS, install_error_handlers
+from api.guards import BodyLimit, HostGuard
+from api.platform import Platform
+from api.routes.evaluations.endpoints import router as evaluations
+from api.routes.health.endpoints import router as health
+from api.routes.models.endpoints import router as models
+from api.routes.statistics.endpoints import router as statistics
+from api.routes.training.endpoints import router as training
+from api.version import VERSION
+from configs.settings import Settings
+from registry.database import upgrade
+
+DESCRIPTION = "Fine-tune, evaluate and serve language models. Runs show in Prefect, metrics and artifacts in MLflow."
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the API over the given settings; nothing runs before it is started."""
+    app = FastAPI(
+        title="LLM Platform",
+        version=VERSION,
+        description=DESCRIPTION,
+        openapi_url="/api/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan,
+        redirect_slashes=False,
+    )
+    app.state.platform = Platform.build(settings)
+    doors = APIRouter(prefix="/api", responses=DOCUMENTED_ERRORS)
+    for router in (health, models, training, evaluations, statistics):
+        doors.include_router(router)
+    app.include_router(doors)
+    _serve_documentation(app)
+    install_error_handlers(app)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
+    app.add_middleware(HostGuard, allowed_hosts=settings.allowed_hosts)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    platform: Platform = app.state.platform
+    upgrade(platform.settings.platform_database_url)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(platform.close)
+        for task in platform.start():
+            stack.callback(task.cancel)
+        yield
+
+
+def _serve_documentation(app: FastAPI) -> None:
+    """Serve Swagger UI from the installed package: the page works with no outside network."""
+    app.mount("/api/static/swagger-ui", StaticFiles(directory=swagger_ui_path), name="swagger-ui")
+
+    @app.get("/api/docs", include_in_schema=False)
+    def show_documentation() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/api/openapi.json",
+            title="LLM Platform API",
+            swagger_js_url="/api/static/swagger-ui/swagger-ui-bundle.js",
+            swagger_css_url="/api/static/swagger-ui/swagger-ui.css",
+            swagger_favicon_url="/api/static/swagger-ui/favicon-32x32.png",
+        )

@@ -1,0 +1,70 @@
+"""What the API process and the engine's process say to each other; importable without torch."""
+
+from typing import Annotated, Literal, TypedDict
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+DEFAULT_MAX_LENGTH = 100
+"""Tokens of prompt and continuation together when a request names neither `max_length` nor `max_new_tokens`."""
+
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+FinishReason = Literal["stop", "length", "cancelled"]
+ErrorCode = Literal["prompt_too_long", "busy", "weights", "invalid"]
+
+
+class EngineGenerateRequest(BaseModel):
+    """Continue `prompt` (raw text, no chat template) with the model in a local folder."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    weights: str = Field(min_length=1, description="Absolute path of the base model's folder")
+    adapter: str | None = Field(None, min_length=1, description="Absolute path of the adapter's folder")
+    prompt: str
+    temperature: float = Field(0.7, ge=0, le=100, description="0 is greedy")
+    max_length: int | None = Field(None, ge=1, description="Tokens of prompt and continuation together")
+    max_new_tokens: int | None = Field(None, ge=1, description="Tokens of the continuation; wins over max_length")
+    top_p: float = Field(0.9, gt=0, le=1)
+    top_k: int = Field(50, ge=0, description="0 is off")
+    repetition_penalty: float = Field(1.0, gt=0, le=100)
+    seed: int | None = Field(None, ge=0, lt=2**63, description="Same seed, same text")
+    stop: list[StopString] = Field([], max_length=64, description="The continuation ends before the first of these")
+    stream: bool = False
+
+
+class Usage(BaseModel):
+    """What a generation took: token counts (without the end-of-text token), why it ended, and seconds."""
+
+    prompt_tokens: int
+    generated_tokens: int
+    finish_reason: FinishReason
+    seconds: float
+
+
+class EngineGenerateResponse(Usage):
+    """A whole answer: `text` is the prompt exactly as sent, followed by `continuation`."""
+
+    text: str
+    continuation: str
+
+
+class EngineModel(TypedDict):
+    """One base model in the engine: its folder, the bytes it holds with its adapters, its requests."""
+
+    weights: str
+    loaded: bool
+    adapters: list[str]
+    bytes: int
+    running: int
+    waiting: int
+
+
+class EngineHealth(BaseModel):
+    """State of the engine's process: `loading` until its libraries are imported, `failed` if they can't be."""
+
+    status: Literal["loading", "ok", "failed"]
+    models: list[EngineModel] = []
+    bytes: int = 0
+    budget_bytes: int = 0
+    running: int = 0
+    waiting: int = 0
+    error: str | None = None

@@ -1,0 +1,129 @@
+"""Text in, text out: tokenizes prompts, hands them to the engine, and turns its tokens back into text."""
+
+import time
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from api.engine.paths import allowed_folders, model_folder
+from api.engine.schemas import DEFAULT_MAX_LENGTH, EngineGenerateRequest, EngineHealth, Usage
+from configs.settings import Settings
+from tasks.inference.device import choose_device, choose_dtype
+from tasks.inference.engine import Engine, Generation, GenerationRequest, ModelRef
+from tasks.inference.errors import PromptTooLong
+from tasks.inference.generation import Listener
+from tasks.inference.loading import end_token_ids, load_tokenizer
+from tasks.inference.text import TextStream
+
+
+class EmptyPrompt(ValueError):
+    """The prompt has no tokens and the tokenizer has no token to begin a text with."""
+
+    def __str__(self) -> str:
+        return "prompt is empty and this model has no token that begins a text: give at least one character"
+
+
+class TextGeneration:
+    """One request on its way: feed it the tokens its listener hears, read the text and at last the usage."""
+
+    def __init__(self, generation: Generation, text: TextStream, started: float) -> None:
+        self.generation = generation
+        self.text = text
+        self._started = started
+
+    def usage(self) -> Usage:
+        """Return the counts so far; a stop string ends a generation as the end-of-text token does."""
+        reason = "stop" if self.text.stopped else self.generation.finish_reason
+        return Usage(
+            prompt_tokens=len(self.generation.request.prompt_ids),
+            generated_tokens=self.text.tokens,
+            finish_reason=reason or "cancelled",
+            seconds=time.monotonic() - self._started,
+        )
+
+
+class TextEngine:
+    """The engine with its tokenizers. `start` reads files and tokenizes: call it off the event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        device = choose_device(settings.device)
+        self._engine = Engine(
+            dtype=choose_dtype(settings.compute_dtype, device),
+            device=device,
+            memory_budget_bytes=int(settings.engine_memory_budget_gb * 1e9),
+            concurrency=settings.engine_concurrency,
+            queue_length=settings.engine_queue_length,
+        )
+        self._folders = allowed_folders(settings)
+        self._tokenizer = lru_cache(maxsize=32)(_tokenizer_and_ends)
+        transformers_logging.disable_progress_bar()
+
+    def start(self, request: EngineGenerateRequest, listener: Listener) -> TextGeneration:
+        """Submit a request; `listener` hears its tokens on the engine's thread.
+
+        Raises:
+            PathRefused: a folder is not one that may be loaded from.
+            EmptyPrompt: there is nothing to continue.
+            PromptTooLong: no token fits behind the prompt, in `max_length` or in the model's context.
+            EngineBusy, EngineClosed: no room in line.
+            WeightsError: there is no usable model or tokenizer in the folder.
+        """
+        started = time.monotonic()
+        weights = model_folder(request.weights, self._folders)
+        adapter = None if request.adapter is None else model_folder(request.adapter, self._folders)
+        tokenizer, ends = self._tokenizer(weights)
+        prompt_ids = _prompt_ids(tokenizer, request.prompt)
+        generation = self._engine.submit(
+            GenerationRequest(
+                model=ModelRef(weights, adapter),
+                prompt_ids=prompt_ids,
+                max_new_tokens=_room(request, len(prompt_ids), self._engine.context_length(weights)),
+                temperature=request.temperature,
+                top_p=request.top_p,
+                top_k=request.top_k,
+                repetition_penalty=request.repetition_penalty,
+                seed=request.seed,
+                eos_token_ids=ends,
+            ),
+            listener,
+        )
+        return TextGeneration(generation, TextStream(tokenizer, prompt_ids, request.stop), started)
+
+    def health(self) -> EngineHealth:
+        """Return what is loaded, running and waiting."""
+        return EngineHealth.model_validate({"status": "ok", **asdict(self._engine.stats())})
+
+    def close(self, timeout: float) -> bool:
+        """Cancel everything; tell whether the engine's threads ended within `timeout` seconds."""
+        return self._engine.close(timeout)
+
+
+def _tokenizer_and_ends(weights: Path) -> tuple[PreTrainedTokenizerBase, frozenset[int]]:
+    tokenizer = load_tokenizer(weights)
+    return tokenizer, end_token_ids(weights, tokenizer)
+
+
+def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Return the prompt's ids as transformers makes them by default; an empty prompt is its first token."""
+    ids: list[int] = tokenizer(prompt, verbose=False)["input_ids"]
+    if ids:
+        return ids
+    for beginning in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if isinstance(beginning, int):
+            return [beginning]
+    raise EmptyPrompt
+
+
+def _room(request: EngineGenerateRequest, prompt_tokens: int, context: int) -> int:
+    """Return how many tokens may follow the prompt by the request's own limit (the engine keeps to the context)."""
+    if request.max_new_tokens is not None:
+        return request.max_new_tokens
+    max_length = request.max_length or DEFAULT_MAX_LENGTH
+    if prompt_tokens >= context:
+        raise PromptTooLong(prompt_tokens, context)
+    if prompt_tokens >= max_length:
+        raise PromptTooLong(prompt_tokens, max_length, "max_length")
+    return max_length - prompt_tokens

@@ -1,0 +1,200 @@
+"""The one place where an error becomes a status: every failure leaves as `{"error": "one sentence"}`."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+
+from api.engine.client import EngineRefused, EngineUnavailable
+
+logger = logging.getLogger(__name__)
+
+
+class PlatformError(Exception):
+    """An error with a sentence for the client: what was wrong and what to do."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+
+class NotFound(PlatformError):
+    """An id or path that does not exist."""
+
+
+class Conflict(PlatformError):
+    """The state of the thing forbids what was asked."""
+
+
+class Invalid(PlatformError):
+    """A field is wrong in a way that only the server could see."""
+
+
+class TooLarge(PlatformError):
+    """The request body is larger than the platform accepts."""
+
+
+class ForeignHost(PlatformError):
+    """The request carries a host name that is not ours."""
+
+
+class EvaluationFailed(PlatformError):
+    """An evaluation that was waited for ended without numbers."""
+
+
+class PartDown(PlatformError):
+    """A part of the platform does not answer; `part` names it."""
+
+    def __init__(self, part: str, message: str, retry_after: int = 5) -> None:
+        super().__init__(message, part=part)
+        self.retry_after = retry_after
+
+
+class ErrorResponse(BaseModel):
+    """Shape of every error."""
+
+    error: str = Field(description="What was wrong and what to do, in one sentence")
+    code: str | None = Field(None, description="Short stable name of the kind of error")
+    details: dict[str, Any] | None = None
+
+
+STATUS_OF_ERROR: Mapping[type[PlatformError], tuple[int, str]] = {
+    ForeignHost: (400, "foreign_host"),
+    NotFound: (404, "not_found"),
+    Conflict: (409, "conflict"),
+    TooLarge: (413, "too_large"),
+    Invalid: (422, "invalid"),
+    EvaluationFailed: (500, "evaluation_failed"),
+    PartDown: (503, "part_down"),
+}
+STATUS_OF_ENGINE_CODE = {"prompt_too_long": 422, "invalid": 422, "busy": 503, "weights": 503}
+
+DOCUMENTED_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorResponse, "description": "The body is not JSON"},
+    404: {"model": ErrorResponse, "description": "Unknown id or path"},
+    409: {"model": ErrorResponse, "description": "The state forbids it"},
+    413: {"model": ErrorResponse, "description": "The request is too large"},
+    422: {"model": ErrorResponse, "description": "A field is wrong"},
+    500: {"model": ErrorResponse, "description": "The platform failed"},
+    503: {"model": ErrorResponse, "description": "A part of the platform is down"},
+}
+
+
+def error_response(
+    status: int, message: str, code: str, details: dict[str, Any] | None = None, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """Return an error in the documented shape."""
+    body: dict[str, Any] = {"error": _printable(message), "code": code}
+    if details:
+        body["details"] = details
+    return JSONResponse(body, status_code=status, headers=headers)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Make every layer's failures leave in the documented shape."""
+    app.add_exception_handler(PlatformError, _on_platform_error)
+    app.add_exception_handler(EngineUnavailable, _on_engine_unavailable)
+    app.add_exception_handler(EngineRefused, _on_engine_refused)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(SQLAlchemyError, _on_database_error)
+    app.add_exception_handler(Exception, _on_unexpected)
+
+
+def platform_error_response(error: PlatformError) -> JSONResponse:
+    """Return the answer for one of our own errors."""
+    status, code = STATUS_OF_ERROR[type(error)]
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, PartDown) else None
+    return error_response(status, error.message, code, error.details, headers)
+
+
+async def _on_platform_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, PlatformError)
+    return platform_error_response(error)
+
+
+async def _on_engine_unavailable(_request: Request, error: Exception) -> JSONResponse:
+    message = f"The inference engine does not answer ({error}); try again in a few seconds."
+    return platform_error_response(PartDown("engine", message))
+
+
+async def _on_engine_refused(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, EngineRefused)
+    status = STATUS_OF_ENGINE_CODE.get(error.code, 500)
+    headers = {"Retry-After": "5"} if status == 503 else None
+    return error_response(status, error.message, error.code, headers=headers)
+
+
+async def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = error.errors()
+    first = problems[0]
+    if first["type"] == "json_invalid":
+        reason = first.get("ctx", {}).get("error", "syntax error")
+        return error_response(400, f"The request body is not valid JSON: {reason}.", "malformed_json")
+    if first["loc"][0] == "path":
+        message = f"There is nothing with the id {_shown(first['input'])}; ids are integers from 1."
+        return error_response(404, message, "not_found")
+    sentences = [_sentence(problem) for problem in problems]
+    return error_response(422, " ".join(sentences), "invalid")
+
+
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == 404:
+        return error_response(404, f"There is no {request.url.path}; see /api/docs for what there is.", "not_found")
+    if error.status_code == 405:
+        allowed = headers.get("Allow") or headers.get("allow", "")
+        message = f"{request.url.path} does not accept {request.method}; it accepts {allowed or 'other methods'}."
+        return error_response(405, message, "method_not_allowed", headers=headers)
+    if error.status_code == 400:
+        return error_response(400, "The request body can't be read as JSON.", "malformed_json")
+    return error_response(error.status_code, str(error.detail), "error", headers=headers)
+
+
+async def _on_database_error(_request: Request, error: Exception) -> JSONResponse:
+    logger.error("database error", exc_info=error)
+    message = "The database does not answer; try again in a few seconds."
+    return platform_error_response(PartDown("database", message))
+
+
+async def _on_unexpected(request: Request, error: Exception) -> JSONResponse:
+    logger.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
+    return error_response(500, "The platform failed to answer; its log (api.log) says why.", "internal")
+
+
+def _sentence(problem: Mapping[str, Any]) -> str:
+    """Return what is wrong with one field: its name, its value, what is accepted."""
+    name = _field_name(problem["loc"])
+    if problem["type"] == "missing":
+        return f"{name} is required." if name else "A JSON object is required as the request body."
+    if problem["type"] == "extra_forbidden":
+        return f"{name} is not a known field; check its spelling."
+    if not name:
+        return "The request body must be a JSON object."
+    wanted = str(problem["msg"]).removeprefix("Value error, ")
+    wanted = wanted[0].lower() + wanted[1:]
+    return f"{name} is {_shown(problem['input'])}, but {wanted.removesuffix('.')}."
+
+
+def _field_name(location: Sequence[str | int]) -> str:
+    # The first part says where the field is (body, query, header); a client knows where it put it.
+    return ".".join(str(part) for part in location[1:])
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _printable(text: str) -> str:
+    # A lone surrogate, legal in JSON's escapes, can't be encoded in an answer.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

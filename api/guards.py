@@ -1,0 +1,60 @@
+"""ASGI guards before any route: foreign hosts are refused, and bodies have a limit."""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.errors import ForeignHost, TooLarge, platform_error_response
+
+
+class HostGuard:
+    """Refuses requests whose `Host` is not ours, so that a web page can't reach the API by DNS rebinding."""
+
+    def __init__(self, app: ASGIApp, allowed_hosts: list[str]) -> None:
+        self.app = app
+        self.allowed_hosts = {host.lower() for host in allowed_hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer 400."""
+        if scope["type"] == "http" and "*" not in self.allowed_hosts:
+            host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+            if _host_name(host) not in self.allowed_hosts:
+                message = f"Host {host!r} is not served here; add it to LLM_PLATFORM_ALLOWED_HOSTS if it should be."
+                await platform_error_response(ForeignHost(message))(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+class BodyLimit:
+    """Refuses request bodies beyond a limit, declared or streamed, before they fill memory."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer 413."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        error = TooLarge(f"The request body is larger than {self.max_bytes} bytes, the most that is accepted.")
+        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if declared.isdigit() and int(declared) > self.max_bytes:
+            await platform_error_response(error)(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_bytes:
+                raise error
+            return message
+
+        await self.app(scope, counted, send)
+
+
+def _host_name(host: str) -> str:
+    """Return the host without its port: `[::1]:5000` → `::1`."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()

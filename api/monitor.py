@@ -1,0 +1,100 @@
+"""Watches the platform's parts, so that `/api/health` answers at once with what was last seen."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.errors import PartDown
+from configs.settings import Settings
+from registry.database import Database
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 1.0
+PROBE_TIMEOUT_SECONDS = 5.0
+WORK_POOLS = ("training", "evaluation")
+LABELS = {
+    "database": "The database",
+    "prefect": "The Prefect server",
+    "mlflow": "The MLflow server",
+    "worker": "The worker",
+    "engine": "The inference engine",
+}
+STARTING, OK, DOWN = "starting", "ok", "down"
+
+
+class Monitor:
+    """Probes database, Prefect, MLflow, worker and engine once a second."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._http = httpx.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS)
+        self._probes: dict[str, Callable[[], Awaitable[None]]] = {
+            "database": self._probe_database,
+            "prefect": lambda: self._probe_http(f"{settings.prefect_api_url}/health"),
+            "mlflow": lambda: self._probe_http(f"{settings.mlflow_url}/health"),
+            "worker": self._probe_worker,
+            "engine": lambda: self._probe_http(f"{settings.engine_url}/health"),
+        }
+        self.parts: dict[str, dict[str, Any]] = {name: {"status": STARTING} for name in self._probes}
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every part answered when last asked."""
+        return all(part["status"] == OK for part in self.parts.values())
+
+    def require(self, name: str) -> None:
+        """Raise `PartDown` unless the part answered when last asked."""
+        part = self.parts[name]
+        if part["status"] != OK:
+            reason = part.get("reason", "it has not answered yet")
+            raise PartDown(name, f"{LABELS[name]} is {part['status']} ({reason}); try again in a few seconds.")
+
+    async def run(self) -> None:
+        """Probe every part for as long as the API runs, each at its own pace: a part that hangs delays no other."""
+        try:
+            await asyncio.gather(*(self._watch(name, probe) for name, probe in self._probes.items()))
+        finally:
+            await self._http.aclose()
+
+    async def _watch(self, name: str, probe: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            started = time.monotonic()
+            try:
+                await probe()
+            except (httpx.HTTPError, SQLAlchemyError, _NotReady) as error:
+                self._record_failure(name, str(error) or type(error).__name__)
+            else:
+                self.parts[name] = {"status": OK, "latency_ms": round((time.monotonic() - started) * 1000, 1)}
+            await asyncio.sleep(INTERVAL_SECONDS)
+
+    def _record_failure(self, name: str, reason: str) -> None:
+        # Until a part has answered once it is starting, not down.
+        status = STARTING if self.parts[name]["status"] == STARTING else DOWN
+        if status == DOWN and self.parts[name]["status"] == OK:
+            logger.warning("%s does not answer: %s", name, reason)
+        self.parts[name] = {"status": status, "reason": reason.splitlines()[0][:200]}
+
+    async def _probe_database(self) -> None:
+        await asyncio.to_thread(self._database.ping)
+
+    async def _probe_http(self, url: str) -> None:
+        (await self._http.get(url)).raise_for_status()
+
+    async def _probe_worker(self) -> None:
+        """The worker is there when Prefect has heard from it lately, in both of its pools."""
+        for pool in WORK_POOLS:
+            url = f"{self._settings.prefect_api_url}/work_pools/{pool}/workers/filter"
+            response = await self._http.post(url, json={"workers": {"status": {"any_": ["ONLINE"]}}})
+            if response.is_error or not response.json():
+                raise _NotReady(f"no worker is online in Prefect's work pool {pool!r}")
+
+
+class _NotReady(Exception):
+    """A part answered, but not as one that works."""

@@ -1,0 +1,129 @@
+"""Prefect's REST API as the doors need it: submit a run by its deployment's name, read states, pause, resume."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import httpx
+
+from api.errors import PartDown
+from registry.clock import to_naive_utc
+
+FINETUNE = "finetune/finetune"
+EVALUATE = "evaluate/evaluate"
+ACTIVE_STATES = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRun:
+    """What the platform reads of a Prefect flow run."""
+
+    id: str
+    state_type: str
+    state_name: str
+    state_message: str | None
+    state_at: datetime
+    parameters: dict[str, Any]
+    tags: list[str]
+    expected_start: datetime | None
+
+    @classmethod
+    def parse(cls, body: dict[str, Any]) -> "FlowRun":
+        """Read a flow run from Prefect's JSON."""
+        state = body["state"]
+        expected = body.get("expected_start_time")
+        return cls(
+            id=body["id"],
+            state_type=state["type"],
+            state_name=state["name"],
+            state_message=state.get("message"),
+            state_at=to_naive_utc(datetime.fromisoformat(state["timestamp"])),
+            parameters=body.get("parameters") or {},
+            tags=body.get("tags") or [],
+            expected_start=to_naive_utc(datetime.fromisoformat(expected)) if expected else None,
+        )
+
+
+class Orchestrator:
+    """A client of the Prefect server; every method raises `PartDown` if it does not answer."""
+
+    def __init__(self, api_url: str, timeout_seconds: float = 10.0) -> None:
+        self._http = httpx.AsyncClient(base_url=api_url, timeout=timeout_seconds)
+        self._deployment_ids: dict[str, str] = {}
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def submit(
+        self, deployment: str, name: str, parameters: dict[str, Any], tags: list[str], idempotency_key: str
+    ) -> FlowRun:
+        """Create a flow run, or return the one that the same key made before."""
+        deployment_id = await self.deployment_id(deployment)
+        body = {
+            "name": name,
+            "parameters": parameters,
+            "tags": tags,
+            "idempotency_key": idempotency_key,
+            "state": {"type": "SCHEDULED"},
+            "enforce_parameter_schema": False,
+        }
+        return FlowRun.parse(await self._call("POST", f"/deployments/{deployment_id}/create_flow_run", body))
+
+    async def flow_run(self, flow_run_id: str) -> FlowRun | None:
+        """Return the flow run, or None if Prefect knows none of this id."""
+        found = await self.flow_runs([flow_run_id])
+        return found[0] if found else None
+
+    async def flow_runs(self, flow_run_ids: Sequence[str]) -> list[FlowRun]:
+        """Return those of the flow runs that Prefect knows (at most 200 a call)."""
+        found = await self._call("POST", "/flow_runs/filter", {"flow_runs": {"id": {"any_": list(flow_run_ids)}}})
+        return [FlowRun.parse(body) for body in found]
+
+    async def active_flow_runs(self, deployment: str) -> list[FlowRun]:
+        """Return the deployment's runs that have not ended, the first 200 by expected start."""
+        deployment_id = await self.deployment_id(deployment)
+        body = {
+            "deployments": {"id": {"any_": [deployment_id]}},
+            "flow_runs": {"state": {"type": {"any_": ACTIVE_STATES}}},
+            "sort": "EXPECTED_START_TIME_ASC",
+        }
+        return [FlowRun.parse(found) for found in await self._call("POST", "/flow_runs/filter", body)]
+
+    async def suspend(self, flow_run: FlowRun) -> bool:
+        """Ask for a pause without a time limit; return whether Prefect accepted it."""
+        state = {"type": "PAUSED", "name": "Suspended", "state_details": {"pause_reschedule": True}}
+        # Prefect pauses a run that is only queued if forced to. A running one is asked without force, so that a
+        # run that ends at this very moment stays ended.
+        queued = flow_run.state_type in ("SCHEDULED", "PENDING")
+        body = {"state": state, "force": queued}
+        answer = await self._call("POST", f"/flow_runs/{flow_run.id}/set_state", body)
+        return bool(answer["status"] == "ACCEPT")
+
+    async def resume(self, flow_run_id: str) -> bool:
+        """Schedule a paused run to go on; return whether Prefect accepted it."""
+        answer = await self._call("POST", f"/flow_runs/{flow_run_id}/resume", {})
+        return bool(answer["status"] == "ACCEPT")
+
+    async def deployment_id(self, deployment: str) -> str:
+        """Return the id of the deployment `flow/name`."""
+        if deployment not in self._deployment_ids:
+            found = await self._call("GET", f"/deployments/name/{deployment}")
+            self._deployment_ids[deployment] = found["id"]
+        return self._deployment_ids[deployment]
+
+    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        try:
+            response = await self._http.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            reason = str(error) or type(error).__name__
+            raise PartDown("prefect", f"The Prefect server does not answer ({reason}); try again soon.") from error
+        if response.status_code == 404 and path.startswith("/deployments"):
+            # A Prefect database made anew has new ids; and on the first start the worker applies them any moment now.
+            self._deployment_ids.clear()
+            raise PartDown("prefect", "The flows are not deployed to Prefect yet; try again in a few seconds.")
+        if response.is_error:
+            message = f"The Prefect server answered {response.status_code} to {method} {path}; try again soon."
+            raise PartDown("prefect", message)
+        return response.json()

@@ -1,0 +1,60 @@
+"""What every route shares: the parts of the running API, made once by the app factory."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from api.availability import AvailabilityWatch
+from api.engine.client import EngineClient
+from api.monitor import Monitor
+from api.orchestrator import Orchestrator
+from api.reconciler import Reconciler
+from configs.settings import Settings
+from registry.database import Database
+
+
+@dataclass(frozen=True)
+class Platform:
+    """The API process's parts."""
+
+    settings: Settings
+    database: Database
+    orchestrator: Orchestrator
+    engine: EngineClient
+    monitor: Monitor
+    reconciler: Reconciler
+    availability: AvailabilityWatch
+
+    @classmethod
+    def build(cls, settings: Settings) -> "Platform":
+        """Make the parts; nothing runs or connects yet."""
+        database = Database(settings.platform_database_url)
+        orchestrator = Orchestrator(settings.prefect_api_url)
+        return cls(
+            settings=settings,
+            database=database,
+            orchestrator=orchestrator,
+            engine=EngineClient(settings.engine_url),
+            monitor=Monitor(settings, database),
+            reconciler=Reconciler(database, orchestrator),
+            availability=AvailabilityWatch(settings, database),
+        )
+
+    def start(self) -> list[asyncio.Task[None]]:
+        """Start what works beside the requests."""
+        return [asyncio.create_task(part.run()) for part in (self.monitor, self.reconciler, self.availability)]
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self.orchestrator.close()
+        await self.engine.close()
+        self.database.close()
+
+
+def _of_request(request: Request) -> Platform:
+    return cast(Platform, request.app.state.platform)
+
+
+Parts = Annotated[Platform, Depends(_of_request)]

@@ -1,0 +1,1 @@
+"""The documented endpoints, one folder per resource."""

@@ -1,0 +1,43 @@
+"""Evaluation doors."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response, status
+
+from api.idempotency import OnceOnly
+from api.platform import Parts
+from api.routes.evaluations import service
+from api.routes.evaluations.schemas import EvaluateRequest, EvaluateResponse, EvaluationList, EvaluationSummary
+from api.schemas import After, EvaluationId, Limit, ModelId
+
+router = APIRouter(tags=["evaluation"])
+
+NOT_YET: dict[int | str, dict[str, Any]] = {202: {"model": EvaluateResponse, "description": "Started, not waited for"}}
+
+
+@router.get("/evaluations")
+def list_evaluations(parts: Parts, limit: Limit = None, after: After = None) -> EvaluationList:
+    """Get all model evaluations."""
+    evaluations = service.list_evaluations(parts.database, limit, after)
+    return EvaluationList(evaluations=[EvaluationSummary.model_validate(evaluation) for evaluation in evaluations])
+
+
+@router.get("/evaluations/{evaluation_id}")
+def get_evaluation(parts: Parts, evaluation_id: EvaluationId) -> EvaluationSummary:
+    """Get one evaluation."""
+    return EvaluationSummary.model_validate(service.read_evaluation(parts.database, evaluation_id))
+
+
+@router.post("/models/{model_id}/evaluate", status_code=status.HTTP_201_CREATED, responses=NOT_YET)
+async def evaluate_model(
+    parts: Parts,
+    model_id: ModelId,
+    response: Response,
+    once: OnceOnly,
+    body: EvaluateRequest | None = None,
+    wait: Annotated[bool, Query(description="Answer when the evaluation is done; else at once, with 202")] = True,
+) -> EvaluateResponse:
+    """Run evaluation on a specific model."""
+    answer = await service.evaluate(parts, model_id, body or EvaluateRequest(), once, wait)
+    response.status_code = status.HTTP_201_CREATED if answer.status == "COMPLETED" else status.HTTP_202_ACCEPTED
+    return answer

@@ -1,0 +1,81 @@
+"""What the evaluation doors do: run an evaluation and wait for it, list what was found."""
+
+import asyncio
+from collections.abc import Sequence
+
+from sqlalchemy.orm import Session
+
+from api.errors import EvaluationFailed, NotFound
+from api.idempotency import Answer, IdempotentRequest, create_once
+from api.platform import Platform
+from api.routes.evaluations.schemas import EvaluateRequest, EvaluateResponse, Metrics
+from api.routes.models.service import model_in, require_loadable
+from api.routes.training.service import require_dataset
+from configs.recipe import EvaluationParameters
+from registry.database import Database
+from registry.repositories.evaluations import EvaluationRepository
+from registry.run_states import TERMINAL
+from registry.submissions import evaluation_of_parameters
+from registry.tables import Evaluation
+
+POLL_SECONDS = 0.2
+
+
+def list_evaluations(database: Database, limit: int | None, after: int | None) -> Sequence[Evaluation]:
+    """Return evaluations in id order."""
+    with database.reading() as session:
+        return EvaluationRepository(session).list(limit, after)
+
+
+def read_evaluation(database: Database, evaluation_id: int) -> Evaluation:
+    """Return the evaluation, or raise `NotFound`."""
+    with database.reading() as session:
+        evaluation = EvaluationRepository(session).get(evaluation_id)
+    if evaluation is None:
+        message = f"There is no evaluation with the id {evaluation_id}; GET /api/evaluations lists those there are."
+        raise NotFound(message)
+    return evaluation
+
+
+async def evaluate(
+    platform: Platform, model_id: int, body: EvaluateRequest, once: IdempotentRequest | None, wait: bool
+) -> EvaluateResponse:
+    """Start an evaluation; with `wait`, answer when its numbers are there.
+
+    Raises `PartDown` before anything is accepted, and `EvaluationFailed` if the run ends without numbers.
+    """
+    platform.monitor.require("prefect")
+    platform.monitor.require("mlflow")
+    parameters = EvaluationParameters(model_id=model_id, **body.model_dump())
+    created = await asyncio.to_thread(
+        create_once, platform.database, once, lambda session: _insert_evaluation(session, parameters)
+    )
+    if not created.repeated:
+        await platform.reconciler.submit_waiting()
+    evaluation = await asyncio.to_thread(read_evaluation, platform.database, created.resource_id)
+    while wait and evaluation.status not in TERMINAL:
+        await asyncio.sleep(POLL_SECONDS)
+        evaluation = await asyncio.to_thread(read_evaluation, platform.database, created.resource_id)
+    if wait and evaluation.status != "COMPLETED":
+        reason = evaluation.error or "no reason was recorded"
+        raise EvaluationFailed(f"Evaluation {evaluation.id} ended {evaluation.status} without numbers: {reason}")
+    return _answer(evaluation)
+
+
+def _insert_evaluation(session: Session, parameters: EvaluationParameters) -> tuple[int, Answer]:
+    require_loadable(model_in(session, parameters.model_id))
+    require_dataset(session, parameters.dataset_id)
+    evaluation = EvaluationRepository(session).add(evaluation_of_parameters(parameters))
+    return evaluation.id, {}
+
+
+def _answer(evaluation: Evaluation) -> EvaluateResponse:
+    done = evaluation.status == "COMPLETED"
+    return EvaluateResponse(
+        id=evaluation.id,
+        model_id=evaluation.model_id,
+        eval_name=evaluation.eval_name,
+        metrics=Metrics.model_validate(evaluation),
+        message="Evaluation completed successfully" if done else "Evaluation started; its metrics come when it is done",
+        status=evaluation.status,
+    )

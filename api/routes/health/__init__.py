@@ -1,0 +1,1 @@
+"""Health: is the API running, and what are its parts doing."""

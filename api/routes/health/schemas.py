@@ -1,0 +1,16 @@
+"""Shapes of the health check."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from api.schemas import ResponseBody, Timestamp
+
+
+class HealthResponse(ResponseBody):
+    """Whether the platform works, and what each part's state is."""
+
+    status: Literal["healthy", "degraded"] = Field(description="`healthy` only while every part answers")
+    timestamp: Timestamp
+    version: str
+    parts: dict[str, dict[str, Any]] = Field(description="State of database, prefect, mlflow, worker and engine")

@@ -1,0 +1,1 @@
+"""Models: list, create, and generate text."""

@@ -1,0 +1,54 @@
+"""Model doors."""
+
+from typing import Any
+
+from fastapi import APIRouter, Response, status
+from fastapi.responses import StreamingResponse
+
+from api.idempotency import OnceOnly
+from api.platform import Parts
+from api.routes.models import service
+from api.routes.models.schemas import (
+    GenerateRequest,
+    GenerateResponse,
+    ModelCreate,
+    ModelCreated,
+    ModelDetail,
+    ModelList,
+    ModelSummary,
+)
+from api.schemas import After, Limit, ModelId
+
+router = APIRouter(prefix="/models", tags=["models"])
+
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Text, or a stream of it"}
+}
+
+
+@router.get("")
+def list_models(parts: Parts, limit: Limit = None, after: After = None) -> ModelList:
+    """Get all available models."""
+    models = service.list_models(parts.database, limit, after)
+    return ModelList(models=[ModelSummary.model_validate(model) for model in models])
+
+
+@router.get("/{model_id}")
+def get_model(parts: Parts, model_id: ModelId) -> ModelDetail:
+    """Get specific model information."""
+    return ModelDetail.model_validate(service.read_model(parts.database, model_id))
+
+
+@router.post("", status_code=status.HTTP_201_CREATED)
+def create_model(parts: Parts, body: ModelCreate, once: OnceOnly) -> ModelCreated:
+    """Create a new model."""
+    return ModelCreated(**service.create_model(parts, body, once).answer)
+
+
+@router.post("/{model_id}/generate", response_model=GenerateResponse, responses=STREAM)
+async def generate_text(parts: Parts, model_id: ModelId, body: GenerateRequest) -> Response | GenerateResponse:
+    """Generate text using a specific model."""
+    if body.stream:
+        events = await service.stream(parts, model_id, body)
+        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    return await service.generate(parts, model_id, body)

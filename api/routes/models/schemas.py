@@ -1,0 +1,122 @@
+"""Shapes of models and of generated text."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from api.schemas import RequestBody, ResponseBody, Timestamp
+
+PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+
+
+def _base_model(name: str) -> str:
+    """Accept a hub id or a name in the local models folder; refuse what could lead anywhere else."""
+    parts = name.split("/")
+    wrong = len(parts) > 2 or ".." in name or not all(PART.fullmatch(part) for part in parts)
+    if wrong or name.lower().endswith(PICKLES):
+        raise ValueError(
+            "it must be a hub id (`org/name`) or a name in the local models folder: no path, URL or pickle file"
+        )
+    return name
+
+
+Text = Annotated[str, StringConstraints(max_length=10_000)]
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+BaseModelName = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_base_model)]
+ModelSize = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,6}(\.[0-9]{1,3})?[KMBT]$")]
+Status = Literal["AVAILABLE", "UNAVAILABLE", "LOADING"]
+
+
+class ModelSummary(ResponseBody):
+    """A model as the list shows it."""
+
+    id: int
+    name: str
+    base_model: str
+    status: Status
+    status_reason: str | None = Field(description="Why the weights can't be loaded now")
+    description: str
+    model_size: str | None
+    created_at: Timestamp
+    updated_at: Timestamp
+
+
+class ModelDetail(ModelSummary):
+    """A model with its lineage and settings, which are null for a base model."""
+
+    parameters: dict[str, Any] | None
+
+
+class ModelList(ResponseBody):
+    """All models, in id order."""
+
+    models: list[ModelSummary]
+
+
+class ModelCreate(RequestBody):
+    """A model to add."""
+
+    name: Name
+    base_model: BaseModelName = Field(description="Hub id or a name in the local models folder", examples=["gpt2"])
+    description: Text = ""
+    model_size: ModelSize | None = Field(None, description="Computed from the weights if left out", examples=["124M"])
+
+
+class ModelCreated(ResponseBody):
+    """Answer to a created model."""
+
+    id: int
+    name: str
+    base_model: str
+    status: Status
+    status_reason: str | None = None
+    message: str
+
+
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class GenerateRequest(RequestBody):
+    """A prompt and how to continue it."""
+
+    prompt: str = Field(
+        min_length=1, description="Text to continue", examples=["The future of artificial intelligence is"]
+    )
+    temperature: float = Field(0.7, ge=0, le=100, description="0 is greedy")
+    max_length: int | None = Field(
+        None,
+        ge=1,
+        le=1_048_576,
+        description="Tokens of prompt and continuation together; 100 if neither limit is given",
+    )
+    max_new_tokens: int | None = Field(None, ge=1, le=1_048_576, description="Tokens of the continuation, instead")
+    top_p: float = Field(0.9, gt=0, le=1)
+    top_k: int = Field(50, ge=0, le=1_000_000, description="0 is off")
+    repetition_penalty: float = Field(1.0, gt=0, le=100)
+    seed: int | None = Field(None, ge=0, lt=2**63, description="Same seed, same text")
+    stop: StopString | list[StopString] = Field(default_factory=list, description="Ends the text before these")
+    stream: bool = Field(False, description="Answer with server-sent events")
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> "GenerateRequest":
+        if self.max_length is not None and self.max_new_tokens is not None:
+            raise ValueError("max_length and max_new_tokens exclude each other; give one of them")
+        if isinstance(self.stop, list) and len(self.stop) > 16:
+            raise ValueError(f"stop has {len(self.stop)} strings; at most 16 are accepted")
+        return self
+
+
+class GenerateResponse(ResponseBody):
+    """The prompt followed by its continuation."""
+
+    text: str
+    model_id: int
+    model_name: str
+    generation_time: float = Field(description="Seconds")
+    parameters: dict[str, Any] = Field(description="What was used")
+    timestamp: Timestamp
+    finish_reason: str
+    prompt_tokens: int
+    generated_tokens: int

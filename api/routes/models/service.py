@@ -1,0 +1,176 @@
+"""What the model doors do: the catalogue, new models, generated text."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from api.engine.client import EngineRefused, EngineUnavailable
+from api.engine.schemas import EngineGenerateRequest
+from api.errors import Conflict, NotFound, PartDown
+from api.idempotency import Answer, Created, IdempotentRequest, create_once
+from api.platform import Platform
+from api.routes.models.schemas import GenerateRequest, GenerateResponse, ModelCreate, ModelCreated
+from registry.clock import utcnow
+from registry.database import Database
+from registry.repositories.models import ModelRepository
+from registry.repositories.statistics import StatisticsRepository
+from registry.tables import Model
+from registry.weights import Availability
+
+DEFAULT_MAX_LENGTH = 100
+
+
+def list_models(database: Database, limit: int | None, after: int | None) -> Sequence[Model]:
+    """Return models in id order."""
+    with database.reading() as session:
+        return ModelRepository(session).list(limit, after)
+
+
+def read_model(database: Database, model_id: int) -> Model:
+    """Return the model, or raise `NotFound`."""
+    with database.reading() as session:
+        return model_in(session, model_id)
+
+
+def model_in(session: Session, model_id: int) -> Model:
+    """Return the model within a session, or raise `NotFound`."""
+    model = ModelRepository(session).get(model_id)
+    if model is None:
+        raise NotFound(f"There is no model with the id {model_id}; GET /api/models lists those there are.")
+    return model
+
+
+def require_loadable(model: Model) -> None:
+    """Raise `Conflict` if the model's weights can't be loaded now."""
+    if model.status == "UNAVAILABLE":
+        raise Conflict(f"Model {model.id} ({model.name}) is UNAVAILABLE: {model.status_reason}")
+
+
+def create_model(platform: Platform, body: ModelCreate, once: IdempotentRequest | None) -> Created:
+    """Add a model over weights that exist, or that may come to exist: its status says which."""
+    # Asked before the transaction: the hub may take seconds to answer, and nobody's write waits for that.
+    found = platform.availability.check(body.base_model)
+    return create_once(platform.database, once, lambda session: _insert_model(session, body, found))
+
+
+def _insert_model(session: Session, body: ModelCreate, found: Availability) -> tuple[int, Answer]:
+    model = ModelRepository(session).add(
+        Model(
+            name=body.name,
+            base_model=body.base_model,
+            description=body.description,
+            model_size=body.model_size or found.model_size,
+            status=found.status,
+            status_reason=found.reason,
+        )
+    )
+    message = "Model created successfully"
+    answer = ModelCreated(
+        id=model.id,
+        name=model.name,
+        base_model=model.base_model,
+        status=found.status,
+        status_reason=found.reason,
+        message=message if found.status == "AVAILABLE" else f"{message}; its weights can't be loaded now",
+    )
+    return model.id, answer.model_dump()
+
+
+async def generate(platform: Platform, model_id: int, body: GenerateRequest) -> GenerateResponse:
+    """Return the prompt followed by its continuation, and count the answer."""
+    model, request = await asyncio.to_thread(_prepare, platform, model_id, body)
+    started = time.monotonic()
+    result = await platform.engine.generate(request)
+    await asyncio.to_thread(_count, platform.database)
+    seconds = round(time.monotonic() - started, 3)
+    return _answer(model, body, result.model_dump(), seconds)
+
+
+async def stream(platform: Platform, model_id: int, body: GenerateRequest) -> AsyncIterator[str]:
+    """Return server-sent events: pieces of text as they come, then the documented answer as the event `done`.
+
+    What is wrong with the request is raised here, before the first event.
+    """
+    model, request = await asyncio.to_thread(_prepare, platform, model_id, body)
+    events = platform.engine.stream(request)
+    first = await anext(events)
+    return _events(platform, model, body, first, events)
+
+
+async def _events(
+    platform: Platform,
+    model: Model,
+    body: GenerateRequest,
+    first: dict[str, Any],
+    rest: AsyncIterator[dict[str, Any]],
+) -> AsyncIterator[str]:
+    started = time.monotonic()
+    event = first
+    try:
+        while not event.get("done"):
+            yield _sse(None, {"text": event["text"]})
+            event = await anext(rest)
+    except (EngineRefused, EngineUnavailable, StopAsyncIteration) as error:
+        # The status line has gone out; the last event is the only place left to say it.
+        yield _sse("error", {"error": f"The inference engine stopped answering: {error}", "code": "part_down"})
+        return
+    await asyncio.to_thread(_count, platform.database)
+    answer = _answer(model, body, event, round(time.monotonic() - started, 3))
+    yield _sse("done", answer.model_dump(mode="json"))
+
+
+def _sse(event: str | None, data: dict[str, Any]) -> str:
+    name = f"event: {event}\n" if event else ""
+    return f"{name}data: {json.dumps(data)}\n\n"
+
+
+def _prepare(platform: Platform, model_id: int, body: GenerateRequest) -> tuple[Model, EngineGenerateRequest]:
+    model = read_model(platform.database, model_id)
+    require_loadable(model)
+    folder = platform.availability.folder(model.base_model)
+    if folder is None:
+        message = f"The weights of {model.base_model} are being fetched from the hub; try again in a while."
+        raise PartDown("weights", message, retry_after=30)
+    settings = body.model_dump(exclude={"stream", "stop"})
+    if body.max_length is None and body.max_new_tokens is None:
+        settings["max_length"] = DEFAULT_MAX_LENGTH
+    return model, EngineGenerateRequest(
+        weights=str(folder),
+        adapter=str(platform.settings.adapters_dir / model.adapter) if model.adapter else None,
+        stop=[body.stop] if isinstance(body.stop, str) else body.stop,
+        **settings,
+    )
+
+
+def _answer(model: Model, body: GenerateRequest, result: dict[str, Any], seconds: float) -> GenerateResponse:
+    limit = body.max_length or DEFAULT_MAX_LENGTH
+    if body.max_new_tokens is not None:
+        limit = result["prompt_tokens"] + body.max_new_tokens
+    used: dict[str, Any] = {
+        "temperature": body.temperature,
+        "max_length": limit,
+        "top_p": body.top_p,
+        "top_k": body.top_k,
+    }
+    # Beyond the four documented ones, what the client has set is echoed.
+    used |= body.model_dump(exclude={"prompt", "stream", *used}, exclude_unset=True)
+    return GenerateResponse(
+        text=result["text"],
+        model_id=model.id,
+        model_name=model.name,
+        generation_time=seconds,
+        parameters=used,
+        timestamp=utcnow(),
+        finish_reason=result["finish_reason"],
+        prompt_tokens=result["prompt_tokens"],
+        generated_tokens=result["generated_tokens"],
+    )
+
+
+def _count(database: Database) -> None:
+    with database.transaction() as session:
+        StatisticsRepository(session).count_generation()

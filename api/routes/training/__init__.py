@@ -1,0 +1,1 @@
+"""Training jobs: create, follow, pause and resume."""

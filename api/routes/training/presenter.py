@@ -1,0 +1,64 @@
+"""How a training job's record reads in the documented shape."""
+
+from typing import Any
+
+from api.routes.training.schemas import Attempt, TrainingDetail, TrainingSummary
+from registry.tables import TrainingJob
+
+
+def summary_of(job: TrainingJob) -> TrainingSummary:
+    """Return the job as the list shows it."""
+    return TrainingSummary(**_summary_fields(job))
+
+
+def detail_of(job: TrainingJob, logs: str) -> TrainingDetail:
+    """Return the job with settings, progress and log."""
+    return TrainingDetail(
+        **_summary_fields(job),
+        lora_r=job.recipe["lora_r"],
+        lora_alpha=job.recipe["lora_alpha"],
+        lora_dropout=job.recipe["lora_dropout"],
+        current_loss=job.current_loss,
+        logs=logs,
+        pausing=job.pausing,
+        error=job.error,
+        step=job.step,
+        total_steps=job.total_steps,
+        eval_loss=job.eval_loss,
+        tokens_per_second=job.tokens_per_second,
+        recipe=job.recipe,
+        attempt=_attempt_of(job),
+        output_model_id=job.output_model_id,
+        flow_run_id=job.flow_run_id,
+        mlflow_run_id=job.mlflow_run_id,
+    )
+
+
+def _summary_fields(job: TrainingJob) -> dict[str, Any]:
+    progress = 100.0 * job.step / job.total_steps if job.total_steps else 0.0
+    return {
+        "id": job.id,
+        "model_id": job.model_id,
+        "job_name": job.job_name,
+        "status": job.status,
+        "progress": round(progress, 1),
+        "epochs": job.recipe["epochs"],
+        "current_epoch": job.current_epoch,
+        "learning_rate": job.recipe["learning_rate"],
+        "batch_size": job.recipe["batch_size"],
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "completed_at": job.completed_at,
+    }
+
+
+def _attempt_of(job: TrainingJob) -> Attempt | None:
+    if job.attempt_host is None or job.attempt_pid is None or job.attempt_started_at is None:
+        return None
+    return Attempt(
+        number=job.attempt,
+        host=job.attempt_host,
+        pid=job.attempt_pid,
+        started_at=job.attempt_started_at,
+        ended_at=job.attempt_ended_at,
+    )

@@ -1,0 +1,89 @@
+"""Shapes of training jobs."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from api.schemas import ResponseBody, Timestamp
+from configs.recipe import FinetuneParameters, JobName
+
+Status = Literal["PENDING", "RUNNING", "PAUSED", "COMPLETED", "FAILED", "CANCELLED"]
+
+
+class TrainingCreate(FinetuneParameters):
+    """A training job to create: the model, a name, and any hyperparameter."""
+
+    job_name: JobName = Field(description="Name of the job")
+
+
+class TrainingCreated(ResponseBody):
+    """Answer to a created training job."""
+
+    id: int
+    job_name: str
+    model_id: int
+    status: Status
+    message: str
+
+
+class TrainingSummary(ResponseBody):
+    """A training job as the list shows it."""
+
+    id: int
+    model_id: int
+    job_name: str
+    status: Status
+    progress: float = Field(description="Steps done over steps to do, in percent")
+    epochs: int
+    current_epoch: int
+    learning_rate: float
+    batch_size: int
+    created_at: Timestamp
+    started_at: Timestamp | None
+    completed_at: Timestamp | None
+
+
+class Attempt(ResponseBody):
+    """The process that works, or last worked, on a job."""
+
+    number: int
+    host: str
+    pid: int
+    started_at: Timestamp
+    ended_at: Timestamp | None
+
+
+class TrainingDetail(TrainingSummary):
+    """A training job with its settings, its progress and its log."""
+
+    lora_r: int
+    lora_alpha: int
+    lora_dropout: float
+    current_loss: float | None
+    logs: str
+    pausing: bool = Field(description="A pause was asked for and the trainer has not left the device yet")
+    error: str | None
+    step: int
+    total_steps: int | None
+    eval_loss: float | None
+    tokens_per_second: float | None
+    recipe: dict[str, Any] = Field(description="Every hyperparameter")
+    attempt: Attempt | None
+    output_model_id: int | None = Field(description="The model that the completed job made")
+    flow_run_id: str | None
+    mlflow_run_id: str | None
+
+
+class TrainingList(ResponseBody):
+    """All training jobs, in id order."""
+
+    training_jobs: list[TrainingSummary]
+
+
+class TrainingTransition(ResponseBody):
+    """Answer to a pause or a resume."""
+
+    id: int
+    status: Status
+    message: str
+    pausing: bool = False

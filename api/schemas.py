@@ -1,0 +1,41 @@
+"""Types that every resource's schemas share."""
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import Path, Query
+from pydantic import BaseModel, ConfigDict, PlainSerializer, WithJsonSchema
+
+from configs.recipe import LARGEST_ID
+from registry.clock import timestamp
+
+Timestamp = Annotated[
+    datetime,
+    PlainSerializer(timestamp, return_type=str),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}$",
+            "examples": ["2025-06-24T13:45:30.123456"],
+        }
+    ),
+]
+"""UTC, ISO 8601, six decimals, no offset suffix."""
+
+ModelId = Annotated[int, Path(ge=1, le=LARGEST_ID, description="Id of a model")]
+JobId = Annotated[int, Path(ge=1, le=LARGEST_ID, description="Id of a training job")]
+EvaluationId = Annotated[int, Path(ge=1, le=LARGEST_ID, description="Id of an evaluation")]
+Limit = Annotated[int | None, Query(ge=1, le=LARGEST_ID, description="At most this many; all when left out")]
+After = Annotated[int | None, Query(ge=0, le=LARGEST_ID, description="Only ids greater than this one")]
+
+
+class RequestBody(BaseModel):
+    """A request: unknown fields are refused, values are not coerced, NaN and infinity are no numbers."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class ResponseBody(BaseModel):
+    """A response, read from a record's attributes or built by hand."""
+
+    model_config = ConfigDict(from_attributes=True, protected_namespaces=())

@@ -1,0 +1,22 @@
+"""The `finetune` flow: prepare → train → evaluate → register, paused and resumed at any step."""
+
+from prefect import flow
+
+from configs.recipe import FinetuneParameters
+from tasks.attempt import begin_attempt
+from tasks.evaluate import sample_model
+from tasks.prepare import prepare
+from tasks.register import register
+from tasks.train import train
+
+
+@flow(name="finetune", description="Fine-tune a model with LoRA and register the result", persist_result=False)
+def finetune(job: FinetuneParameters) -> None:
+    """Train an adapter for a model and register it as a new version; the model trained from is untouched."""
+    with begin_attempt(job) as attempt:
+        prepared = prepare(attempt)
+        trained = train(attempt, prepared)
+        if trained.paused:
+            trained.leave()
+        sample_model(attempt, prepared, trained)
+        register(attempt, prepared, trained)

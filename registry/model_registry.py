@@ -1,0 +1,89 @@
+"""MLflow's model registry: every completed job becomes a version that `mlflow.pyfunc.load_model` can load."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+CHAMPION = "champion"
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredVersion:
+    """A version of a registered model."""
+
+    name: str
+    version: str
+
+    @property
+    def uri(self) -> str:
+        """Address for `mlflow.pyfunc.load_model`."""
+        return f"models:/{self.name}/{self.version}"
+
+
+def registered_name(base_model: str) -> str:
+    """Return the registered model that collects all fine-tunes of one base: `org/Base.Name` → `base.name`."""
+    return re.sub(r"[^a-z0-9._-]+", "-", base_model.rpartition("/")[2].lower())
+
+
+def register_version(
+    tracking_uri: str,
+    run_id: str,
+    name: str,
+    code: Path,
+    artifacts: Mapping[str, Path],
+    model_config: Mapping[str, Any],
+    tags: Mapping[str, str],
+) -> RegisteredVersion:
+    """Log a model from code with its artifacts to the run and register it; the first version becomes champion.
+
+    A version that carries the same tags is returned as it is: a process that died after this step does not
+    register twice.
+    """
+    client = MlflowClient(tracking_uri)
+    version = _find(client, name, tags) or _create(tracking_uri, run_id, name, code, artifacts, model_config)
+    for key, value in tags.items():
+        client.set_model_version_tag(name, version, key, value)
+    if not _has_champion(client, name):
+        client.set_registered_model_alias(name, CHAMPION, version)
+    return RegisteredVersion(name, version)
+
+
+def _find(client: MlflowClient, name: str, tags: Mapping[str, str]) -> str | None:
+    try:
+        versions = client.search_model_versions(f"name = '{name}'")
+    except MlflowException:
+        return None
+    matching = (v for v in versions if all(v.tags.get(key) == value for key, value in tags.items()))
+    found = next(matching, None)
+    return str(found.version) if found is not None else None
+
+
+def _create(
+    tracking_uri: str,
+    run_id: str,
+    name: str,
+    code: Path,
+    artifacts: Mapping[str, Path],
+    model_config: Mapping[str, Any],
+) -> str:
+    mlflow.set_tracking_uri(tracking_uri)
+    with mlflow.start_run(run_id=run_id):
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(code),
+            artifacts={key: str(path) for key, path in artifacts.items()},
+            model_config=dict(model_config),
+            pip_requirements=["torch", "transformers", "peft", "safetensors"],
+            registered_model_name=name,
+        )
+    return str(info.registered_model_version)
+
+
+def _has_champion(client: MlflowClient, name: str) -> bool:
+    return CHAMPION in client.get_registered_model(name).aliases

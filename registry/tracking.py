@@ -1,0 +1,146 @@
+"""MLflow tracking: one run per training job or evaluation, reopened by whoever goes on with it."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from requests.exceptions import RequestException
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 2.0
+# MLflow's server refuses larger batches.
+METRICS_PER_BATCH = 1000
+MAX_PARAM_LENGTH = 6000
+
+Result = TypeVar("Result")
+
+
+def until_available(action: Callable[[], Result], on_wait: Callable[[str], None], what: str) -> Result:
+    """Return what `action` returns, trying again for as long as the MLflow server does not answer.
+
+    A job that has been accepted waits for its tracking server rather than lose a number. `on_wait` is told once.
+    """
+    told = False
+    while True:
+        try:
+            return action()
+        except (MlflowException, RequestException) as error:
+            if not is_outage(error):
+                raise
+            if not told:
+                on_wait(f"Waiting for the MLflow server to {what}: {str(error).splitlines()[0][:200]}")
+                told = True
+            time.sleep(RETRY_SECONDS)
+
+
+def is_outage(error: Exception) -> bool:
+    """Return whether an error says that the server is away, rather than that the request is wrong."""
+    if isinstance(error, RequestException):
+        return True
+    return isinstance(error, MlflowException) and error.get_http_status_code() >= 500
+
+
+class TrackedRun:
+    """An open MLflow run, and the metrics on their way to it."""
+
+    def __init__(self, tracking_uri: str, experiment: str, name: str, tags: Mapping[str, str]) -> None:
+        """Open the run that carries these tags, or make it: a killed process leaves its run open for the next one."""
+        self.client = MlflowClient(tracking_uri)
+        self.tracking_uri = tracking_uri
+        self.experiment_id = self._experiment_id(experiment)
+        self.run_id = self._find(tags) or self._create(name, tags)
+        self._pending: list[Metric] = []
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        """Address of the run in MLflow's UI."""
+        return f"{self.tracking_uri}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+
+    def _experiment_id(self, name: str) -> str:
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        try:
+            return str(self.client.create_experiment(name))
+        except MlflowException:
+            # Another process was first.
+            experiment = self.client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+            return str(experiment.experiment_id)
+
+    def _find(self, tags: Mapping[str, str]) -> str | None:
+        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        found = self.client.search_runs([self.experiment_id], query, max_results=1)
+        if not found:
+            return None
+        run_id = str(found[0].info.run_id)
+        self.client.update_run(run_id, status="RUNNING")
+        return run_id
+
+    def _create(self, name: str, tags: Mapping[str, str]) -> str:
+        run = self.client.create_run(self.experiment_id, run_name=name, tags=dict(tags))
+        return str(run.info.run_id)
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log parameters; the same ones again change nothing."""
+        self.client.log_batch(
+            self.run_id, params=[Param(key, str(value)[:MAX_PARAM_LENGTH]) for key, value in params.items()]
+        )
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags on the run."""
+        self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def log_dataset(self, name: str, digest: str, source: str, context: str, profile: str) -> None:
+        """Link the data set that was used, by the hash of its content; once per run."""
+        dataset = Dataset(
+            name=name, digest=digest[:36], source_type="local", source=source, schema=None, profile=profile
+        )
+        tag = InputTag(key="mlflow.data.context", value=context)
+        self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset=dataset, tags=[tag])])
+
+    def last_step(self, metric: str) -> int:
+        """Return the highest step at which this metric was logged, or 0."""
+        return max((int(point.step) for point in self.client.get_metric_history(self.run_id, metric)), default=0)
+
+    def add_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Queue metrics of a step; `flush` sends them. Cheap: called between two training steps."""
+        now = int(time.time() * 1000)
+        with self._lock:
+            self._pending.extend(Metric(name, float(value), now, step) for name, value in metrics.items())
+
+    def flush(self) -> None:
+        """Send what is queued; what could not be sent stays queued, and the error is raised."""
+        while True:
+            with self._lock:
+                batch = self._pending[:METRICS_PER_BATCH]
+            if not batch:
+                return
+            self.client.log_batch(self.run_id, metrics=batch)
+            with self._lock:
+                del self._pending[: len(batch)]
+
+    def log_file(self, path: Path, folder: str | None = None) -> None:
+        """Store a file as an artifact of the run."""
+        self.client.log_artifact(self.run_id, str(path), folder)
+
+    def log_folder(self, path: Path, folder: str) -> None:
+        """Store a folder as artifacts of the run."""
+        self.client.log_artifacts(self.run_id, str(path), folder)
+
+    def log_table(self, columns: Mapping[str, list[Any]], name: str) -> None:
+        """Store rows as a table that MLflow's UI shows; `name` ends with `.json`."""
+        self.client.log_table(self.run_id, data=dict(columns), artifact_file=name)
+
+    def finish(self, status: str) -> None:
+        """End the run: `FINISHED`, `FAILED` or `KILLED`."""
+        self.client.set_terminated(self.run_id, status=status)

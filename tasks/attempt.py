@@ -1,0 +1,253 @@
+"""One process's turn at a training job: claims it, opens its stores, and leaves it in order however it ends."""
+
+import fcntl
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from prefect.artifacts import create_link_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.exceptions import Pause
+from prefect.logging import get_run_logger
+from prefect.states import Suspended
+from sqlalchemy.exc import IntegrityError
+
+from configs.recipe import FinetuneParameters, TrainingRecipe
+from configs.settings import Settings, get_settings
+from registry.database import Database
+from registry.repositories.models import ModelRepository
+from registry.repositories.training_jobs import TrainingJobRepository
+from registry.submissions import JOB_TAG, job_of_parameters, uid_of_tags
+from registry.tables import Model, TrainingJob
+from registry.tracking import TrackedRun, until_available
+from tasks.job_log import JobLog
+from tasks.reporter import Reporter
+from tasks.trace import Trace
+
+EXPERIMENT = "training"
+POLL_SECONDS = 2.0
+
+
+class UnknownModel(Exception):
+    """The job names a model that does not exist."""
+
+
+class Attempt:
+    """What the tasks of one flow run share: the job, its settings, its folder, and where it reports."""
+
+    def __init__(self, settings: Settings, database: Database, job: TrainingJob, model: Model, log: JobLog) -> None:
+        self.settings = settings
+        self.database = database
+        self.job_id = job.id
+        self.job_uid = job.uid
+        self.job_name = job.job_name
+        self.recipe = TrainingRecipe.model_validate(job.recipe)
+        self.model = model
+        self.folder = settings.jobs_dir / str(job.id)
+        self.log = log
+        self.run: TrackedRun
+        self.reporter: Reporter
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the job's checkpoints."""
+        return self.folder / "checkpoints"
+
+
+@contextmanager
+def begin_attempt(parameters: FinetuneParameters) -> Iterator[Attempt]:
+    """Claim the flow run's job for this process and yield it; on leaving, say how it went.
+
+    Raises `UnknownModel` for a run started from Prefect's form with a model that does not exist.
+    """
+    settings = get_settings()
+    database = Database(settings.platform_database_url)
+    job, model = _claim(database, parameters)
+    attempt = Attempt(settings, database, job, model, JobLog(database, job.id, get_run_logger()))
+    attempt.folder.mkdir(parents=True, exist_ok=True)
+    with _exclusive(attempt.folder / "lock"):
+        _record_begin(database, job.id)
+        try:
+            _open_stores(attempt)
+            with _tracked(attempt):
+                yield attempt
+        finally:
+            attempt.log.flush()
+            _record_end(database, job.id)
+            database.close()
+
+
+def _claim(database: Database, parameters: FinetuneParameters) -> tuple[TrainingJob, Model]:
+    """Return the job behind which this flow run stands; a run started in Prefect's UI gets a job of its own now."""
+    context = FlowRunContext.get()
+    assert context is not None
+    assert context.flow_run is not None
+    flow_run_id, tags = str(context.flow_run.id), list(context.flow_run.tags)
+
+    def claim() -> tuple[TrainingJob, Model]:
+        with database.transaction() as session:
+            model = ModelRepository(session).get(parameters.model_id)
+            if model is None:
+                raise UnknownModel(f"There is no model with the id {parameters.model_id}.")
+            job = TrainingJobRepository(session).of_flow_run(
+                flow_run_id, uid_of_tags(tags, JOB_TAG), lambda: job_of_parameters(parameters, flow_run_id)
+            )
+            assert job is not None
+            return job, model
+
+    try:
+        return claim()
+    except IntegrityError:
+        # The API noticed the same run at the same moment, and has made its job.
+        return claim()
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[TextIO]:
+    """Hold the job's lock: a process that is still leaving finishes first, and two never train the same job."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+
+
+def _record_begin(database: Database, job_id: int) -> None:
+    with database.transaction() as session:
+        jobs = TrainingJobRepository(session)
+        job = jobs.get(job_id)
+        assert job is not None
+        jobs.begin_attempt(job, socket.gethostname(), os.getpid())
+
+
+def _record_end(database: Database, job_id: int) -> None:
+    with database.transaction() as session:
+        jobs = TrainingJobRepository(session)
+        job = jobs.get(job_id)
+        assert job is not None
+        jobs.end_attempt(job)
+
+
+def _open_stores(attempt: Attempt) -> None:
+    """Open the job's MLflow run, waiting for the server if need be, and link it from Prefect."""
+    context = FlowRunContext.get()
+    assert context is not None
+    assert context.flow_run is not None
+    tags = {
+        "training_job_id": str(attempt.job_id),
+        "training_job_uid": attempt.job_uid,
+        "model_id": str(attempt.model.id),
+        "prefect.flow_run_id": str(context.flow_run.id),
+    }
+    identity = {"training_job_uid": attempt.job_uid}
+
+    def open_run() -> TrackedRun:
+        run = TrackedRun(attempt.settings.mlflow_url, EXPERIMENT, attempt.job_name, identity)
+        run.set_tags(tags)
+        run.log_params({**attempt.recipe.model_dump(), "base_model": attempt.model.base_model})
+        return run
+
+    attempt.run = until_available(open_run, attempt.log.line, "open the job's run")
+    with attempt.database.transaction() as session:
+        job = TrainingJobRepository(session).get(attempt.job_id)
+        assert job is not None
+        job.mlflow_run_id = attempt.run.run_id
+    create_link_artifact(
+        attempt.run.url, link_text=f"MLflow run of training job {attempt.job_id}", key=f"mlflow-job-{attempt.job_id}"
+    )
+    trace = Trace(attempt.folder / "trace.jsonl")
+    attempt.reporter = until_available(
+        lambda: Reporter(attempt.database, attempt.job_id, attempt.run, attempt.log, trace),
+        attempt.log.line,
+        "read what it has of the job's metrics",
+    )
+
+
+@contextmanager
+def _tracked(attempt: Attempt) -> Iterator[None]:
+    """End the MLflow run as the attempt ends: a paused one stays open for the next attempt."""
+    try:
+        yield
+    except Pause:
+        until_available(attempt.reporter.flush, attempt.log.line, "take the last metrics")
+        raise
+    except Exception as error:
+        attempt.log.line(f"Failed: {error}")
+        _finish(attempt, "FAILED")
+        raise
+    except BaseException:
+        # Cancelled: the process has 30 seconds before it is killed, so nothing here waits for a server.
+        attempt.log.line("Stopped before the end")
+        _finish_at_once(attempt)
+        raise
+    else:
+        _finish(attempt, "FINISHED")
+    finally:
+        attempt.reporter.close()
+
+
+def _finish(attempt: Attempt, status: str) -> None:
+    def finish() -> None:
+        attempt.reporter.flush()
+        attempt.run.finish(status)
+
+    until_available(finish, attempt.log.line, "take the last metrics")
+
+
+def _finish_at_once(attempt: Attempt) -> None:
+    try:
+        attempt.reporter.flush()
+        attempt.run.finish("KILLED")
+    except Exception as error:  # noqa: BLE001 - leaving anyway; what could not be sent is in the trace
+        attempt.log.line(f"MLflow did not take the last metrics: {error}")
+
+
+class PauseWatch:
+    """Notices a pause asked for at any door: Prefect's own notice first, and a look of our own every two seconds."""
+
+    def __init__(self) -> None:
+        context = FlowRunContext.get()
+        assert context is not None
+        assert context.flow_run is not None
+        self._request = context.flow_run_suspension_request
+        self._flow_run_id = context.flow_run.id
+        self._polled: State[Any] | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="pause watch", daemon=True)
+        self._thread.start()
+
+    def requested(self) -> bool:
+        """Return whether a pause was asked for; cheap enough for every step."""
+        return self._polled is not None or self._request.is_requested()
+
+    def leave(self) -> None:
+        """Take the time limit off the pause, and end the flow as suspended by raising `Pause`.
+
+        The UI gives a pause five minutes, after which Prefect refuses to resume the run.
+        """
+        self._stop.set()
+        state = self._request.get_state() or self._polled
+        assert state is not None
+        with get_client(sync_client=True) as client:
+            now = client.read_flow_run(self._flow_run_id).state
+            if now is not None and now.is_paused() and now.state_details.pause_timeout is not None:
+                lasting: State[None] = Suspended()
+                client.set_flow_run_state(self._flow_run_id, lasting, force=True)
+        raise Pause(state=state)
+
+    def _poll(self) -> None:
+        with get_client(sync_client=True) as client:
+            while not self._stop.wait(POLL_SECONDS):
+                try:
+                    state = client.read_flow_run(self._flow_run_id).state
+                except Exception:  # noqa: BLE001 - the server is away: asked again in two seconds
+                    time.sleep(POLL_SECONDS)
+                    continue
+                if state is not None and state.is_paused():
+                    self._polled = state
+                    return

@@ -1,0 +1,231 @@
+"""The `evaluate` tasks: a model's five metrics over held-out rows, and a fresh fine-tune's sample generations."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+from prefect import task
+from prefect.artifacts import create_link_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+from sqlalchemy.exc import IntegrityError
+from transformers import PreTrainedModel
+
+from configs.recipe import EvaluationParameters, TrainingRecipe
+from configs.settings import Settings, get_settings
+from registry.database import Database
+from registry.repositories.evaluations import EvaluationRepository
+from registry.repositories.models import ModelRepository
+from registry.submissions import EVALUATION_TAG, evaluation_of_parameters, uid_of_tags
+from registry.tables import Evaluation, Model
+from registry.tracking import TrackedRun, until_available
+from tasks.attempt import Attempt, UnknownModel
+from tasks.job_log import RunLogger
+from tasks.metrics.perplexity import negative_log_likelihood, perplexity
+from tasks.metrics.text import text_metrics
+from tasks.model_source import ModelSource, NamedDataset
+from tasks.prepare import Prepared
+from tasks.responses import generate_responses
+from tasks.train import Trained
+
+EXPERIMENT = "evaluation"
+SAMPLE_ROWS = 8
+SAMPLE_NEW_TOKENS = 48
+DEFAULT_MAX_SEQ_LENGTH = TrainingRecipe.model_fields["max_seq_length"].default
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Generated responses beside what was asked and expected."""
+
+    prompts: list[str]
+    references: list[str]
+    responses: list[str]
+    lengths: list[int]
+
+    def table(self) -> dict[str, list[str]]:
+        """Return the columns that MLflow's UI shows."""
+        return {"prompt": self.prompts, "response": self.responses, "reference": self.references}
+
+
+class EvaluationContext:
+    """What the tasks of one evaluation share."""
+
+    def __init__(
+        self, settings: Settings, database: Database, evaluation: Evaluation, model: Model, logger: RunLogger
+    ) -> None:
+        self.settings = settings
+        self.database = database
+        self.evaluation_id = evaluation.id
+        self.parameters = EvaluationParameters(
+            model_id=model.id, eval_name=evaluation.eval_name, **evaluation.parameters
+        )
+        self.model = model
+        self.logger = logger
+        self.run: TrackedRun
+
+
+class Measured:
+    """An evaluation's numbers and the generations behind them."""
+
+    def __init__(self, metrics: dict[str, float], samples: Samples) -> None:
+        self.metrics = metrics
+        self.samples = samples
+
+
+@contextmanager
+def begin_evaluation(parameters: EvaluationParameters) -> Iterator[EvaluationContext]:
+    """Claim the flow run's evaluation and open its MLflow run; end that as the evaluation ends."""
+    settings = get_settings()
+    database = Database(settings.platform_database_url)
+    try:
+        evaluation, model, flow_run_id = _claim(database, parameters)
+        context = EvaluationContext(settings, database, evaluation, model, get_run_logger())
+        context.run = until_available(
+            lambda: _open_run(context, evaluation.uid, flow_run_id), context.logger.info, "open the evaluation's run"
+        )
+        create_link_artifact(
+            context.run.url, link_text=f"MLflow run of evaluation {evaluation.id}", key=f"mlflow-eval-{evaluation.id}"
+        )
+        try:
+            yield context
+        except BaseException as error:
+            context.run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+        until_available(lambda: context.run.finish("FINISHED"), context.logger.info, "close the run")
+    finally:
+        database.close()
+
+
+def _claim(database: Database, parameters: EvaluationParameters) -> tuple[Evaluation, Model, str]:
+    run_context = FlowRunContext.get()
+    assert run_context is not None
+    assert run_context.flow_run is not None
+    flow_run_id, tags = str(run_context.flow_run.id), list(run_context.flow_run.tags)
+
+    def claim() -> tuple[Evaluation, Model, str]:
+        with database.transaction() as session:
+            model = ModelRepository(session).get(parameters.model_id)
+            if model is None:
+                raise UnknownModel(f"There is no model with the id {parameters.model_id}.")
+            evaluation = EvaluationRepository(session).of_flow_run(
+                flow_run_id,
+                uid_of_tags(tags, EVALUATION_TAG),
+                lambda: evaluation_of_parameters(parameters, flow_run_id),
+            )
+            assert evaluation is not None
+            return evaluation, model, flow_run_id
+
+    try:
+        return claim()
+    except IntegrityError:
+        # The API noticed the same run at the same moment, and has made its record.
+        return claim()
+
+
+def _open_run(context: EvaluationContext, uid: str, flow_run_id: str) -> TrackedRun:
+    run = TrackedRun(context.settings.mlflow_url, EXPERIMENT, context.parameters.eval_name, {"evaluation_uid": uid})
+    run.set_tags(
+        {
+            "evaluation_id": str(context.evaluation_id),
+            "model_id": str(context.model.id),
+            "prefect.flow_run_id": flow_run_id,
+            **_version_tags(context.model),
+        }
+    )
+    run.log_params({**context.parameters.model_dump(), "base_model": context.model.base_model})
+    with context.database.transaction() as session:
+        evaluation = EvaluationRepository(session).get(context.evaluation_id)
+        assert evaluation is not None
+        evaluation.mlflow_run_id = run.run_id
+    return run
+
+
+def _version_tags(model: Model) -> dict[str, str]:
+    """Return tags that link the evaluation's run to the model version it measured."""
+    if not model.parameters:
+        return {}
+    return {
+        "registered_model": model.parameters["registered_model"],
+        "registered_model_version": model.parameters["registered_model_version"],
+        "training_job_id": str(model.training_job_id),
+    }
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def measure(context: EvaluationContext) -> Measured:
+    """Compute the five metrics from losses and generations over the first held-out rows in hash order."""
+    source = ModelSource(context.settings, context.model)
+    # The model's own held-out split, cut as it was when the model was trained.
+    recipe = (context.model.parameters or {}).get("recipe", {})
+    dataset_id = context.parameters.dataset_id or recipe.get("dataset_id")
+    dataset = source.prepare(context.database, dataset_id, recipe.get("max_seq_length", DEFAULT_MAX_SEQ_LENGTH))
+    data = dataset.prepared
+    rows = min(context.parameters.max_samples, len(data.held_out))
+    context.logger.info("Evaluating %s on %d held-out rows of %s", context.model.name, rows, dataset.name)
+    _log_dataset(context, dataset)
+    model = source.load()
+    nll = negative_log_likelihood(model, data.held_out[:rows], source.pad_token_id)
+    samples = generate_samples(model, source, dataset, rows, context.parameters.max_new_tokens)
+    metrics = text_metrics(samples.responses, samples.references, samples.lengths)
+    return Measured({"perplexity": perplexity(nll), **metrics}, samples)
+
+
+def _log_dataset(context: EvaluationContext, dataset: NamedDataset) -> None:
+    profile = json.dumps(asdict(dataset.prepared.report))
+    until_available(
+        lambda: context.run.log_dataset(
+            dataset.name, dataset.prepared.fingerprint, dataset.source, context="evaluation", profile=profile
+        ),
+        context.logger.info,
+        "take the data set's record",
+    )
+
+
+def generate_samples(
+    model: PreTrainedModel, source: ModelSource, dataset: NamedDataset, rows: int, max_new_tokens: int
+) -> Samples:
+    """Return greedy responses to the first held-out rows' prompts."""
+    data = dataset.prepared
+    prompts = [row.input_ids[: row.prompt_length] for row in data.held_out[:rows]]
+    model.eval()
+    responses = generate_responses(
+        model, source.tokenizer, prompts, max_new_tokens, source.pad_token_id, source.context_length
+    )
+    examples = data.held_out_examples[:rows]
+    return Samples(
+        prompts=[example.prompt for example in examples],
+        references=[example.answer for example in examples],
+        responses=[source.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in responses],
+        lengths=[len(tokens) for tokens in responses],
+    )
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def publish(context: EvaluationContext, measured: Measured) -> None:
+    """Store the numbers: in MLflow with the generations, and in the evaluation's record."""
+
+    def log() -> None:
+        context.run.add_metrics(measured.metrics, step=0)
+        context.run.flush()
+        context.run.log_table(measured.samples.table(), "samples.json")
+
+    until_available(log, context.logger.info, "take the metrics")
+    with context.database.transaction() as session:
+        evaluations = EvaluationRepository(session)
+        evaluation = evaluations.get(context.evaluation_id)
+        assert evaluation is not None
+        evaluations.record_metrics(evaluation, measured.metrics)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def sample_model(attempt: Attempt, prepared: Prepared, trained: Trained) -> None:
+    """Log what the fresh fine-tune answers to a few held-out prompts, and its held-out perplexity."""
+    rows = min(SAMPLE_ROWS, len(prepared.dataset.prepared.held_out))
+    samples = generate_samples(trained.model, prepared.source, prepared.dataset, rows, SAMPLE_NEW_TOKENS)
+    until_available(
+        lambda: attempt.run.log_table(samples.table(), "samples.json"), attempt.log.line, "take the sample generations"
+    )
+    attempt.log.line(f"Generated {rows} samples from held-out prompts")

@@ -1,0 +1,44 @@
+"""A training job's log: every line goes to the job's record, where the API shows it, and to Prefect's run log."""
+
+import logging
+import threading
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from registry.database import Database
+from registry.repositories.training_jobs import TrainingJobRepository
+
+RunLogger = logging.Logger | logging.LoggerAdapter[Any]
+
+
+class JobLog:
+    """Lines on their way to the job's log; `flush` stores them, so that no line waits for the database."""
+
+    def __init__(self, database: Database, job_id: int, run_logger: RunLogger) -> None:
+        self._database = database
+        self._job_id = job_id
+        self._run_logger = run_logger
+        self._lines: list[str] = []
+        self._lock = threading.Lock()
+
+    def line(self, message: str) -> None:
+        """Add a line."""
+        self._run_logger.info(message)
+        with self._lock:
+            self._lines.append(message)
+
+    def flush(self) -> None:
+        """Store the lines added since; they are kept for the next time if the database does not answer."""
+        with self._lock:
+            lines, self._lines = self._lines, []
+        if not lines:
+            return
+        try:
+            with self._database.transaction() as session:
+                for message in lines:
+                    TrainingJobRepository(session).log(self._job_id, message)
+        except SQLAlchemyError:
+            with self._lock:
+                self._lines = lines + self._lines
+            raise

@@ -1,0 +1,81 @@
+"""From a model's record to what is in memory: weights found, tokenizer and model loaded, data set prepared."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from configs.settings import Settings
+from registry.database import STDLIB_DOCSTRINGS, Database
+from registry.repositories.datasets import DatasetRepository
+from registry.tables import Model
+from registry.weights import obtain
+from tasks.data.examples import Example
+from tasks.data.prepared import PreparedDataset
+from tasks.data.prepared import prepare as prepare_examples
+from tasks.data.stdlib_docstrings import stdlib_docstring_examples
+from tasks.inference.device import choose_device, choose_dtype
+from tasks.inference.loading import attach_adapter, context_length, load_base_model, load_config, load_tokenizer
+
+BUILT_IN_DATASET_ID = 1
+
+_EXAMPLES_OF_SOURCE: dict[str, Callable[[], list[Example]]] = {STDLIB_DOCSTRINGS: stdlib_docstring_examples}
+
+
+class UnknownDataset(Exception):
+    """A job or evaluation names a data set that does not exist."""
+
+
+@dataclass(frozen=True)
+class NamedDataset:
+    """A prepared data set with the name that MLflow shows."""
+
+    name: str
+    source: str
+    prepared: PreparedDataset
+
+
+class ModelSource:
+    """Where a model's parts lie on this machine, and how they are loaded on its device."""
+
+    def __init__(self, settings: Settings, model: Model) -> None:
+        """Find the weights, fetching them if need be; raises `registry.weights.WeightsUnavailable`."""
+        self._settings = settings
+        self.base_model = model.base_model
+        self.base_folder = obtain(model.base_model, settings.models_dir, settings.allow_hub)
+        self.adapter_folder: Path | None = settings.adapters_dir / model.adapter if model.adapter else None
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.adapter_folder or self.base_folder)
+        self.context_length = context_length(load_config(self.base_folder))
+        self.device = choose_device(settings.device)
+        self.dtype: torch.dtype = choose_dtype(settings.compute_dtype, self.device)
+
+    @property
+    def pad_token_id(self) -> int:
+        """Id to pad batches with; padding is masked, so any id serves where the tokenizer names none."""
+        for token_id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if isinstance(token_id, int):
+                return token_id
+        return 0
+
+    def load_base(self) -> PreTrainedModel:
+        """Return the base weights on the device."""
+        return load_base_model(self.base_folder, self.dtype, self.device)
+
+    def load(self) -> PreTrainedModel:
+        """Return the model as it answers: base weights, and the adapter if it has one."""
+        base = self.load_base()
+        return base if self.adapter_folder is None else attach_adapter(base, self.adapter_folder)
+
+    def prepare(self, database: Database, dataset_id: int | None, max_seq_length: int) -> NamedDataset:
+        """Return a data set tokenized for this model; raises `UnknownDataset`, or `DatasetError` for unusable rows."""
+        wanted = dataset_id or BUILT_IN_DATASET_ID
+        with database.reading() as session:
+            dataset = DatasetRepository(session).get(wanted)
+        if dataset is None:
+            raise UnknownDataset(f"There is no data set with the id {wanted}.")
+        length = min(max_seq_length, self.context_length)
+        examples = _EXAMPLES_OF_SOURCE[dataset.source]()
+        prepared = prepare_examples(examples, self.tokenizer, length, self._settings.datasets_dir)
+        return NamedDataset(dataset.name, dataset.source, prepared)

@@ -1,0 +1,45 @@
+"""The `prepare` task: weights found, data set tokenized and cached, what will be used logged."""
+
+import json
+from dataclasses import asdict
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from registry.tracking import until_available
+from tasks.attempt import Attempt
+from tasks.model_source import ModelSource, NamedDataset
+
+
+class Prepared:
+    """What training works on: where the model's parts lie, and the data set."""
+
+    def __init__(self, source: ModelSource, dataset: NamedDataset) -> None:
+        self.source = source
+        self.dataset = dataset
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def prepare(attempt: Attempt) -> Prepared:
+    """Find the weights, tokenize the data set (once for each content), and log what was cut."""
+    source = ModelSource(attempt.settings, attempt.model)
+    recipe = attempt.recipe
+    if recipe.max_seq_length > source.context_length:
+        attempt.log.line(
+            f"max_seq_length {recipe.max_seq_length} is cut to the model's context, {source.context_length}"
+        )
+    dataset = source.prepare(attempt.database, recipe.dataset_id, recipe.max_seq_length)
+    report = dataset.prepared.report
+    attempt.log.line(
+        f"Data set {dataset.name}: {report.train_rows} rows to train on, {report.held_out_rows} held out, "
+        f"{report.cut_rows} cut at max_seq_length, {report.unusable_rows} unusable"
+    )
+    profile = json.dumps(asdict(report))
+    until_available(
+        lambda: attempt.run.log_dataset(
+            dataset.name, dataset.prepared.fingerprint, dataset.source, context="training", profile=profile
+        ),
+        attempt.log.line,
+        "take the data set's record",
+    )
+    return Prepared(source, dataset)

@@ -1,0 +1,106 @@
+"""The `register` task: the adapter stored, the model version registered, and a new model in the platform."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from registry.model_registry import RegisteredVersion, register_version, registered_name
+from registry.repositories.models import ModelRepository
+from registry.repositories.training_jobs import TrainingJobRepository
+from registry.tables import Model
+from registry.tracking import until_available
+from tasks.attempt import Attempt
+from tasks.lora.adapter import save_adapter
+from tasks.loss_curve import draw_loss_curve
+from tasks.prepare import Prepared
+from tasks.trace import Trace
+from tasks.train import Trained
+
+# A path, not an import: MLflow stores the file and runs it wherever the version is loaded.
+PYFUNC_CODE = Path(__file__).parent / "pyfunc_model.py"
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def register(attempt: Attempt, prepared: Prepared, trained: Trained) -> None:
+    """Store the adapter, log the artifacts, register the version, and make the model usable here.
+
+    Each step finds what an earlier attempt has done already: a process that dies in between leaves no second model.
+    """
+    adapter = _store_adapter(attempt, prepared, trained)
+    curve = draw_loss_curve(Trace(attempt.folder / "trace.jsonl"), attempt.folder / "loss_curve.png")
+    until_available(lambda: attempt.run.log_file(curve), attempt.log.line, "take the loss curve")
+    until_available(lambda: attempt.run.log_folder(adapter, "adapter"), attempt.log.line, "take the adapter")
+    version = until_available(
+        lambda: _register_version(attempt, prepared, adapter), attempt.log.line, "register the model version"
+    )
+    model_id = _add_model(attempt, adapter, version)
+    attempt.log.line(f"Registered {version.name} version {version.version}; it is model {model_id} now")
+
+
+def _store_adapter(attempt: Attempt, prepared: Prepared, trained: Trained) -> Path:
+    """Write adapter and tokenizer into a folder that gets its name when it is complete, and never changes."""
+    folder = attempt.settings.adapters_dir / attempt.job_uid
+    if folder.is_dir():
+        return folder
+    building = folder.with_name(f"{folder.name}.building")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    save_adapter(trained.model, building, attempt.model.base_model)
+    # With its chat template and end token: a model that answers must know where an answer ends.
+    prepared.source.tokenizer.save_pretrained(building)
+    building.rename(folder)
+    return folder
+
+
+def _register_version(attempt: Attempt, prepared: Prepared, adapter: Path) -> RegisteredVersion:
+    return register_version(
+        attempt.settings.mlflow_url,
+        attempt.run.run_id,
+        registered_name(attempt.model.base_model),
+        code=PYFUNC_CODE,
+        artifacts={"adapter": adapter},
+        model_config={
+            "base_model": attempt.model.base_model,
+            "base_folder": str(prepared.source.base_folder),
+            "dtype": str(prepared.source.dtype).removeprefix("torch."),
+        },
+        tags={"training_job_uid": attempt.job_uid, "training_job_id": str(attempt.job_id)},
+    )
+
+
+def _add_model(attempt: Attempt, adapter: Path, version: RegisteredVersion) -> int:
+    recipe = attempt.recipe
+    parameters: dict[str, Any] = {
+        "parent_model_id": attempt.model.id,
+        "training_job_id": attempt.job_id,
+        "lora_r": recipe.lora_r,
+        "lora_alpha": recipe.lora_alpha,
+        "lora_dropout": recipe.lora_dropout,
+        "target_modules": recipe.target_modules,
+        "mlflow_run_id": attempt.run.run_id,
+        "registered_model": version.name,
+        "registered_model_version": version.version,
+        "recipe": recipe.model_dump(),
+    }
+    with attempt.database.transaction() as session:
+        models = ModelRepository(session)
+        model = models.of_job(attempt.job_id) or models.add(
+            Model(
+                name=attempt.job_name,
+                base_model=attempt.model.base_model,
+                status="AVAILABLE",
+                description=f"Fine-tuned from {attempt.model.name} by training job {attempt.job_id}",
+                model_size=attempt.model.model_size,
+                parameters=parameters,
+                adapter=adapter.name,
+                parent_model_id=attempt.model.id,
+                training_job_id=attempt.job_id,
+            )
+        )
+        job = TrainingJobRepository(session).get(attempt.job_id)
+        assert job is not None
+        job.output_model_id = model.id
+        return model.id

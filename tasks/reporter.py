@@ -1,0 +1,170 @@
+"""Reports a running job: metrics to MLflow, a snapshot to our tables, progress to Prefect, beside the training loop."""
+
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from sqlalchemy.exc import SQLAlchemyError
+
+from registry.database import Database
+from registry.repositories.training_jobs import TrainingJobRepository
+from registry.tracking import TrackedRun
+from tasks.job_log import JobLog
+from tasks.lora.observer import StepRecord
+from tasks.trace import Trace
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 0.5
+PREFECT_INTERVAL_SECONDS = 2.0
+
+
+class Reporter:
+    """The training loop's observer: what it hears is passed on by a thread, so that no step waits for a server."""
+
+    def __init__(self, database: Database, job_id: int, run: TrackedRun, log: JobLog, trace: Trace) -> None:
+        self._database = database
+        self._job_id = job_id
+        self._run = run
+        self._log = log
+        self._trace = trace
+        self._last: StepRecord | None = None
+        self._snapshot: dict[str, float | int | None] = {}
+        self._epochs = 0
+        self._logged_step = run.last_step("loss")
+        self._logged_evaluation = run.last_step("eval_loss")
+        self._progress_artifact: UUID | None = None
+        self._progress_told = (-1.0, 0.0)
+        self._stop = threading.Event()
+        self._failing: set[str] = set()
+        # The copied context lets Prefect's artifacts, made in the thread, know their flow run.
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(target=context.run, args=(self._loop,), name="reporter", daemon=True)
+        self._send_missing()
+        self._thread.start()
+
+    def on_start(self, step: int, total_steps: int, total_epochs: int) -> None:
+        """Log where the run starts, or goes on."""
+        self._epochs = total_epochs
+        self._snapshot |= {"step": step, "total_steps": total_steps}
+        if step:
+            self._log.line(f"Resumed after step {step} of {total_steps}")
+        else:
+            self._log.line(f"Training {total_steps} steps over {total_epochs} epochs")
+
+    def on_step(self, record: StepRecord) -> None:
+        """Keep a step: in the trace now, elsewhere soon."""
+        metrics = {
+            "loss": record.loss,
+            "learning_rate": record.learning_rate,
+            "tokens_per_second": record.tokens_per_second,
+        }
+        self._trace.append(record.step, metrics, sample_ids=record.sample_ids)
+        if record.step > self._logged_step:
+            self._run.add_metrics(metrics, record.step)
+            self._logged_step = record.step
+        if self._last is not None and record.epoch > self._last.epoch:
+            self._log.line(f"Epoch {self._last.epoch}/{self._epochs} completed with loss {self._last.loss:.4f}")
+        self._last = record
+        self._snapshot |= {
+            "step": record.step,
+            "current_epoch": record.epoch,
+            "current_loss": record.loss,
+            "tokens_per_second": record.tokens_per_second,
+        }
+
+    def on_evaluation(self, step: int, eval_loss: float) -> None:
+        """Keep a held-out loss."""
+        self._trace.append(step, {"eval_loss": eval_loss})
+        if step > self._logged_evaluation:
+            self._run.add_metrics({"eval_loss": eval_loss}, step)
+            self._logged_evaluation = step
+        self._snapshot |= {"eval_loss": eval_loss}
+        self._log.line(f"Step {step}: held-out loss {eval_loss:.4f}")
+
+    def on_checkpoint(self, step: int, path: Path) -> None:
+        """A checkpoint is the job's own affair; nobody needs a line about each."""
+        logger.debug("checkpoint of step %d in %s", step, path)
+
+    def on_completed(self) -> None:
+        """Log the end of the last epoch."""
+        if self._last is not None:
+            self._log.line(f"Epoch {self._last.epoch}/{self._epochs} completed with loss {self._last.loss:.4f}")
+
+    def flush(self) -> None:
+        """Pass everything on now; raises if a store does not answer, and keeps what it did not get."""
+        self._store_snapshot()
+        self._log.flush()
+        self._run.flush()
+
+    def close(self) -> None:
+        """Stop the thread."""
+        self._stop.set()
+        self._thread.join()
+        self._trace.close()
+
+    def _send_missing(self) -> None:
+        """Queue the steps that a killed process had measured and not sent."""
+        for row in self._trace.rows():
+            for name, value in row.metrics.items():
+                last = self._logged_evaluation if name == "eval_loss" else self._logged_step
+                if row.step > last:
+                    self._run.add_metrics({name: value}, row.step)
+        for row in self._trace.rows():
+            if "loss" in row.metrics:
+                self._logged_step = max(self._logged_step, row.step)
+            if "eval_loss" in row.metrics:
+                self._logged_evaluation = max(self._logged_evaluation, row.step)
+
+    def _loop(self) -> None:
+        while not self._stop.wait(INTERVAL_SECONDS):
+            self._try("the database", self._store_snapshot)
+            self._try("the database's log", self._log.flush)
+            self._try("MLflow", self._run.flush)
+            self._try("Prefect", self._show_progress)
+
+    def _try(self, store: str, action: Callable[[], None]) -> None:
+        """Run one store's part; a store that is away is tried again in half a second, and training goes on."""
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - the edge of a thread: recorded here, and raised by `flush` at the end
+            if store not in self._failing:
+                self._failing.add(store)
+                logger.warning("%s does not answer, reports wait: %s", store, error)
+        else:
+            self._failing.discard(store)
+
+    def _store_snapshot(self) -> None:
+        snapshot, self._snapshot = self._snapshot, {}
+        if not snapshot:
+            return
+        try:
+            with self._database.transaction() as session:
+                job = TrainingJobRepository(session).get(self._job_id)
+                for name, value in snapshot.items():
+                    setattr(job, name, value)
+        except SQLAlchemyError:
+            self._snapshot = snapshot | self._snapshot
+            raise
+
+    def _show_progress(self) -> None:
+        if self._last is None or time.monotonic() - self._progress_told[1] < PREFECT_INTERVAL_SECONDS:
+            return
+        progress = round(100.0 * self._last.step / self._last.total_steps, 1)
+        if progress == self._progress_told[0]:
+            return
+        if self._progress_artifact is None:
+            made = create_progress_artifact(
+                progress, key=f"training-job-{self._job_id}", description=f"Progress of training job {self._job_id}"
+            )
+            # Prefect's function is asynchronous where an event loop runs; in this thread there is none.
+            assert isinstance(made, UUID)
+            self._progress_artifact = made
+        else:
+            update_progress_artifact(self._progress_artifact, progress)
+        self._progress_told = (progress, time.monotonic())

@@ -1,0 +1,61 @@
+"""Greedy responses to many prompts, batched by length."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BATCH_SIZE = 16
+
+
+def generate_responses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    pad_token_id: int,
+    context_length: int,
+) -> list[list[int]]:
+    """Return the new token ids for each prompt (token ids), without the end token, in the prompts' order.
+
+    A prompt that leaves no room in the model's context loses its beginning, as there is nothing else to give up.
+    """
+    room = max(context_length - max_new_tokens, 1)
+    kept = [list(prompt[-room:]) or [pad_token_id] for prompt in prompts]
+    order = sorted(range(len(kept)), key=lambda index: (-len(kept[index]), index))
+    responses: list[list[int]] = [[] for _ in kept]
+    for start in range(0, len(order), BATCH_SIZE):
+        rows = order[start : start + BATCH_SIZE]
+        for index, tokens in zip(
+            rows, _batch(model, [kept[i] for i in rows], max_new_tokens, pad_token_id), strict=True
+        ):
+            responses[index] = _until_end(tokens, tokenizer.eos_token_id)
+    return responses
+
+
+def _batch(model: PreTrainedModel, prompts: list[list[int]], max_new_tokens: int, pad_token_id: int) -> list[list[int]]:
+    """Return (batch, up to max_new_tokens) new ids; prompts are padded on the left, where the mask hides it."""
+    longest = max(map(len, prompts))
+    input_ids = torch.full((len(prompts), longest), pad_token_id)
+    attention_mask = torch.zeros_like(input_ids)
+    for place, prompt in enumerate(prompts):
+        input_ids[place, longest - len(prompt) :] = torch.tensor(prompt)
+        attention_mask[place, longest - len(prompt) :] = 1
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=input_ids.to(model.device),
+            attention_mask=attention_mask.to(model.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=pad_token_id,
+            # Greedy: a checkpoint's own sampling settings would only draw a warning.
+            temperature=None,
+            top_p=None,
+            top_k=None,
+        )
+    new_tokens: list[list[int]] = output[:, longest:].tolist()
+    return new_tokens
+
+
+def _until_end(tokens: list[int], end_token_id: int | None) -> list[int]:
+    return tokens[: tokens.index(end_token_id)] if end_token_id in tokens else tokens

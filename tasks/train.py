@@ -1,0 +1,54 @@
+"""The `train` task: the loop of `tasks.lora` on the prepared data, watched for pauses."""
+
+from peft import PeftModel
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.attempt import Attempt, PauseWatch
+from tasks.lora.adapter import attach_lora
+from tasks.lora.loop import train as run_loop
+from tasks.lora.observer import TrainOutcome
+from tasks.prepare import Prepared
+
+
+class Trained:
+    """The model as the loop left it, at its end or at a pause."""
+
+    def __init__(self, model: PeftModel, outcome: TrainOutcome, watch: PauseWatch) -> None:
+        self.model = model
+        self.outcome = outcome
+        self._watch = watch
+
+    @property
+    def paused(self) -> bool:
+        """Whether the loop left because of a pause, with a complete checkpoint on disk."""
+        return self.outcome.paused
+
+    def leave(self) -> None:
+        """End the flow as suspended."""
+        self._watch.leave()
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def train(attempt: Attempt, prepared: Prepared) -> Trained:
+    """Train to the end or to a pause, from the newest checkpoint if there is one."""
+    watch = PauseWatch()
+    model = attach_lora(prepared.source.load_base(), attempt.recipe)
+    data = prepared.dataset.prepared
+    outcome = run_loop(
+        model,
+        data.train,
+        data.held_out,
+        attempt.recipe,
+        pad_token_id=prepared.source.pad_token_id,
+        checkpoints=attempt.checkpoints,
+        data_fingerprint=data.fingerprint,
+        observer=attempt.reporter,
+        should_pause=watch.requested,
+        checkpoint_interval=attempt.settings.checkpoint_interval_seconds,
+    )
+    if outcome.paused:
+        attempt.log.line(f"Paused after step {outcome.step} of {outcome.total_steps}")
+    else:
+        attempt.reporter.on_completed()
+    return Trained(model, outcome, watch)
