@@ -1,0 +1,1 @@
+"""Data sets: examples, splits, templates, tokenized caches."""

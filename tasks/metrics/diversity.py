@@ -1,0 +1,31 @@
+"""How varied the responses are: distinct-2."""
+
+from itertools import pairwise
+
+import evaluate
+from datasets import Features, Value
+
+from tasks.metrics.hub_free import HubFreeMetric, MetricError
+
+
+class ResponseDiversity(HubFreeMetric):
+    """`response_diversity`: unique bigrams divided by bigrams over all responses, in 0-1; 0 if there are none.
+
+    distinct-2 of Li et al. 2016 ("A Diversity-Promoting Objective Function for Neural Conversation Models"), with
+    bigrams in the denominator. Words are what whitespace separates, lowercased, since a capital at the start of a
+    sentence is not variety; a bigram does not reach from one response into the next.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="distinct-2: unique bigrams divided by bigrams",
+            citation="https://aclanthology.org/N16-1014",
+            inputs_description="predictions: list[str]",
+            features=Features({"predictions": Value("string")}),
+        )
+
+    def _compute(self, *, predictions: list[str]) -> dict[str, float]:
+        if not predictions:
+            raise MetricError("response diversity needs at least one response")
+        bigrams = [bigram for text in predictions for bigram in pairwise(text.lower().split())]
+        return {"response_diversity": len(set(bigrams)) / len(bigrams) if bigrams else 0.0}

@@ -1,0 +1,146 @@
+from datetime import timedelta
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from configs.recipe import EvaluationParameters, FinetuneParameters
+from registry.clock import utcnow
+from registry.repositories.evaluations import METRICS, EvaluationRepository
+from registry.repositories.idempotency import IdempotencyRepository
+from registry.repositories.models import ModelRepository
+from registry.repositories.statistics import StatisticsRepository
+from registry.repositories.training_jobs import TrainingJobRepository
+from registry.submissions import JOB_TAG, evaluation_of_parameters, job_of_parameters, submission_of, uid_of_tags
+
+JOB = FinetuneParameters(model_id=1, job_name="a job", lora_r=4)
+
+
+def add_job(database, flow_run_id=None) -> int:
+    with database.transaction() as session:
+        return TrainingJobRepository(session).add(job_of_parameters(JOB, flow_run_id)).id
+
+
+def test_lists_are_in_id_order_and_paged(database):
+    ids = [add_job(database) for _ in range(5)]
+    with database.reading() as session:
+        jobs = TrainingJobRepository(session)
+        assert [job.id for job in jobs.list()] == ids
+        assert [job.id for job in jobs.list(limit=2)] == ids[:2]
+        assert [job.id for job in jobs.list(limit=2, after=ids[1])] == ids[2:4]
+        assert jobs.list(after=ids[-1]) == []
+
+
+def test_what_prefect_was_told_names_the_job(database):
+    job_id = add_job(database)
+    with database.reading() as session:
+        job = TrainingJobRepository(session).get(job_id)
+    submission = submission_of(job)
+    assert FinetuneParameters.model_validate(submission.parameters["job"]) == JOB
+    assert uid_of_tags(["other", submission.tag], JOB_TAG) == job.uid
+
+
+def test_a_submitted_run_finds_its_job_and_a_copy_of_the_run_gets_its_own(database):
+    job_id = add_job(database)
+    with database.transaction() as session:
+        jobs = TrainingJobRepository(session)
+        uid = jobs.get(job_id).uid
+        assert jobs.of_flow_run("run-1", uid, lambda: pytest.fail("the job exists")).id == job_id
+    with database.transaction() as session:
+        jobs = TrainingJobRepository(session)
+        assert jobs.of_flow_run("run-1", uid, lambda: pytest.fail("the job exists")).id == job_id
+        copy = jobs.of_flow_run("run-2", uid, lambda: job_of_parameters(JOB, "run-2"))
+        assert copy.id != job_id
+        assert jobs.of_flow_run("run-3", None, lambda: None) is None
+
+
+def test_two_jobs_can_not_claim_one_run(database):
+    add_job(database, "run-1")
+    with pytest.raises(IntegrityError):
+        add_job(database, "run-1")
+
+
+def test_states_are_mirrored_in_their_own_order_not_in_that_of_arrival(database):
+    job_id = add_job(database, "run-1")
+    start = utcnow()
+    with database.transaction() as session:
+        jobs = TrainingJobRepository(session)
+        job = jobs.get(job_id)
+        assert jobs.record_state(job, "RUNNING", start + timedelta(seconds=1))
+        assert not jobs.record_state(job, "PENDING", start)
+        assert job.status == "RUNNING"
+        assert job.started_at == start + timedelta(seconds=1)
+        assert jobs.record_state(job, "FAILED", start + timedelta(seconds=2), "it broke")
+        assert (job.completed_at, job.error) == (start + timedelta(seconds=2), "it broke")
+        assert jobs.record_state(job, "PENDING", start + timedelta(seconds=3))
+        assert (job.completed_at, job.error) == (None, None)
+
+
+def test_waiting_and_unfinished_jobs_are_told_apart(database):
+    waiting, accepted, done = add_job(database), add_job(database, "run-2"), add_job(database, "run-3")
+    with database.transaction() as session:
+        jobs = TrainingJobRepository(session)
+        jobs.record_state(jobs.get(done), "COMPLETED", utcnow())
+    with database.reading() as session:
+        jobs = TrainingJobRepository(session)
+        assert [job.id for job in jobs.unsubmitted()] == [waiting]
+        assert [job.id for job in jobs.unfinished()] == [accepted]
+
+
+def test_log_lines_come_back_in_order(database):
+    job_id = add_job(database)
+    with database.transaction() as session:
+        for line in ("first", "second", "naïve 🦊"):
+            TrainingJobRepository(session).log(job_id, line)
+    with database.reading() as session:
+        assert [line for _, line in TrainingJobRepository(session).log_lines(job_id)] == ["first", "second", "naïve 🦊"]
+
+
+def test_an_evaluation_takes_all_five_metrics_or_none(database):
+    with database.transaction() as session:
+        evaluations = EvaluationRepository(session)
+        evaluation = evaluations.add(evaluation_of_parameters(EvaluationParameters(model_id=1)))
+        evaluations.record_metrics(evaluation, dict.fromkeys(METRICS, 0.5))
+
+    def record_one_metric() -> None:
+        with database.transaction() as session:
+            evaluations = EvaluationRepository(session)
+            evaluations.record_metrics(evaluations.get(evaluation.id), {"perplexity": 1.0})
+
+    with pytest.raises(KeyError):
+        record_one_metric()
+    with database.reading() as session:
+        assert EvaluationRepository(session).get(evaluation.id).perplexity == 0.5
+
+
+def test_a_key_is_remembered_once_per_scope(database):
+    with database.transaction() as session:
+        keys = IdempotencyRepository(session)
+        keys.add("POST /a", "key", "hash", 1, {"id": 1})
+        keys.add("POST /b", "key", "hash", 2, {"id": 2})
+    with pytest.raises(IntegrityError), database.transaction() as session:
+        IdempotencyRepository(session).add("POST /a", "key", "hash", 3, {})
+    with database.reading() as session:
+        assert IdempotencyRepository(session).get("POST /a", "key").response == {"id": 1}
+
+
+def test_statistics_count_every_kind(database):
+    job_id = add_job(database, "run-1")
+    add_job(database)
+    with database.transaction() as session:
+        jobs = TrainingJobRepository(session)
+        jobs.record_state(jobs.get(job_id), "RUNNING", utcnow())
+        EvaluationRepository(session).add(evaluation_of_parameters(EvaluationParameters(model_id=1)))
+        StatisticsRepository(session).count_generation()
+    with database.reading() as session:
+        counts = StatisticsRepository(session).counts()
+    assert (counts.total_models, counts.total_training_jobs, counts.running_training_jobs) == (3, 2, 1)
+    assert (counts.completed_training_jobs, counts.total_evaluations, counts.total_generations) == (0, 1, 1)
+
+
+def test_availability_reaches_every_model_of_a_base_and_sizes_only_the_unsized(database):
+    with database.transaction() as session:
+        ModelRepository(session).set_availability("gpt2", "AVAILABLE", None, "999M")
+    with database.reading() as session:
+        model = ModelRepository(session).get(2)
+        assert (model.status, model.model_size) == ("AVAILABLE", "124M")
+        assert ModelRepository(session).availability()["gpt2"] == ("AVAILABLE", None)

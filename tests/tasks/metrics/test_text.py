@@ -1,0 +1,124 @@
+import subprocess
+import sys
+
+import pytest
+import sacrebleu
+from rouge_score import rouge_scorer
+
+from tasks.metrics.bleu import Bleu
+from tasks.metrics.diversity import ResponseDiversity
+from tasks.metrics.hub_free import MetricError
+from tasks.metrics.rouge import Rouge
+from tasks.metrics.text import text_metrics
+
+RESPONSES = [
+    "Return the absolute value of the argument .",
+    "Serialize the object to a JSON formatted string, then writes it.",
+    "",
+    "日本語 naïve 🦊",
+]
+REFERENCES = [
+    "Return the absolute value of the argument.",
+    "Serialize ``obj`` to a JSON formatted ``str``.",
+    "Do nothing.",
+    "日本語 naïve 🦊",
+]
+
+
+def test_bleu_is_sacrebleus_corpus_score():
+    score = Bleu().compute(predictions=RESPONSES, references=REFERENCES)
+    expected = sacrebleu.corpus_bleu(RESPONSES, [REFERENCES], tokenize="13a", smooth_method="exp").score
+    assert score == {"bleu_score": pytest.approx(expected / 100, abs=1e-12)}
+    assert 0.05 < score["bleu_score"] < 0.95
+    per_row = [sacrebleu.sentence_bleu(*pair).score for pair in zip(RESPONSES, [[r] for r in REFERENCES], strict=True)]
+    assert score["bleu_score"] != pytest.approx(sum(per_row) / 400, abs=1e-3)
+
+
+def test_rouge_is_the_mean_of_rouge_scores_f1():
+    score = Rouge().compute(predictions=RESPONSES, references=REFERENCES)
+    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+    singles = [
+        scorer.score(target=reference, prediction=response)["rougeL"].fmeasure
+        for response, reference in zip(RESPONSES, REFERENCES, strict=True)
+    ]
+    assert score == {"rouge_score": pytest.approx(sum(singles) / 4, abs=1e-12)}
+
+
+def test_rouge_by_hand_with_stemming():
+    # "returned values" against "return the value": stems return, valu against return, the, valu; P 2/2, R 2/3.
+    score = Rouge().compute(predictions=["Returned values"], references=["return the value"])
+    assert score["rouge_score"] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("responses", "expected"),
+    [
+        # the cat, cat sat | the cat, cat ran: 3 unique of 4; case and runs of whitespace do not count.
+        (["The cat  sat", "the cat\nran"], 3 / 4),
+        (["a a a a"], 1 / 3),
+        (["a b", "c d"], 1.0),
+        (["one", "", " "], 0.0),
+    ],
+)
+def test_diversity_by_hand(responses, expected):
+    assert ResponseDiversity().compute(predictions=responses) == {"response_diversity": pytest.approx(expected)}
+
+
+def test_perfect_and_hopeless_responses_reach_the_ends_of_the_scale():
+    texts = ["the quick brown fox jumps over the lazy dog", "return a list of the names in the directory"]
+    perfect = text_metrics(texts, texts, [9, 9])
+    assert 1 - 1e-9 < perfect["bleu_score"] <= 1
+    assert perfect["rouge_score"] == pytest.approx(1)
+    empty = text_metrics(["", ""], texts, [0, 0])
+    assert empty == {"bleu_score": 0, "rouge_score": 0, "response_diversity": 0, "avg_response_length": 0}
+
+
+def test_text_metrics_gives_the_four_documented_fields():
+    scores = text_metrics(RESPONSES, REFERENCES, [8, 12, 0, 5])
+    assert scores == {
+        **Bleu().compute(predictions=RESPONSES, references=REFERENCES),
+        **Rouge().compute(predictions=RESPONSES, references=REFERENCES),
+        **ResponseDiversity().compute(predictions=RESPONSES),
+        "avg_response_length": 6.25,
+    }
+    assert all(type(value) is float for value in scores.values())
+
+
+def test_no_responses_is_an_error():
+    with pytest.raises(MetricError, match="there are no responses"):
+        text_metrics([], [], [])
+    with pytest.raises(MetricError, match="at least one response"):
+        Bleu().compute(predictions=[], references=[])
+    with pytest.raises(MetricError, match="at least one response"):
+        Rouge().compute(predictions=[], references=[])
+    with pytest.raises(MetricError, match="at least one response"):
+        ResponseDiversity().compute(predictions=[])
+
+
+def test_unequal_counts_are_an_error():
+    with pytest.raises(MetricError, match="2 responses, 1 references and 2 lengths"):
+        text_metrics(["a", "b"], ["a"], [1, 1])
+
+
+def test_a_fresh_home_stays_empty_without_network(tmp_path):
+    program = """
+import socket
+def refuse(*_):
+    raise AssertionError("reached for the network")
+socket.socket.connect = refuse
+from tasks.metrics.text import text_metrics
+print(text_metrics(["the cat sat"], ["the cat ran"], [3])["rouge_score"])
+"""
+    home, temporary = tmp_path / "home", tmp_path / "temporary"
+    home.mkdir()
+    temporary.mkdir()
+    environment = {"HOME": str(home), "TMPDIR": str(temporary), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(2 / 3)
+    assert done.stderr == ""
+    assert list(home.rglob("*")) == []
+    # torch makes that one when it is imported.
+    assert [path.name for path in temporary.iterdir() if not path.name.startswith("torchinductor_")] == []
