@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from api.engine.client import EngineRefused, EngineUnavailable
 
@@ -74,7 +75,7 @@ STATUS_OF_ERROR: Mapping[type[PlatformError], tuple[int, str]] = {
     EvaluationFailed: (500, "evaluation_failed"),
     PartDown: (503, "part_down"),
 }
-STATUS_OF_ENGINE_CODE = {"prompt_too_long": 422, "invalid": 422, "busy": 503, "weights": 503}
+STATUS_OF_ENGINE_CODE = {"prompt_too_long": 422, "invalid": 422, "busy": 503, "weights": 503, "failed": 500}
 
 DOCUMENTED_ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "The body is not JSON"},
@@ -121,13 +122,13 @@ async def _on_platform_error(_request: Request, error: Exception) -> JSONRespons
 
 
 async def _on_engine_unavailable(_request: Request, error: Exception) -> JSONResponse:
-    message = f"The inference engine does not answer ({error}); try again in a few seconds."
-    return platform_error_response(PartDown("engine", message))
+    sentence = str(error)
+    return platform_error_response(PartDown("engine", f"{sentence[0].upper()}{sentence[1:]}."))
 
 
 async def _on_engine_refused(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, EngineRefused)
-    status = STATUS_OF_ENGINE_CODE.get(error.code, 500)
+    status = STATUS_OF_ENGINE_CODE[error.code]
     headers = {"Retry-After": "5"} if status == 503 else None
     return error_response(status, error.message, error.code, headers=headers)
 
@@ -152,9 +153,9 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     if error.status_code == 404:
         return error_response(404, f"There is no {request.url.path}; see /api/docs for what there is.", "not_found")
     if error.status_code == 405:
-        allowed = headers.get("Allow") or headers.get("allow", "")
-        message = f"{request.url.path} does not accept {request.method}; it accepts {allowed or 'other methods'}."
-        return error_response(405, message, "method_not_allowed", headers=headers)
+        allowed = ", ".join(_methods_of(request))
+        message = f"{request.url.path} does not accept {request.method}; it accepts {allowed}."
+        return error_response(405, message, "method_not_allowed", headers={"Allow": allowed})
     if error.status_code == 400:
         return error_response(400, "The request body can't be read as JSON.", "malformed_json")
     return error_response(error.status_code, str(error.detail), "error", headers=headers)
@@ -169,6 +170,12 @@ async def _on_database_error(_request: Request, error: Exception) -> JSONRespons
 async def _on_unexpected(request: Request, error: Exception) -> JSONResponse:
     logger.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
     return error_response(500, "The platform failed to answer; its log (api.log) says why.", "internal")
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Return the methods that the request's path accepts; each is a route of its own."""
+    routes = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for route in routes for method in getattr(route, "methods", None) or ()})
 
 
 def _sentence(problem: Mapping[str, Any]) -> str:

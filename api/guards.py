@@ -50,7 +50,18 @@ class BodyLimit:
                 raise error
             return message
 
-        await self.app(scope, counted, send)
+        async def send_unless_too_large(message: Message) -> None:
+            # The app takes the error for a body that can't be parsed, and would answer 400.
+            if received <= self.max_bytes:
+                await send(message)
+
+        try:
+            await self.app(scope, counted, send_unless_too_large)
+        except TooLarge:
+            if received <= self.max_bytes:
+                raise
+        if received > self.max_bytes:
+            await platform_error_response(error)(scope, receive, send)
 
 
 def _host_name(host: str) -> str:

@@ -34,13 +34,13 @@ class Monitor:
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
-        self._http = httpx.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS)
+        self._http = httpx.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS, trust_env=False)
         self._probes: dict[str, Callable[[], Awaitable[None]]] = {
             "database": self._probe_database,
             "prefect": lambda: self._probe_http(f"{settings.prefect_api_url}/health"),
             "mlflow": lambda: self._probe_http(f"{settings.mlflow_url}/health"),
             "worker": self._probe_worker,
-            "engine": lambda: self._probe_http(f"{settings.engine_url}/health"),
+            "engine": self._probe_engine,
         }
         self.parts: dict[str, dict[str, Any]] = {name: {"status": STARTING} for name in self._probes}
 
@@ -86,6 +86,13 @@ class Monitor:
 
     async def _probe_http(self, url: str) -> None:
         (await self._http.get(url)).raise_for_status()
+
+    async def _probe_engine(self) -> None:
+        """The engine's port opens before its libraries are imported; until then it is not there."""
+        response = await self._http.get(f"{self._settings.engine_url}/health")
+        state = response.raise_for_status().json()["status"]
+        if state != "ok":
+            raise _NotReady(f"the engine is {state}")
 
     async def _probe_worker(self) -> None:
         """The worker is there when Prefect has heard from it lately, in both of its pools."""

@@ -1,5 +1,6 @@
 """Prefect's REST API as the doors need it: submit a run by its deployment's name, read states, pause, resume."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,7 @@ from registry.clock import to_naive_utc
 
 FINETUNE = "finetune/finetune"
 EVALUATE = "evaluate/evaluate"
+BUSY_PAUSES_SECONDS = (0.1, 0.3, 0.9)
 ACTIVE_STATES = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
 
 
@@ -49,7 +51,7 @@ class Orchestrator:
     """A client of the Prefect server; every method raises `PartDown` if it does not answer."""
 
     def __init__(self, api_url: str, timeout_seconds: float = 10.0) -> None:
-        self._http = httpx.AsyncClient(base_url=api_url, timeout=timeout_seconds)
+        self._http = httpx.AsyncClient(base_url=api_url, timeout=timeout_seconds, trust_env=False)
         self._deployment_ids: dict[str, str] = {}
 
     async def close(self) -> None:
@@ -114,12 +116,14 @@ class Orchestrator:
         return self._deployment_ids[deployment]
 
     async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        try:
-            response = await self._http.request(method, path, json=body)
-        except httpx.HTTPError as error:
-            reason = str(error) or type(error).__name__
-            raise PartDown("prefect", f"The Prefect server does not answer ({reason}); try again soon.") from error
-        if response.status_code == 404 and path.startswith("/deployments"):
+        response = await self._send(method, path, body)
+        for pause in BUSY_PAUSES_SECONDS:
+            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            # Prefect's way of saying that its database was locked; nothing was changed.
+            await asyncio.sleep(pause)
+            response = await self._send(method, path, body)
+        if response.status_code == httpx.codes.NOT_FOUND and path.startswith("/deployments"):
             # A Prefect database made anew has new ids; and on the first start the worker applies them any moment now.
             self._deployment_ids.clear()
             raise PartDown("prefect", "The flows are not deployed to Prefect yet; try again in a few seconds.")
@@ -127,3 +131,10 @@ class Orchestrator:
             message = f"The Prefect server answered {response.status_code} to {method} {path}; try again soon."
             raise PartDown("prefect", message)
         return response.json()
+
+    async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
+        try:
+            return await self._http.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            reason = str(error) or type(error).__name__
+            raise PartDown("prefect", f"The Prefect server does not answer ({reason}); try again soon.") from error

@@ -192,7 +192,12 @@ def generate_samples(
     prompts = [row.input_ids[: row.prompt_length] for row in data.held_out[:rows]]
     model.eval()
     responses = generate_responses(
-        model, source.tokenizer, prompts, max_new_tokens, source.pad_token_id, source.context_length
+        model,
+        prompts,
+        max_new_tokens,
+        pad_token_id=source.pad_token_id,
+        end_token_ids=source.end_token_ids,
+        context_length=source.context_length,
     )
     examples = data.held_out_examples[:rows]
     return Samples(

@@ -16,8 +16,16 @@ from tasks.data.examples import Example
 from tasks.data.prepared import PreparedDataset
 from tasks.data.prepared import prepare as prepare_examples
 from tasks.data.stdlib_docstrings import stdlib_docstring_examples
+from tasks.data.stored_examples import read_examples, write_examples
 from tasks.inference.device import choose_device, choose_dtype
-from tasks.inference.loading import attach_adapter, context_length, load_base_model, load_config, load_tokenizer
+from tasks.inference.loading import (
+    attach_adapter,
+    context_length,
+    end_token_ids,
+    load_base_model,
+    load_config,
+    load_tokenizer,
+)
 
 BUILT_IN_DATASET_ID = 1
 
@@ -47,6 +55,7 @@ class ModelSource:
         self.base_folder = obtain(model.base_model, settings.models_dir, settings.allow_hub)
         self.adapter_folder: Path | None = settings.adapters_dir / model.adapter if model.adapter else None
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.adapter_folder or self.base_folder)
+        self.end_token_ids = end_token_ids(self.base_folder, self.tokenizer)
         self.context_length = context_length(load_config(self.base_folder))
         self.device = choose_device(settings.device)
         self.dtype: torch.dtype = choose_dtype(settings.compute_dtype, self.device)
@@ -76,6 +85,14 @@ class ModelSource:
         if dataset is None:
             raise UnknownDataset(f"There is no data set with the id {wanted}.")
         length = min(max_seq_length, self.context_length)
-        examples = _EXAMPLES_OF_SOURCE[dataset.source]()
+        examples = _examples(self._settings.datasets_dir, dataset.source)
         prepared = prepare_examples(examples, self.tokenizer, length, self._settings.datasets_dir)
         return NamedDataset(dataset.name, dataset.source, prepared)
+
+
+def _examples(datasets_dir: Path, source: str) -> list[Example]:
+    """Return the rows of a built-in data set, made once: a newer Python must not change the data of a paused job."""
+    path = datasets_dir / f"{source}.jsonl"
+    if not path.exists():
+        write_examples(_EXAMPLES_OF_SOURCE[source](), path)
+    return read_examples(path)

@@ -23,7 +23,7 @@ class FineTunedModel(PythonModel):  # type: ignore[misc]  # mlflow has no types
         adapter = context.artifacts["adapter"]
         base = config["base_folder"] if Path(config["base_folder"]).is_dir() else config["base_model"]
         model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, config["dtype"]), use_safetensors=True)
-        self.model = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=True).eval()
+        self.model = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(adapter)
 
     def predict(

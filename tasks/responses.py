@@ -1,19 +1,21 @@
 """Greedy responses to many prompts, batched by length."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 BATCH_SIZE = 16
 
 
 def generate_responses(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
+    *,
     pad_token_id: int,
+    end_token_ids: frozenset[int],
     context_length: int,
 ) -> list[list[int]]:
     """Return the new token ids for each prompt (token ids), without the end token, in the prompts' order.
@@ -26,14 +28,19 @@ def generate_responses(
     responses: list[list[int]] = [[] for _ in kept]
     for start in range(0, len(order), BATCH_SIZE):
         rows = order[start : start + BATCH_SIZE]
-        for index, tokens in zip(
-            rows, _batch(model, [kept[i] for i in rows], max_new_tokens, pad_token_id), strict=True
-        ):
-            responses[index] = _until_end(tokens, tokenizer.eos_token_id)
+        batch = _batch(model, [kept[index] for index in rows], max_new_tokens, pad_token_id, end_token_ids)
+        for index, tokens in zip(rows, batch, strict=True):
+            responses[index] = list(takewhile(lambda token: token not in end_token_ids, tokens))
     return responses
 
 
-def _batch(model: PreTrainedModel, prompts: list[list[int]], max_new_tokens: int, pad_token_id: int) -> list[list[int]]:
+def _batch(
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    pad_token_id: int,
+    end_token_ids: frozenset[int],
+) -> list[list[int]]:
     """Return (batch, up to max_new_tokens) new ids; prompts are padded on the left, where the mask hides it."""
     longest = max(map(len, prompts))
     input_ids = torch.full((len(prompts), longest), pad_token_id)
@@ -48,6 +55,7 @@ def _batch(model: PreTrainedModel, prompts: list[list[int]], max_new_tokens: int
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=pad_token_id,
+            eos_token_id=sorted(end_token_ids) or None,
             # Greedy: a checkpoint's own sampling settings would only draw a warning.
             temperature=None,
             top_p=None,
@@ -55,7 +63,3 @@ def _batch(model: PreTrainedModel, prompts: list[list[int]], max_new_tokens: int
         )
     new_tokens: list[list[int]] = output[:, longest:].tolist()
     return new_tokens
-
-
-def _until_end(tokens: list[int], end_token_id: int | None) -> list[int]:
-    return tokens[: tokens.index(end_token_id)] if end_token_id in tokens else tokens

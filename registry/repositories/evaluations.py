@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 
+from sqlalchemy import delete
+
 from registry.repositories.flow_backed import FlowBackedRepository
-from registry.tables import Evaluation
+from registry.tables import Evaluation, IdempotencyKey
 
 METRICS = ("perplexity", "bleu_score", "rouge_score", "response_diversity", "avg_response_length")
 
@@ -12,6 +14,13 @@ class EvaluationRepository(FlowBackedRepository[Evaluation]):
     """Evaluations and their five metrics."""
 
     table = Evaluation
+
+    def withdraw(self, evaluation_id: int) -> None:
+        """Delete an evaluation that Prefect has not accepted, with the memory of its request; leave any other."""
+        unsubmitted = delete(Evaluation).where(Evaluation.id == evaluation_id, Evaluation.flow_run_id.is_(None))
+        if self.session.execute(unsubmitted.returning(Evaluation.id)).first() is not None:
+            asked = IdempotencyKey.scope.like("%/evaluate") & (IdempotencyKey.resource_id == evaluation_id)
+            self.session.execute(delete(IdempotencyKey).where(asked))
 
     def record_metrics(self, evaluation: Evaluation, metrics: Mapping[str, float]) -> None:
         """Store the five metrics under their documented names; a missing one is a KeyError."""

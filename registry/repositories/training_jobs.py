@@ -23,6 +23,11 @@ class TrainingJobRepository(FlowBackedRepository[TrainingJob]):
         query = select(JobEvent.created_at, JobEvent.message).where(JobEvent.job_id == job_id).order_by(JobEvent.id)
         return [(row.created_at, row.message) for row in self.session.execute(query)]
 
+    def another_runs(self, job_id: int) -> bool:
+        """Return whether a job other than this one is running."""
+        others = select(TrainingJob.id).where(TrainingJob.status == "RUNNING", TrainingJob.id != job_id).limit(1)
+        return self.session.scalar(others) is not None
+
     def begin_attempt(self, job: TrainingJob, host: str, pid: int) -> None:
         """Record that a process has taken the job up."""
         job.attempt += 1

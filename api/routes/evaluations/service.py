@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from api.errors import EvaluationFailed, NotFound
+from api.errors import EvaluationFailed, NotFound, PartDown
 from api.idempotency import Answer, IdempotentRequest, create_once
 from api.platform import Platform
 from api.routes.evaluations.schemas import EvaluateRequest, EvaluateResponse, Metrics
@@ -44,14 +44,17 @@ async def evaluate(
 
     Raises `PartDown` before anything is accepted, and `EvaluationFailed` if the run ends without numbers.
     """
-    platform.monitor.require("prefect")
-    platform.monitor.require("mlflow")
+    for part in ("prefect", "mlflow", "worker"):
+        platform.monitor.require(part)
     parameters = EvaluationParameters(model_id=model_id, **body.model_dump())
     created = await asyncio.to_thread(
         create_once, platform.database, once, lambda session: _insert_evaluation(session, parameters)
     )
-    if not created.repeated:
+    try:
         await platform.reconciler.submit_waiting()
+    except PartDown:
+        await asyncio.to_thread(_withdraw, platform.database, created.resource_id)
+        raise
     evaluation = await asyncio.to_thread(read_evaluation, platform.database, created.resource_id)
     while wait and evaluation.status not in TERMINAL:
         await asyncio.sleep(POLL_SECONDS)
@@ -67,6 +70,12 @@ def _insert_evaluation(session: Session, parameters: EvaluationParameters) -> tu
     require_dataset(session, parameters.dataset_id)
     evaluation = EvaluationRepository(session).add(evaluation_of_parameters(parameters))
     return evaluation.id, {}
+
+
+def _withdraw(database: Database, evaluation_id: int) -> None:
+    """Take back an evaluation that Prefect did not accept: its client is told 503, and will ask again."""
+    with database.transaction() as session:
+        EvaluationRepository(session).withdraw(evaluation_id)
 
 
 def _answer(evaluation: Evaluation) -> EvaluateResponse:

@@ -108,10 +108,10 @@ async def _events(
     first: dict[str, Any],
     rest: AsyncIterator[dict[str, Any]],
 ) -> AsyncIterator[str]:
-    started = time.monotonic()
-    event = first
+    started, event, pieces = time.monotonic(), first, [body.prompt]
     try:
         while not event.get("done"):
+            pieces.append(event["text"])
             yield _sse(None, {"text": event["text"]})
             event = await anext(rest)
     except (EngineRefused, EngineUnavailable, StopAsyncIteration) as error:
@@ -119,7 +119,8 @@ async def _events(
         yield _sse("error", {"error": f"The inference engine stopped answering: {error}", "code": "part_down"})
         return
     await asyncio.to_thread(_count, platform.database)
-    answer = _answer(model, body, event, round(time.monotonic() - started, 3))
+    result = event | {"text": "".join(pieces)}
+    answer = _answer(model, body, result, round(time.monotonic() - started, 3))
     yield _sse("done", answer.model_dump(mode="json"))
 
 

@@ -15,6 +15,7 @@ from api.routes.training.schemas import TrainingCreate, TrainingCreated, Trainin
 from registry.database import Database
 from registry.repositories.datasets import DatasetRepository
 from registry.repositories.training_jobs import TrainingJobRepository
+from registry.run_states import TERMINAL
 from registry.submissions import job_of_parameters
 from registry.tables import TrainingJob
 
@@ -96,11 +97,19 @@ async def resume_job(platform: Platform, job_id: int) -> TrainingTransition:
     if not await platform.orchestrator.resume(job.flow_run_id):
         raise Conflict(f"Training job {job_id} can't be resumed: Prefect says that its run is not paused.")
     attempt = job.attempt
-    job = await _wait(platform, job_id, lambda job: job.attempt > attempt or job.status not in ("PAUSED", "PENDING"))
+    job = await _wait(platform, job_id, lambda job: _goes_on_or_queues(platform.database, job, attempt))
     if job.status in ("PENDING", "PAUSED"):
         message = "Training job resumed; it waits for its turn"
         return TrainingTransition(id=job.id, status="PENDING", message=message)
     return TrainingTransition(id=job.id, status="RUNNING", message="Training job resumed successfully")
+
+
+def _goes_on_or_queues(database: Database, job: TrainingJob, attempt: int) -> bool:
+    """Return whether a resumed job runs again, or waits because another job has the device."""
+    if job.status == "PENDING":
+        with database.reading() as session:
+            return TrainingJobRepository(session).another_runs(job.id)
+    return job.status != "PAUSED" and (job.attempt > attempt or job.status in TERMINAL)
 
 
 async def _flow_run_of(platform: Platform, job: TrainingJob) -> FlowRun:
