@@ -174,8 +174,12 @@ async def _on_unexpected(request: Request, error: Exception) -> JSONResponse:
 
 def _methods_of(request: Request) -> list[str]:
     """Return the methods that the request's path accepts; each is a route of its own."""
-    routes = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
-    return sorted({method for route in routes for method in getattr(route, "methods", None) or ()})
+    accepted = []
+    for method in ("DELETE", "GET", "PATCH", "POST", "PUT"):
+        scope = {**request.scope, "method": method}
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
+            accepted.append(method)
+    return accepted
 
 
 def _sentence(problem: Mapping[str, Any]) -> str:
@@ -185,11 +189,11 @@ def _sentence(problem: Mapping[str, Any]) -> str:
         return f"{name} is required." if name else "A JSON object is required as the request body."
     if problem["type"] == "extra_forbidden":
         return f"{name} is not a known field; check its spelling."
+    wanted = str(problem["msg"]).removeprefix("Value error, ").removesuffix(".")
     if not name:
-        return "The request body must be a JSON object."
-    wanted = str(problem["msg"]).removeprefix("Value error, ")
-    wanted = wanted[0].lower() + wanted[1:]
-    return f"{name} is {_shown(problem['input'])}, but {wanted.removesuffix('.')}."
+        # Only our own checks across fields say which fields they are about.
+        return f"{wanted}." if problem["type"] == "value_error" else "The request body must be a JSON object."
+    return f"{name} is {_shown(problem['input'])}, but {wanted[0].lower()}{wanted[1:]}."
 
 
 def _field_name(location: Sequence[str | int]) -> str:

@@ -47,12 +47,16 @@ class Monitor:
     @property
     def healthy(self) -> bool:
         """Whether every part answered when last asked."""
-        return all(part["status"] == OK for part in self.parts.values())
+        return all(self.answers(name) for name in self.parts)
+
+    def answers(self, name: str) -> bool:
+        """Return whether the part answered when last asked."""
+        return bool(self.parts[name]["status"] == OK)
 
     def require(self, name: str) -> None:
         """Raise `PartDown` unless the part answered when last asked."""
-        part = self.parts[name]
-        if part["status"] != OK:
+        if not self.answers(name):
+            part = self.parts[name]
             reason = part.get("reason", "it has not answered yet")
             raise PartDown(name, f"{LABELS[name]} is {part['status']} ({reason}); try again in a few seconds.")
 

@@ -1,6 +1,7 @@
 """What the training doors do: create, show, pause and resume jobs."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -18,6 +19,8 @@ from registry.repositories.training_jobs import TrainingJobRepository
 from registry.run_states import TERMINAL
 from registry.submissions import job_of_parameters
 from registry.tables import TrainingJob
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
 CREATED = "Training job created and started successfully"
@@ -47,21 +50,22 @@ def read_log(database: Database, job_id: int) -> str:
 
 async def create_job(platform: Platform, body: TrainingCreate, once: IdempotentRequest | None) -> Answer:
     """Accept a job: once it is in our table it will run, now or when Prefect answers again."""
-    created = await asyncio.to_thread(create_once, platform.database, once, lambda session: _insert_job(session, body))
-    if created.repeated:
-        return created.answer
+    message = CREATED if platform.monitor.answers("prefect") else ACCEPTED
+    created = await asyncio.to_thread(
+        create_once, platform.database, once, lambda session: _insert_job(session, body, message)
+    )
     try:
         await platform.reconciler.submit_waiting()
-    except PartDown:
-        return created.answer | {"message": ACCEPTED}
+    except PartDown as error:
+        logger.warning("training job %d waits to be submitted: %s", created.resource_id, error)
     return created.answer
 
 
-def _insert_job(session: Session, body: TrainingCreate) -> tuple[int, Answer]:
+def _insert_job(session: Session, body: TrainingCreate, message: str) -> tuple[int, Answer]:
     require_loadable(model_in(session, body.model_id))
     require_dataset(session, body.dataset_id)
     job = TrainingJobRepository(session).add(job_of_parameters(body))
-    answer = TrainingCreated(id=job.id, job_name=job.job_name, model_id=job.model_id, status="PENDING", message=CREATED)
+    answer = TrainingCreated(id=job.id, job_name=job.job_name, model_id=job.model_id, status="PENDING", message=message)
     return job.id, answer.model_dump()
 
 

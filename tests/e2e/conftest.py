@@ -1,0 +1,23 @@
+"""One running platform for the end-to-end tests, with the packaged SmolLM2 and the tiny models in its folder."""
+
+import pytest
+
+from tests.e2e.platform_process import ROOT, PlatformProcess
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory, tiny_models_dir):
+    """A models folder with the starter model that `make` has converted, and the tiny ones."""
+    folder = tmp_path_factory.mktemp("all-models")
+    (folder / "HuggingFaceTB").symlink_to(ROOT / "data" / "models" / "HuggingFaceTB")
+    for model in tiny_models_dir.iterdir():
+        (folder / model.name).symlink_to(model)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory, models_dir):
+    process = PlatformProcess(tmp_path_factory.mktemp("platform"), models_dir)
+    process.start()
+    yield process
+    process.stop()
