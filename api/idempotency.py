@@ -32,7 +32,6 @@ class Created:
 
     resource_id: int
     answer: Answer
-    repeated: bool = False
 
 
 async def _read(
@@ -87,4 +86,4 @@ def _known(session: Session, request: IdempotentRequest) -> Created | None:
         return None
     if record.body_hash != request.body_hash:
         raise Conflict(f"Idempotency-Key {request.key!r} was used with another body; use a new key for a new request.")
-    return Created(record.resource_id, record.response, repeated=True)
+    return Created(record.resource_id, record.response)

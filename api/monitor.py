@@ -16,6 +16,8 @@ from registry.database import Database
 logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 1.0
+# Prefect needs 0.1 s to answer for its workers, and hears from them every ten seconds only.
+WORKER_INTERVAL_SECONDS = 5.0
 PROBE_TIMEOUT_SECONDS = 5.0
 WORK_POOLS = ("training", "evaluation")
 LABELS = {
@@ -76,7 +78,8 @@ class Monitor:
                 self._record_failure(name, str(error) or type(error).__name__)
             else:
                 self.parts[name] = {"status": OK, "latency_ms": round((time.monotonic() - started) * 1000, 1)}
-            await asyncio.sleep(INTERVAL_SECONDS)
+            settled = name == "worker" and self.answers(name)
+            await asyncio.sleep(WORKER_INTERVAL_SECONDS if settled else INTERVAL_SECONDS)
 
     def _record_failure(self, name: str, reason: str) -> None:
         # Until a part has answered once it is starting, not down.

@@ -83,15 +83,18 @@ class Orchestrator:
         found = await self._call("POST", "/flow_runs/filter", {"flow_runs": {"id": {"any_": list(flow_run_ids)}}})
         return [FlowRun.parse(body) for body in found]
 
-    async def active_flow_runs(self, deployment: str) -> list[FlowRun]:
-        """Return the deployment's runs that have not ended, the first 200 by expected start."""
-        deployment_id = await self.deployment_id(deployment)
+    async def active_flow_runs(self, deployments: Sequence[str]) -> dict[str, list[FlowRun]]:
+        """Return the runs of each deployment that have not ended; one request for all, the first 200 by start."""
+        ids = {await self.deployment_id(deployment): deployment for deployment in deployments}
         body = {
-            "deployments": {"id": {"any_": [deployment_id]}},
+            "deployments": {"id": {"any_": list(ids)}},
             "flow_runs": {"state": {"type": {"any_": ACTIVE_STATES}}},
             "sort": "EXPECTED_START_TIME_ASC",
         }
-        return [FlowRun.parse(found) for found in await self._call("POST", "/flow_runs/filter", body)]
+        active: dict[str, list[FlowRun]] = {deployment: [] for deployment in deployments}
+        for found in await self._call("POST", "/flow_runs/filter", body):
+            active[ids[found["deployment_id"]]].append(FlowRun.parse(found))
+        return active
 
     async def suspend(self, flow_run: FlowRun) -> bool:
         """Ask for a pause without a time limit; return whether Prefect accepted it."""

@@ -1,15 +1,16 @@
 """What the API process and the engine's process say to each other; importable without torch."""
 
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from typing_extensions import TypedDict
 
 DEFAULT_MAX_LENGTH = 100
 """Tokens of prompt and continuation together when a request names neither `max_length` nor `max_new_tokens`."""
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 FinishReason = Literal["stop", "length", "cancelled"]
-ErrorCode = Literal["prompt_too_long", "busy", "weights", "invalid"]
+ErrorCode = Literal["prompt_too_long", "busy", "weights", "invalid", "failed"]
 
 
 class EngineGenerateRequest(BaseModel):

@@ -4,31 +4,151 @@ The port opens at once and torch is imported behind it, so that a supervisor and
 """
 
 import asyncio
-import json
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.exceptions import HTTPException
+from fastapi.responses import Response
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from api.engine.schemas import EngineGenerateRequest, EngineGenerateResponse, EngineHealth, ErrorCode
+from api.engine.answers import ClientGone, EventStream, TokenQueue, events, unless_gone, whole
+from api.engine.failures import install_error_handlers
+from api.engine.schemas import EngineGenerateRequest, EngineGenerateResponse, EngineHealth
 from configs.settings import Settings, get_settings
+from tasks.inference.errors import EngineClosed, InferenceError
 
 if TYPE_CHECKING:
-    from api.engine.service import TextEngine, TextGeneration
+    from api.engine.service import TextEngine
 
-START_SECONDS = 120.0
+IMPORT_SECONDS = 120.0
 """How long a request waits for the libraries to be imported before it is told to come back."""
-SHUTDOWN_SECONDS = 1
+GRACE_SECONDS = 1
+"""How long answers may still run after a signal to stop."""
+CLIENT_CLOSED_REQUEST = 499
 logger = logging.getLogger("uvicorn.error")
+
+
+class BackgroundImport:
+    """The text engine, made on a thread of its own: importing torch takes seconds, and the port opens first."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._finished = asyncio.Event()
+        self.engine: TextEngine | None = None
+        self.failure: str | None = None
+
+    def start(self) -> None:
+        """Begin to import; call it on the event loop."""
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=self._import, args=(loop,), name="import-engine", daemon=True).start()
+
+    async def wait(self) -> "TextEngine":
+        """Return the engine; raises `EngineClosed` if it takes too long and `InferenceError` if it failed."""
+        try:
+            await asyncio.wait_for(self._finished.wait(), IMPORT_SECONDS)
+        except TimeoutError as error:
+            raise EngineClosed from error
+        if self.engine is None:
+            raise InferenceError(f"the inference engine can't start: {self.failure}")
+        return self.engine
+
+    def _import(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            from api.engine.service import TextEngine  # this is the import that takes seconds
+
+            self.engine = TextEngine(self._settings)
+        except Exception as error:
+            logger.exception("the inference engine can't start")
+            self.failure = str(error)
+        try:
+            loop.call_soon_threadsafe(self._finished.set)
+        except RuntimeError:  # the process is stopping already, its loop is closed
+            logger.info("stopped while importing")
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the engine's application; its engine is built once the application starts."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        background = app.state.background = BackgroundImport(settings)
+        background.start()
+        yield
+        if background.engine is not None:
+            await run_in_threadpool(background.engine.close, 0.5)
+
+    app = FastAPI(title="Inference engine", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
+    install_error_handlers(app)
+    app.add_api_route("/generate", generate, methods=["POST"], response_model=None)
+    app.add_api_route("/health", health, methods=["GET"])
+    return app
+
+
+async def generate(body: EngineGenerateRequest, request: Request) -> Response | EngineGenerateResponse:
+    """Answer a prompt, whole or as server-sent events; a client that goes away cancels its generation."""
+    background: BackgroundImport = request.app.state.background
+    tokens = TokenQueue()
+    engine = await background.wait()
+    generation = await run_in_threadpool(engine.start, body, tokens)
+    try:
+        if not body.stream:
+            continuation = await unless_gone(request, whole(generation, tokens))
+            usage = generation.usage().model_dump()
+            return EngineGenerateResponse(text=body.prompt + continuation, continuation=continuation, **usage)
+        stream = events(generation, tokens)
+        # Errors up to the first token, such as weights that don't load, still get a status of their own.
+        first = await unless_gone(request, anext(stream))
+    except ClientGone:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return EventStream(first, stream, generation)
+
+
+async def health(request: Request) -> EngineHealth:
+    """Return the engine's state; answers from the moment the port is open."""
+    background: BackgroundImport = request.app.state.background
+    if background.engine is not None:
+        return background.engine.health()
+    return EngineHealth(status="failed" if background.failure else "loading", error=background.failure)
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT, then end the process within two seconds."""
+    settings = get_settings()
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings),
+            host="127.0.0.1",
+            port=settings.engine_port,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+    )
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, _leave)
+    try:
+        server.run()
+        status = 0 if server.started else 1
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else 1
+    logging.shutdown()
+    # A thread inside torch would hold up the interpreter's own end, or crash in it.
+    os._exit(status)
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    """End with status 0: uvicorn raises its signals again once it has shut down in order."""
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    main()

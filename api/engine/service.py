@@ -13,17 +13,10 @@ from api.engine.schemas import DEFAULT_MAX_LENGTH, EngineGenerateRequest, Engine
 from configs.settings import Settings
 from tasks.inference.device import choose_device, choose_dtype
 from tasks.inference.engine import Engine, Generation, GenerationRequest, ModelRef
-from tasks.inference.errors import PromptTooLong
+from tasks.inference.errors import EmptyPrompt, PromptTooLong
 from tasks.inference.generation import Listener
 from tasks.inference.loading import end_token_ids, load_tokenizer
 from tasks.inference.text import TextStream
-
-
-class EmptyPrompt(ValueError):
-    """The prompt has no tokens and the tokenizer has no token to begin a text with."""
-
-    def __str__(self) -> str:
-        return "prompt is empty and this model has no token that begins a text: give at least one character"
 
 
 class TextGeneration:

@@ -1,0 +1,59 @@
+"""What MLflow loads back is the model that was trained: equal logits, from a real registry, champion included."""
+
+import pytest
+import torch
+
+from configs.recipe import TrainingRecipe
+from registry.model_registry import CHAMPION, register_version, registered_name
+from registry.tracking import TrackedRun
+from tasks.inference.loading import load_base_model, load_tokenizer
+from tasks.lora.adapter import attach_lora, save_adapter
+from tasks.register import PYFUNC_CODE
+
+
+@pytest.fixture
+def tracking_uri(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.mark.filterwarnings("default")  # MLflow's own warnings are not ours to fix
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gpt2"])
+def test_the_registered_version_gives_the_trained_models_logits(tiny_models_dir, tmp_path, tracking_uri, name):
+    import mlflow
+
+    folder = tiny_models_dir / name
+    model = attach_lora(load_base_model(folder, torch.float32, torch.device("cpu")), TrainingRecipe(lora_r=4))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter_name, weight in model.named_parameters():
+            if "lora_B" in parameter_name:
+                weight.normal_(std=0.5)
+    adapter, tokenizer = save_adapter(model, tmp_path / "adapter", name), load_tokenizer(folder)
+    tokenizer.save_pretrained(adapter)
+    run = TrackedRun(tracking_uri, "training", "a job", {"training_job_uid": "1"})
+    config = {"base_model": name, "base_folder": str(folder), "dtype": "float32"}
+
+    def register():
+        return register_version(
+            tracking_uri, run.run_id, name, PYFUNC_CODE, {"adapter": adapter}, config, {"training_job_uid": "1"}
+        )
+
+    version = register()
+    assert register() == version, "a second attempt finds the version of the first"
+    loaded = mlflow.pyfunc.load_model(f"models:/{name}@{CHAMPION}")
+    ids = torch.tensor([tokenizer("The future of")["input_ids"]])
+    with torch.no_grad():
+        trained, base = model.eval()(ids).logits[0], model.get_base_model()
+        with model.disable_adapter():
+            untrained = base(ids).logits[0]
+    logits = loaded.unwrap_python_model().logits("The future of")
+    torch.testing.assert_close(logits, trained, rtol=0, atol=0)
+    assert not torch.allclose(logits, untrained)
+    (text,) = loaded.predict(["The future of"], params=None)
+    assert text.startswith("The future of")
+
+
+def test_names_of_registered_models_are_plain():
+    assert registered_name("HuggingFaceTB/SmolLM2-135M-Instruct") == "smollm2-135m-instruct"
+    assert registered_name("tiny model") == "tiny-model"
