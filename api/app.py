@@ -7,7 +7,6 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
-from swagger_ui_bundle import swagger_ui_path
 
 from api.errors import DOCUMENTED_ERRORS, install_error_handlers
 from api.guards import BodyLimit, HostGuard
@@ -61,7 +60,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 def _serve_documentation(app: FastAPI) -> None:
     """Serve Swagger UI from the installed package: the page works with no outside network."""
-    app.mount("/api/static/swagger-ui", StaticFiles(directory=swagger_ui_path), name="swagger-ui")
+    app.mount("/api/static/swagger-ui", StaticFiles(packages=[("fastapi_offline", "static")]), name="swagger-ui")
 
     @app.get("/api/docs", include_in_schema=False)
     def show_documentation() -> HTMLResponse:
@@ -70,5 +69,5 @@ def _serve_documentation(app: FastAPI) -> None:
             title="LLM Platform API",
             swagger_js_url="/api/static/swagger-ui/swagger-ui-bundle.js",
             swagger_css_url="/api/static/swagger-ui/swagger-ui.css",
-            swagger_favicon_url="/api/static/swagger-ui/favicon-32x32.png",
+            swagger_favicon_url="/api/static/swagger-ui/favicon.png",
         )

@@ -22,3 +22,10 @@ def test_every_operation_documents_the_one_error_shape(client):
         for status in ("404", "422", "503"):
             content = operation["responses"][status]["content"]["application/json"]["schema"]
             assert content == {"$ref": "#/components/schemas/ErrorResponse"}
+
+
+def test_the_page_understands_our_openapi_version(client):
+    version = client.get("/api/openapi.json").json()["openapi"]
+    assert version.startswith("3.1")
+    # Swagger UI before version 5 shows an error instead of the page.
+    assert "OpenAPI 3.1" in client.get("/api/static/swagger-ui/swagger-ui-bundle.js").text
