@@ -29,12 +29,6 @@ Limit = Annotated[int | None, Query(ge=1, le=LARGEST_ID, description="At most th
 After = Annotated[int | None, Query(ge=0, le=LARGEST_ID, description="Only ids greater than this one")]
 
 
-class RequestBody(BaseModel):
-    """A request: unknown fields are refused, values are not coerced, NaN and infinity are no numbers."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
 class ResponseBody(BaseModel):
     """A response, read from a record's attributes or built by hand."""
 

@@ -2,7 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
+
+from configs.strict import StrictModel
 
 TargetModule = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$", max_length=200)]
 # The largest id a database column holds; a longer number can't name anything.
@@ -12,10 +14,8 @@ DatasetId = Annotated[int | None, Field(ge=1, le=LARGEST_ID)]
 JobName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
 
-class TrainingRecipe(BaseModel):
+class TrainingRecipe(StrictModel):
     """Hyperparameters of one LoRA fine-tuning run. Unknown fields are refused: a misspelled one must not be ignored."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     epochs: int = Field(3, ge=1, le=10_000, description="Passes over the training rows")
     learning_rate: float = Field(1e-4, gt=0, le=1, description="Peak learning rate of AdamW")
@@ -50,10 +50,8 @@ class FinetuneParameters(TrainingRecipe):
     job_name: JobName = Field("Training job", description="Name of the job")
 
 
-class EvaluationSettings(BaseModel):
+class EvaluationSettings(StrictModel):
     """What an evaluation computes; everything has a default."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     eval_name: JobName = Field("Standard Evaluation", description="Name of the evaluation")
     dataset_id: DatasetId = Field(None, description="Data set whose held-out rows are used; none: the model's own")

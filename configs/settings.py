@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     prefect_database_url: str | None = None
     """Async SQLAlchemy URL of Prefect's store (`postgresql+asyncpg://…`); default SQLite in the data folder."""
 
-    device: str = "auto"
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     compute_dtype: ComputeDtype = "auto"
     """Precision of the model's weights and products; `auto` is bfloat16 where the chip computes it natively."""

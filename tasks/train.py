@@ -33,7 +33,7 @@ class Trained:
 def train(attempt: Attempt, prepared: Prepared) -> Trained:
     """Train to the end or to a pause, from the newest checkpoint if there is one."""
     watch = PauseWatch()
-    model = attach_lora(prepared.source.load_base(), attempt.recipe)
+    model = attach_lora(prepared.source.load_base(), attempt.recipe, parent=prepared.source.adapter_folder)
     data = prepared.dataset.prepared
     outcome = run_loop(
         model,

@@ -3,8 +3,15 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.tiny_models import save_tiny_gpt2, save_tiny_llama
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """On models this small a second thread only waits, the longer the busier the machine."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ def test_json_that_is_no_object(client, text):
         ("epochs", True, ("epochs is True", "integer")),
         ("lora_r", 0, ("lora_r is 0", "greater than or equal to 1")),
         ("learning_rate", 0, ("learning_rate is 0", "greater than 0")),
-        ("lora_dropout", 1.0, ("lora_dropout is 1.0", "less than 1")),
+        ("lora_dropout", 1.0, ("lora_dropout is 1", "less than 1")),
         ("batch_size", 10**30, ("batch_size", "less than or equal to 4096")),
         ("lr_scheduler", "exponential", ("lr_scheduler is 'exponential'", "'linear', 'cosine' or 'constant'")),
         ("target_modules", [], ("target_modules", "at least 1 item")),

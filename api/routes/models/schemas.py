@@ -3,19 +3,19 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from api.schemas import RequestBody, ResponseBody, Timestamp
+from api.schemas import ResponseBody, Timestamp
+from configs.strict import StrictModel
 
-PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+# No path, no `..`, no URL, no pickle: what clients can check before they ask is in the OpenAPI document too.
+BASE_MODEL = (
+    r"^(?!.*\.\.)(?!.*\.(bin|ckpt|pickle|pkl|pt|pth)$)[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$"
+)
 
 
 def _base_model(name: str) -> str:
-    """Accept a hub id or a name in the local models folder; refuse what could lead anywhere else."""
-    parts = name.split("/")
-    wrong = len(parts) > 2 or ".." in name or not all(PART.fullmatch(part) for part in parts)
-    if wrong or name.lower().endswith(PICKLES):
+    if not re.fullmatch(BASE_MODEL, name) or "\n" in name:
         raise ValueError(
             "it must be a hub id (`org/name`) or a name in the local models folder: no path, URL or pickle file"
         )
@@ -24,7 +24,12 @@ def _base_model(name: str) -> str:
 
 Text = Annotated[str, StringConstraints(max_length=10_000)]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
-BaseModelName = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_base_model)]
+BaseModelName = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=200),
+    AfterValidator(_base_model),
+    Field(json_schema_extra={"pattern": BASE_MODEL}),
+]
 ModelSize = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,6}(\.[0-9]{1,3})?[KMBT]$")]
 Status = Literal["AVAILABLE", "UNAVAILABLE", "LOADING"]
 
@@ -55,7 +60,7 @@ class ModelList(ResponseBody):
     models: list[ModelSummary]
 
 
-class ModelCreate(RequestBody):
+class ModelCreate(StrictModel):
     """A model to add."""
 
     name: Name
@@ -76,10 +81,20 @@ class ModelCreated(ResponseBody):
 
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+StopStrings = Annotated[list[StopString], Field(max_length=16)]
 
 
-class GenerateRequest(RequestBody):
+# Both limits as numbers at once contradict each other.
+TWO_LIMITS: dict[str, Any] = {
+    "required": ["max_length", "max_new_tokens"],
+    "properties": {"max_length": {"type": "integer"}, "max_new_tokens": {"type": "integer"}},
+}
+
+
+class GenerateRequest(StrictModel):
     """A prompt and how to continue it."""
+
+    model_config = ConfigDict(json_schema_extra={"not": TWO_LIMITS})
 
     prompt: str = Field(
         min_length=1, description="Text to continue", examples=["The future of artificial intelligence is"]
@@ -95,16 +110,14 @@ class GenerateRequest(RequestBody):
     top_p: float = Field(0.9, gt=0, le=1)
     top_k: int = Field(50, ge=0, le=1_000_000, description="0 is off")
     repetition_penalty: float = Field(1.0, gt=0, le=100)
-    seed: int | None = Field(None, ge=0, lt=2**63, description="Same seed, same text")
-    stop: StopString | list[StopString] = Field(default_factory=list, description="Ends the text before these")
+    seed: int | None = Field(None, ge=0, lt=2**53, description="Same seed, same text")
+    stop: StopString | StopStrings = Field(default_factory=list, description="Ends the text before these")
     stream: bool = Field(False, description="Answer with server-sent events")
 
     @model_validator(mode="after")
     def _one_limit(self) -> "GenerateRequest":
         if self.max_length is not None and self.max_new_tokens is not None:
             raise ValueError("max_length and max_new_tokens exclude each other; give one of them")
-        if isinstance(self.stop, list) and len(self.stop) > 16:
-            raise ValueError(f"stop has {len(self.stop)} strings; at most 16 are accepted")
         return self
 
 

@@ -1,0 +1,130 @@
+"""From the engine's thread to the client: tokens onto the event loop, into text, as one answer or as a stream."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from typing import TYPE_CHECKING, TypeVar
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from api.engine.failures import status_and_body
+
+if TYPE_CHECKING:
+    from api.engine.service import TextGeneration
+
+T = TypeVar("T")
+logger = logging.getLogger("uvicorn.error")
+
+
+class ClientGone(Exception):
+    """The client closed its connection before the answer was there."""
+
+
+class TokenQueue:
+    """Hears a generation's tokens on the engine's thread and hands them out on the event loop it was made on."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._tokens: asyncio.Queue[int | None] = asyncio.Queue()
+
+    def __call__(self, token_id: int | None) -> None:
+        """Take a token, or None at the end; called on the engine's thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._tokens.put_nowait, token_id)
+        except RuntimeError:
+            logger.debug("a token came after the event loop had closed")
+
+    async def get(self) -> int | None:
+        """Return the next token, or None when the generation is done."""
+        return await self._tokens.get()
+
+
+async def pieces(generation: "TextGeneration", tokens: TokenQueue) -> AsyncGenerator[str, None]:
+    """Yield the continuation piece by piece; raises the generation's error. Ending early cancels the generation."""
+    try:
+        while (token_id := await tokens.get()) is not None:
+            if piece := generation.text.push(token_id):
+                yield piece
+            if generation.text.stopped:
+                return
+        if generation.generation.error is not None:
+            raise generation.generation.error
+        if piece := generation.text.finish():
+            yield piece
+    finally:
+        generation.generation.cancel()
+
+
+async def whole(generation: "TextGeneration", tokens: TokenQueue) -> str:
+    """Return the complete continuation; raises the generation's error."""
+    return "".join([piece async for piece in pieces(generation, tokens)])
+
+
+async def events(generation: "TextGeneration", tokens: TokenQueue) -> AsyncGenerator[bytes, None]:
+    """Yield server-sent events: `{"text": piece}` …, then `{"done": true}` with the usage.
+
+    An error before the first event is raised, a later one becomes an event, as the status is out by then.
+    """
+    begun = False
+    try:
+        async for piece in pieces(generation, tokens):
+            yield _event({"text": piece})
+            begun = True
+    except Exception as error:
+        if not begun:
+            raise
+        logger.exception("a stream failed")
+        yield _event(status_and_body(error)[1])
+        return
+    yield _event({"done": True, **generation.usage().model_dump()})
+
+
+def _event(data: dict[str, object] | dict[str, str]) -> bytes:
+    return f"data: {json.dumps(data)}\n\n".encode()
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """Return the result of `work`; cancel it and raise `ClientGone` if the client closes the connection first."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(StreamingResponse):
+    """A stream of events whose generation is cancelled however the response ends."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, first: bytes, rest: AsyncIterator[bytes], generation: "TextGeneration") -> None:
+        super().__init__(_chain(first, rest), headers={"Cache-Control": "no-store"})
+        self._generation = generation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events (ASGI)."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            # A generator that is not being iterated at that moment would notice only when it is collected.
+            self._generation.generation.cancel()
+
+
+async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for event in rest:
+        yield event

@@ -1,0 +1,53 @@
+"""Errors of inference, named after what went wrong; every one can be pickled and reads as a sentence."""
+
+
+class InferenceError(Exception):
+    """Base of every error that inference raises on purpose."""
+
+
+class WeightsError(InferenceError):
+    """A model or adapter folder is missing, damaged, too large, or holds no safetensors."""
+
+
+class EngineBusy(InferenceError):
+    """The line of waiting requests is full."""
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(waiting)
+        self.waiting = waiting
+
+    def __str__(self) -> str:
+        return f"{self.waiting} requests are already waiting for this model: try again in a moment"
+
+
+class EngineClosed(InferenceError):
+    """The engine is shutting down."""
+
+    def __str__(self) -> str:
+        return "the inference engine is shutting down: try again in a moment"
+
+
+class PromptTooLong(InferenceError):
+    """The prompt leaves no room for a single new token.
+
+    `prompt_tokens` and `limit` are token counts; `limit_name` says whose limit it is.
+    """
+
+    def __init__(self, prompt_tokens: int, limit: int, limit_name: str = "the model's context") -> None:
+        super().__init__(prompt_tokens, limit, limit_name)
+        self.prompt_tokens = prompt_tokens
+        self.limit = limit
+        self.limit_name = limit_name
+
+    def __str__(self) -> str:
+        return (
+            f"the prompt has {self.prompt_tokens} tokens, and {self.limit_name} allows {self.limit} for prompt and "
+            "continuation together: shorten the prompt or raise the limit"
+        )
+
+
+class EmptyPrompt(InferenceError):
+    """The prompt has no tokens and the tokenizer has no token to begin a text with."""
+
+    def __str__(self) -> str:
+        return "prompt is empty and this model has no token that begins a text: give at least one character"

@@ -1,0 +1,130 @@
+"""A request for tokens and the handle on its answer: an iterator that another thread fills and anyone may cancel."""
+
+import threading
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tasks.inference.sampling import SamplingParameters
+
+FinishReason = Literal["stop", "length", "cancelled"]
+Listener = Callable[[int | None], None]
+"""Called from the engine's thread with every token, then once with None at the end; it must return at once."""
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A base model's folder, and the folder of the adapter on top of it, if any. Both are immutable once used."""
+
+    weights: Path
+    adapter: Path | None = None
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """Token ids to continue, and how. Without `seed` every answer is drawn anew.
+
+    The ids in `eos_token_ids` end the answer and are not part of it.
+    """
+
+    model: ModelRef
+    prompt_ids: list[int]
+    max_new_tokens: int
+    temperature: float = 0.7
+    top_p: float = 0.9
+    top_k: int = 50
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    eos_token_ids: Collection[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not self.prompt_ids:
+            raise ValueError("prompt_ids is empty: a model needs at least one token to continue")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}: it must be at least 1")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}: it must be from 0 to {2**63 - 1}")
+        _ = self.sampling  # its own checks name the field
+
+    @property
+    def sampling(self) -> SamplingParameters:
+        """The part of the request that the sampler needs."""
+        return SamplingParameters(self.temperature, self.top_p, self.top_k, self.repetition_penalty)
+
+
+class Generation:
+    """The answer to one request, while it is made and after. Iterate it, wait for `result`, or cancel it."""
+
+    def __init__(
+        self, request: GenerationRequest, max_new_tokens: int, wake: Callable[[], None], listener: Listener | None
+    ) -> None:
+        self.request = request
+        self.max_new_tokens = max_new_tokens
+        """The request's limit, lowered to what the model's context leaves."""
+        self.tokens: list[int] = []
+        self.finish_reason: FinishReason | None = None
+        self.error: Exception | None = None
+        self.cancelled = False
+        """Whether `cancel` was called; the engine drops the request before its next step."""
+        self._changed = threading.Condition()
+        self._wake = wake
+        self._listener = listener
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield token ids as they come; a failed request raises its error after the tokens it had."""
+        position = 0
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: len(self.tokens) > position or self.done)  # noqa: B023 - used at once
+                if len(self.tokens) == position:
+                    break
+            yield self.tokens[position]
+            position += 1
+        if self.error is not None:
+            raise self.error
+
+    @property
+    def done(self) -> bool:
+        """Whether no further token will come."""
+        return self.finish_reason is not None or self.error is not None
+
+    def result(self, timeout: float | None = None) -> list[int]:
+        """Wait for the end and return all token ids.
+
+        Raises:
+            TimeoutError: `timeout` seconds passed.
+            InferenceError: whatever the request failed with.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.done, timeout):
+                raise TimeoutError(f"no complete answer within {timeout} s")
+        if self.error is not None:
+            raise self.error
+        return list(self.tokens)
+
+    def cancel(self) -> None:
+        """Ask the engine to drop this request; its place is free within a step. Harmless when it is done."""
+        self.cancelled = True
+        self._wake()
+
+    def deliver(self, token_id: int) -> None:
+        """Append one token (the engine's side)."""
+        with self._changed:
+            self.tokens.append(token_id)
+            self._changed.notify_all()
+        if self._listener is not None:
+            self._listener(token_id)
+
+    def finish(self, outcome: FinishReason | Exception) -> None:
+        """End with a reason or an error (the engine's side); only the first end counts."""
+        with self._changed:
+            if self.done:
+                return
+            if isinstance(outcome, Exception):
+                self.error = outcome
+            else:
+                self.finish_reason = outcome
+            self._changed.notify_all()
+        if self._listener is not None:
+            self._listener(None)

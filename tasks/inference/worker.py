@@ -1,0 +1,214 @@
+"""The decode thread of one base: loads it on demand, admits waiting requests, and advances the running ones in turn."""
+
+import gc
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tasks.inference.base import LoadedBase
+from tasks.inference.decoding import ActiveSequence, decode_round
+from tasks.inference.errors import EngineBusy, InferenceError, WeightsError
+from tasks.inference.generation import FinishReason, Generation
+from tasks.inference.loading import adapter_files, model_files, weight_bytes
+from tasks.inference.residency import Evictable, Holder, Residency
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the request at the head of the line still lacks: the base (None: it is there), an adapter, or both."""
+
+    generation: Generation
+    base: LoadedBase | None
+    adapter: Path | None
+
+
+class BaseWorker(threading.Thread):
+    """One base, its line of requests, and the thread that serves them. Fields are guarded by `residency.changed`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        residency: "Residency[BaseWorker]",
+        placement: tuple[torch.dtype, torch.device],
+        concurrency: int,
+        queue_length: int,
+    ) -> None:
+        super().__init__(name=f"decode-{folder.name}", daemon=True)
+        self.folder = folder
+        self.base: LoadedBase | None = None
+        self.waiting: deque[Generation] = deque()
+        self.running: list[ActiveSequence] = []
+        self._residency = residency
+        self._dtype, self._device = placement
+        self._concurrency = concurrency
+        self._queue_length = queue_length
+        self._reserved = 0  # bytes of the weights being loaded
+        self._last_used = time.monotonic()
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the loaded weights and of those being loaded."""
+        return self._reserved + (self.base.total_bytes if self.base is not None else 0)
+
+    def enqueue(self, generation: Generation) -> None:
+        """Put a request in line; raises `EngineBusy` if the line is full."""
+        if len(self.waiting) + len(self.running) >= self._concurrency + self._queue_length:
+            raise EngineBusy(len(self.waiting))
+        self.waiting.append(generation)
+        self._residency.changed.notify_all()
+
+    def evictable(self, requester: Holder) -> list[Evictable]:
+        """Return its own idle adapters, or for another base all of it, if no sequence is running or loading."""
+        base = self.base
+        if base is None or self._reserved:
+            return []
+        if requester is not self:
+            return [] if self.running else [Evictable(self._last_used, base.total_bytes, self._evict)]
+        used = {sequence.adapter for sequence in self.running}
+        return [
+            Evictable(adapter.last_used, adapter.bytes, lambda folder=folder: base.drop_adapter(folder))  # type: ignore[misc]
+            for folder, adapter in base.adapters.items()
+            if folder not in used
+        ]
+
+    def run(self) -> None:
+        """Serve until the engine closes, or until the base is evicted and nobody waits for it."""
+        try:
+            while self._work():
+                pass
+        except BaseException as error:
+            with self._residency.changed:
+                self._leave(InferenceError(f"the engine's thread for {self.folder} failed: {error}"))
+            raise
+
+    def _work(self) -> bool:
+        """Do the next piece of work, waiting for it; False when there will be none. Keeps no hold on the base."""
+        work = self._next_work()
+        if isinstance(work, Load):
+            self._load(work)
+        elif work is not None:
+            decode_round(*work, ended=self._ended)
+        return work is not None
+
+    def _next_work(self) -> Load | tuple[LoadedBase, list[ActiveSequence]] | None:
+        """Wait for something to do; None ends the thread."""
+        with self._residency.changed:
+            while True:
+                self._drop_cancelled()
+                if self._residency.closing or not (self.base or self.waiting or self.running):
+                    self._leave("cancelled")
+                    return None
+                if (load := self._admit()) is not None:
+                    return load
+                if self.running and self.base is not None:
+                    return self.base, list(self.running)
+                self._residency.changed.wait()
+
+    def _admit(self) -> Load | None:
+        """Let waiting requests run, in order, while there are places; return what the first must have loaded."""
+        while self.waiting and len(self.running) < self._concurrency:
+            generation = self.waiting[0]
+            adapter = generation.request.model.adapter
+            if self.base is not None and (adapter is None or adapter in self.base.adapters):
+                self._start(generation, self.base)
+                continue
+            try:
+                needed = self._needed_bytes(adapter)
+            except WeightsError as error:
+                self.waiting.popleft()
+                generation.finish(error)
+                continue
+            if not self._residency.make_room(needed, self):
+                return None  # woken when somebody lets go of weights
+            self._reserved = needed
+            return Load(generation, self.base, adapter)
+        return None
+
+    def _start(self, generation: Generation, base: LoadedBase) -> None:
+        self.waiting.remove(generation)
+        self.running.append(ActiveSequence(generation, base.model))
+        self._touch(generation.request.model.adapter)
+
+    def _needed_bytes(self, adapter: Path | None) -> int:
+        """Return the bytes still to load for a request with `adapter`; raises `WeightsError` if it can never fit."""
+        loaded = self.base.bytes if self.base is not None else 0
+        needed = 0 if self.base is not None else weight_bytes(model_files(self.folder), self._dtype)
+        if adapter is not None:
+            needed += weight_bytes(adapter_files(adapter), self._dtype)
+        if loaded + needed > self._residency.budget_bytes:
+            raise WeightsError(
+                f"{adapter or self.folder} needs {(loaded + needed) / 1e9:.3f} GB of memory and the engine's budget "
+                f"is {self._residency.budget_bytes / 1e9:.3f} GB: raise engine_memory_budget_gb"
+            )
+        return needed
+
+    def _load(self, load: Load) -> None:
+        """Load what the request lacks and let it run. Its place in memory is reserved; no lock is held meanwhile."""
+        gc.collect()  # an evicted model sits in reference cycles
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        failure: Exception | None = None
+        base, adapter, attached = load.base, load.adapter, None
+        try:
+            if base is None:
+                base = LoadedBase(self.folder, self._dtype, self._device)
+            if adapter is not None:
+                attached = base.load_adapter(adapter)
+        except WeightsError as error:
+            failure = error
+        except Exception as error:  # noqa: BLE001 - the thread's edge: it becomes the request's outcome
+            failure = WeightsError(f"{adapter or self.folder} can't be loaded: {error}")
+        with self._residency.changed:
+            self._reserved = 0
+            self.base = base
+            if base is not None and adapter is not None and attached is not None:
+                base.adapters[adapter] = attached
+            if failure is None and base is not None:
+                # In the same breath: another base's thread could evict this one again before its request runs.
+                self._start(load.generation, base)
+            else:
+                self.waiting.remove(load.generation)
+            self._residency.changed.notify_all()
+        if failure is not None:
+            load.generation.finish(failure)
+
+    def _ended(self, sequence: ActiveSequence, outcome: FinishReason | InferenceError) -> None:
+        """Free the sequence's place, then tell its owner: who hears of the end finds the place free."""
+        with self._residency.changed:
+            self.running.remove(sequence)
+            self._touch(sequence.adapter)
+            self._residency.changed.notify_all()
+        sequence.generation.finish(outcome)
+
+    def _touch(self, adapter: Path | None) -> None:
+        self._last_used = time.monotonic()
+        if self.base is not None and adapter is not None:
+            self.base.adapters[adapter].last_used = self._last_used
+
+    def _drop_cancelled(self) -> None:
+        for generation in [each for each in self.waiting if each.cancelled]:
+            self.waiting.remove(generation)
+            generation.finish("cancelled")
+        for sequence in [each for each in self.running if each.generation.cancelled]:
+            self.running.remove(sequence)
+            sequence.generation.finish("cancelled")
+            self._residency.changed.notify_all()
+
+    def _evict(self) -> None:
+        """Let go of the base and its adapters; called by another base's thread, while this one decodes nothing."""
+        self.base = None
+        self._residency.changed.notify_all()
+
+    def _leave(self, outcome: FinishReason | InferenceError) -> None:
+        """End every request with `outcome` and take the base out of the engine's books."""
+        self.base = None
+        self._residency.holders.pop(self.folder, None)
+        for generation in [*self.waiting, *(sequence.generation for sequence in self.running)]:
+            generation.finish(outcome)
+        self.waiting.clear()
+        self.running.clear()
+        self._residency.changed.notify_all()

@@ -1,0 +1,173 @@
+"""Checkpoints that are whole or not there: written aside, synced, hashed in a manifest, renamed into place."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from tasks.lora.errors import CheckpointMismatch
+from tasks.lora.sampler import Cursor
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+_TENSOR_FILES = ("adapter", "optimizer", "rng")
+_FOLDER = re.compile(r"step-(\d{8,})(\.replaced)?")
+_UNFINISHED = ".unfinished-"
+_KEPT = 2
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The scalars of a run between two steps."""
+
+    cursor: Cursor = field(default_factory=Cursor)
+    tokens_seen: int = 0
+    """Tokens read so far, padding not counted."""
+    last_loss: float | None = None
+    """Training loss of the last step, in nats per labelled token."""
+    eval_step: int | None = None
+    eval_loss: float | None = None
+    """Newest held-out loss and the step it was measured after."""
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Everything the next step depends on but the base model and the rows. Tensors are on the CPU."""
+
+    progress: Progress
+    identity: dict[str, Any]
+    """What the run is: recipe, data fingerprint, device. JSON values; a checkpoint fits no other run."""
+    adapter: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    rng: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint, read and verified."""
+
+    path: Path
+    state: TrainingState
+
+    def require_match(self, identity: dict[str, Any]) -> None:
+        """Raise CheckpointMismatch, naming what differs, unless the checkpoint was saved by a run like `identity`."""
+        saved = self.state.identity
+        differing = [key for key in sorted(saved.keys() | identity.keys()) if saved.get(key) != identity.get(key)]
+        if differing:
+            changes = "; ".join(f"{key} was {saved.get(key)!r}, is {identity.get(key)!r}" for key in differing)
+            raise CheckpointMismatch(f"{self.path} belongs to another run: {changes}")
+
+
+def save_checkpoint(folder_root: Path, state: TrainingState, *, best_step: int | None = None) -> Path:
+    """Write `state` as `folder_root/step-NNNNNNNN` and return that folder; it appears complete or not at all.
+
+    Keeps the newest two checkpoints, and that of `best_step` if given, and removes what an interrupted save left.
+    One process at a time may save in `folder_root`.
+    """
+    folder_root.mkdir(parents=True, exist_ok=True)
+    for leftover in folder_root.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(leftover)
+    name = f"step-{state.progress.cursor.step:08d}"
+    unfinished, target = folder_root / f"{_UNFINISHED}{name}", folder_root / name
+    unfinished.mkdir()
+    contents = {f"{part}.safetensors": save(getattr(state, part)) for part in _TENSOR_FILES}
+    contents["state.json"] = _to_json({"progress": asdict(state.progress), "identity": state.identity})
+    hashes = {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()}
+    # The manifest comes last: a folder without one was never finished.
+    for file, content in [*contents.items(), (MANIFEST, _to_json({"format": FORMAT, "sha256": hashes}))]:
+        _write_through(unfinished / file, content)
+    _sync_folder(unfinished)
+    if target.exists():
+        # A folder can't be renamed onto another; until the new one is there, the old one still counts.
+        aside = folder_root / f"{name}.replaced"
+        shutil.rmtree(aside, ignore_errors=True)
+        target.rename(aside)
+    unfinished.rename(target)
+    _sync_folder(folder_root)
+    _prune(folder_root, best_step)
+    return target
+
+
+def latest_checkpoint(folder_root: Path, log: Callable[[str], None]) -> Checkpoint | None:
+    """Return the newest complete checkpoint under `folder_root`, or None.
+
+    One that is torn or was tampered with (a missing file, another hash, unreadable JSON) is passed over with a line
+    to `log`, for the one before it. Only reads.
+    """
+    for folder in _folders(folder_root):
+        try:
+            return Checkpoint(folder, _read(folder))
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            log(f"checkpoint {folder} is not complete and is skipped: {type(error).__name__}: {error}")
+    return None
+
+
+def discard_newer(folder_root: Path, step: int) -> None:
+    """Remove the checkpoints after `step`: broken ones, which would otherwise count among those to keep."""
+    for folder in _folders(folder_root):
+        if _step_of(folder) > step:
+            shutil.rmtree(folder)
+
+
+def _step_of(folder: Path) -> int:
+    match = _FOLDER.fullmatch(folder.name)
+    return int(match[1]) if match else -1
+
+
+def _folders(folder_root: Path) -> list[Path]:
+    """Return the checkpoint folders, newest first; one being replaced comes after the one replacing it."""
+    if not folder_root.is_dir():
+        return []
+    folders = [folder for folder in folder_root.iterdir() if _FOLDER.fullmatch(folder.name)]
+    return sorted(folders, key=lambda folder: (-_step_of(folder), folder.name))
+
+
+def _prune(folder_root: Path, best_step: int | None) -> None:
+    current = [folder for folder in _folders(folder_root) if not folder.suffix]
+    kept = current[:_KEPT] + [folder for folder in current if _step_of(folder) == best_step]
+    for folder in _folders(folder_root):
+        if folder not in kept:
+            shutil.rmtree(folder)
+
+
+def _read(folder: Path) -> TrainingState:
+    """Return a folder's state. Raises one of several errors when it is not exactly what was written."""
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    if manifest["format"] != FORMAT:
+        raise ValueError(f"format {manifest['format']}, not {FORMAT}")
+    contents = {file: (folder / file).read_bytes() for file in manifest["sha256"]}
+    for file, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != manifest["sha256"][file]:
+            raise ValueError(f"{file} is not what was written")
+    scalars = json.loads(contents["state.json"])
+    progress = Progress(**scalars["progress"] | {"cursor": Cursor(**scalars["progress"]["cursor"])})
+    tensors = {part: load(contents[f"{part}.safetensors"]) for part in _TENSOR_FILES}
+    return TrainingState(progress, scalars["identity"], **tensors)
+
+
+def _to_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,25 @@
+"""What can go wrong in training: one hierarchy, each error a sentence that says what to change."""
+
+
+class TrainingError(Exception):
+    """Base of every error of this package; carries one message, so it survives pickling."""
+
+
+class AdapterError(TrainingError):
+    """The recipe's `target_modules` do not fit the model, or the model has nothing to adapt."""
+
+
+class RowError(TrainingError):
+    """A row can't be trained on: empty, of unequal lengths, without a label, or longer than the model takes."""
+
+
+class CheckpointMismatch(TrainingError):
+    """A complete checkpoint exists, but belongs to another recipe, data set, device or model."""
+
+
+class NonFiniteLoss(TrainingError):
+    """The loss or its gradient is no longer a number."""
+
+
+class OutOfMemory(TrainingError):
+    """The device can't hold a training step."""

@@ -1,0 +1,144 @@
+"""The training loop: one function that reads top to bottom, and resumes at exactly the next step."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+
+from configs.recipe import TrainingRecipe
+from tasks.lora.adapter import trainable_weights
+from tasks.lora.batch import TokenRow, check_rows, micro_batches
+from tasks.lora.checkpoint import Progress
+from tasks.lora.errors import NonFiniteLoss, RowError
+from tasks.lora.loss import held_out_loss, summed_nll
+from tasks.lora.memory import memory_errors
+from tasks.lora.observer import StepRecord, TrainingObserver, TrainOutcome
+from tasks.lora.rng import private_rng
+from tasks.lora.sampler import step_batches, total_epochs, total_steps
+from tasks.lora.schedule import learning_rate_at
+from tasks.lora.snapshot import Snapshots, run_identity
+
+MAX_GRAD_NORM = 1.0
+_LOG = logging.getLogger(__name__)
+
+
+def train(  # noqa: PLR0913 - a recipe has many ingredients
+    model: PeftModel,
+    train_rows: Sequence[TokenRow],
+    held_out_rows: Sequence[TokenRow],
+    recipe: TrainingRecipe,
+    *,
+    pad_token_id: int,
+    checkpoints: Path,
+    data_fingerprint: str,
+    observer: TrainingObserver,
+    should_pause: Callable[[], bool],
+    checkpoint_interval: float = 60.0,
+) -> TrainOutcome:
+    """Train the adapter of `model` in place, from the newest complete checkpoint in `checkpoints` if there is one.
+
+    Saves every `checkpoint_interval` seconds, before pausing and at the end; asks `should_pause` between steps. On the
+    CPU, with the same torch and number of threads, an interrupted run gives the losses and weights of an uninterrupted
+    one bit for bit. Raises RowError, CheckpointMismatch, NonFiniteLoss or OutOfMemory (tasks.lora.errors).
+    """
+    # 1. Plan the run
+    if not train_rows:
+        raise RowError("there is no row to train on")
+    for rows in (train_rows, held_out_rows):
+        check_rows(rows, getattr(model.config, "max_position_embeddings", None))
+    last_step = total_steps(recipe, len(train_rows))
+    identity = run_identity(model, recipe, data_fingerprint, len(train_rows))
+    with private_rng(model.get_input_embeddings().weight.device, recipe.seed), memory_errors(recipe):
+        # 2. Make the optimizer; its learning rate is set at each step
+        optimizer = torch.optim.AdamW(trainable_weights(model).values(), weight_decay=0.0, fused=True)
+        # 3. Find out how far the run has come
+        snapshots = Snapshots(checkpoints, identity, model, optimizer)
+        saved, saved_at = snapshots.restore(_LOG.warning), time.monotonic()
+        progress = saved or Progress()
+        batches = step_batches(recipe, len(train_rows), progress.cursor)
+        observer.on_start(progress.cursor.step, last_step, total_epochs(recipe, len(train_rows)))
+        while True:
+            # 4. Between two steps: pause, evaluate, save, end
+            step = progress.cursor.step
+            evaluating = bool(held_out_rows) and _evaluation_due(progress, recipe, last_step)
+            pausing = (evaluating or step < last_step) and should_pause()
+            if evaluating and not pausing:
+                eval_loss = held_out_loss(model, held_out_rows, recipe.batch_size, pad_token_id)
+                progress = replace(progress, eval_step=step, eval_loss=eval_loss)
+                observer.on_evaluation(step, eval_loss)
+            ending = pausing or step >= last_step
+            if progress != saved and (ending or time.monotonic() - saved_at >= checkpoint_interval):
+                path = snapshots.save(progress)
+                saved, saved_at = progress, time.monotonic()
+                observer.on_checkpoint(step, path)
+            if ending:
+                final_loss = progress.eval_loss if progress.eval_step == last_step else None
+                return TrainOutcome(pausing, step, last_step, final_loss)
+            # 5. One optimizer step
+            row_ids, cursor = next(batches)
+            record = _optimizer_step(model, optimizer, train_rows, row_ids, progress, recipe, pad_token_id)
+            tokens_seen = progress.tokens_seen + record.tokens
+            progress = replace(progress, cursor=cursor, tokens_seen=tokens_seen, last_loss=record.loss)
+            observer.on_step(record)
+
+
+def _evaluation_due(progress: Progress, recipe: TrainingRecipe, last_step: int) -> bool:
+    step = progress.cursor.step
+    scheduled = recipe.eval_every is not None and step > 0 and step % recipe.eval_every == 0
+    return (scheduled or step == last_step) and progress.eval_step != step
+
+
+def _optimizer_step(
+    model: PeftModel,
+    optimizer: torch.optim.Optimizer,
+    rows: Sequence[TokenRow],
+    row_ids: list[int],
+    progress: Progress,
+    recipe: TrainingRecipe,
+    pad_token_id: int,
+) -> StepRecord:
+    """Read the rows `row_ids`, accumulate their gradient, update the adapter and return what happened.
+
+    The loss is the sum over all labelled tokens of the step divided by their number, so rows and micro-batches of
+    uneven length weigh what they hold.
+    """
+    started = time.perf_counter()
+    step, last_step = progress.cursor.step + 1, total_steps(recipe, len(rows))
+    learning_rate = learning_rate_at(step, last_step, recipe)
+    batches = micro_batches([rows[row] for row in row_ids], recipe.batch_size, pad_token_id)
+    labelled = sum(batch.labelled for batch in batches)
+    model.train()
+    optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    for batch in batches:
+        nll = summed_nll(model, batch.to(model.get_input_embeddings().weight.device))
+        torch.autograd.backward(nll / labelled)
+        total += nll.item()
+    loss = total / labelled
+    norm = torch.nn.utils.clip_grad_norm_(trainable_weights(model).values(), MAX_GRAD_NORM).item()
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise NonFiniteLoss(
+            f"step {step} gave loss {loss} and gradient norm {norm} at learning rate {learning_rate:.3g}: lower "
+            "learning_rate or raise warmup_ratio; if it is the first step, check the base model's weights"
+        )
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()
+    tokens, seconds = sum(batch.tokens for batch in batches), time.perf_counter() - started
+    return StepRecord(
+        step=step,
+        total_steps=last_step,
+        epoch=progress.cursor.epoch + 1,
+        loss=loss,
+        learning_rate=learning_rate,
+        grad_norm=norm,
+        tokens=tokens,
+        seconds=seconds,
+        tokens_per_second=tokens / seconds,
+        sample_ids=tuple(row_ids),
+    )

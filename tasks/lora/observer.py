@@ -1,0 +1,61 @@
+"""What the training loop tells the outside world, and what it gives back at its end."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One optimizer step: what went in and what came out."""
+
+    step: int
+    """Updates done, this one included."""
+    total_steps: int
+    epoch: int
+    """Pass over the rows, from 1."""
+    loss: float
+    """Mean negative log-likelihood in nats per labelled token, before the update, dropout on."""
+    learning_rate: float
+    grad_norm: float
+    """Euclidean norm of the whole gradient before clipping."""
+    tokens: int
+    """Tokens read, padding not counted."""
+    seconds: float
+    tokens_per_second: float
+    sample_ids: tuple[int, ...]
+    """Indices of the rows in the training set, in the sampler's order."""
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """How `train` ended: at the last step, or paused before it with a complete checkpoint on disk."""
+
+    paused: bool
+    step: int
+    total_steps: int
+    eval_loss: float | None
+    """Held-out loss after the last step; None when paused or without held-out rows."""
+
+
+class TrainingObserver(Protocol):
+    """Hears what happens, in order, between steps. Its methods should be quick and must not draw from torch's RNG.
+
+    An exception from one of them ends the run; it can be resumed from the last checkpoint.
+    """
+
+    def on_start(self, step: int, total_steps: int, total_epochs: int) -> None:
+        """Hear, before the first step, how many are done (more than 0 after a resume) and how many there are."""
+        ...
+
+    def on_step(self, record: StepRecord) -> None:
+        """Hear of a step. After a crash the steps since the last checkpoint come again, with the same numbers."""
+        ...
+
+    def on_evaluation(self, step: int, eval_loss: float) -> None:
+        """Hear of a held-out loss in nats per labelled token after `step` updates."""
+        ...
+
+    def on_checkpoint(self, step: int, path: Path) -> None:
+        """Hear that the folder `path` holds a complete checkpoint of `step`."""
+        ...

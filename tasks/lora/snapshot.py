@@ -1,0 +1,101 @@
+"""Takes the state of a live run between two steps, and puts a checkpoint's state back into it, exactly."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from configs.recipe import TrainingRecipe
+from tasks.lora.adapter import trainable_weights
+from tasks.lora.checkpoint import Progress, TrainingState, discard_newer, latest_checkpoint, save_checkpoint
+from tasks.lora.errors import CheckpointMismatch
+from tasks.lora.precision import base_dtype
+from tasks.lora.rng import restore_rng, rng_state
+
+
+def run_identity(model: PeftModel, recipe: TrainingRecipe, data_fingerprint: str, n_rows: int) -> dict[str, Any]:
+    """Return, as JSON values, what must be the same for a resumed run to go on bit for bit."""
+    # A subclass of the recipe says more (the job's name) than the numbers depend on.
+    fields = recipe.model_dump(mode="json", include=set(TrainingRecipe.model_fields))
+    return {f"recipe.{name}": value for name, value in fields.items()} | {
+        "data_fingerprint": data_fingerprint,
+        "rows": n_rows,
+        "device": model.get_input_embeddings().weight.device.type,
+        "base_dtype": str(base_dtype(model)),
+    }
+
+
+class Snapshots:
+    """Saves and restores one run: its adapter, optimizer and random state, in one folder of checkpoints."""
+
+    def __init__(
+        self, root: Path, identity: dict[str, Any], model: PeftModel, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self._root = root
+        self._identity = identity
+        self._weights = trainable_weights(model)
+        self._optimizer = optimizer
+        self._device: torch.device = model.get_input_embeddings().weight.device
+
+    def save(self, progress: Progress) -> Path:
+        """Write a checkpoint of the present state and return its folder."""
+        adapter = {name: weight.detach().cpu() for name, weight in self._weights.items()}
+        optimizer = {
+            f"{name}/{moment}": value.cpu()
+            for name, weight in self._weights.items()
+            for moment, value in self._optimizer.state[weight].items()
+        }
+        state = TrainingState(progress, self._identity, adapter, optimizer, rng_state(self._device))
+        return save_checkpoint(self._root, state)
+
+    def restore(self, log: Callable[[str], None]) -> Progress | None:
+        """Load the newest complete checkpoint, if there is one, and return how far it had come.
+
+        Raises CheckpointMismatch when it belongs to another run or can't be restored exactly.
+        """
+        checkpoint = latest_checkpoint(self._root, log)
+        if checkpoint is None:
+            discard_newer(self._root, -1)
+            return None
+        checkpoint.require_match(self._identity)
+        state = checkpoint.state
+        self._restore_weights(state.adapter)
+        self._restore_optimizer(state.optimizer, started=state.progress.cursor.step > 0)
+        restore_rng(self._device, state.rng)
+        discard_newer(self._root, state.progress.cursor.step)
+        return state.progress
+
+    def _restore_weights(self, saved: dict[str, Tensor]) -> None:
+        _require_same(saved, dict(self._weights), "adapter weights")
+        with torch.no_grad():
+            for name, weight in self._weights.items():
+                weight.copy_(saved[name])
+
+    def _restore_optimizer(self, saved: dict[str, Tensor], started: bool) -> None:
+        expected: dict[str, Tensor] = {}
+        if started:  # AdamW makes its state at the first step
+            for name, weight in self._weights.items():
+                expected |= {f"{name}/step": torch.zeros(()), f"{name}/exp_avg": weight, f"{name}/exp_avg_sq": weight}
+        _require_same(saved, expected, "optimizer state")
+        for key in expected:
+            name, _, part = key.rpartition("/")
+            weight = self._weights[name]
+            # A copy: the loaded tensors share the memory of the file's bytes.
+            self._optimizer.state[weight][part] = saved[key].clone().to(weight.device)
+
+
+def _require_same(saved: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Raise CheckpointMismatch unless names and shapes agree; copying would stretch a tensor of another shape."""
+    differing = sorted(
+        name
+        for name in saved.keys() | expected.keys()
+        if name not in saved or name not in expected or saved[name].shape != expected[name].shape
+    )
+    if differing:
+        raise CheckpointMismatch(
+            f"the checkpoint's {what} are not those of this model: {', '.join(differing[:3])}"
+            + (f" and {len(differing) - 3} more differ" if len(differing) > 3 else " differ")
+        )

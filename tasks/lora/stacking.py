@@ -1,0 +1,74 @@
+"""Fine-tuning a fine-tuned model: a new adapter on top of a frozen one, saved as one adapter on the base.
+
+Two low-rank updates of the same layer add up to one of the summed rank: s₁B₁A₁ + s₂B₂A₂ = [s₁B₁ s₂B₂] [A₁; A₂].
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+PARENT, TRAINED = "parent", "default"
+
+
+def stack_on_parent(model: PreTrainedModel, config: LoraConfig, folder: Path) -> PeftModel:
+    """Attach the adapter in `folder` frozen, and a new one of `config` beside it that alone learns."""
+    stacked = PeftModel.from_pretrained(model, str(folder), adapter_name=PARENT, autocast_adapter_dtype=True)
+    stacked.add_adapter(TRAINED, config, autocast_adapter_dtype=True)
+    stacked.base_model.set_adapter([PARENT, TRAINED])
+    for name, weight in stacked.named_parameters():
+        weight.requires_grad_(f".{TRAINED}." in name)
+    for layer in _lora_layers(stacked).values():
+        if PARENT in layer.lora_dropout:
+            # What is frozen must act as it will when it is served.
+            layer.lora_dropout[PARENT] = nn.Identity()
+    return stacked
+
+
+def is_stacked(model: PeftModel) -> bool:
+    """Return whether the model carries a frozen parent adapter."""
+    return PARENT in model.peft_config
+
+
+def stacked_adapter(model: PeftModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return configuration and tensors of one adapter, in peft's format, that acts as parent and trained together.
+
+    Its scale is 1 in every layer (alpha equals the rank); the adapters' own scales are in its second factors.
+    """
+    tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    for name, layer in _lora_layers(model).items():
+        present = [adapter for adapter in (PARENT, TRAINED) if adapter in layer.lora_A]
+        first = torch.cat([layer.lora_A[adapter].weight.float() for adapter in present], dim=0)
+        second = torch.cat(
+            [layer.lora_B[adapter].weight.float() * layer.scaling[adapter] for adapter in present], dim=1
+        )
+        tensors[f"{name}.lora_A.weight"] = first
+        tensors[f"{name}.lora_B.weight"] = second
+        ranks[name.removeprefix("base_model.model.")] = first.shape[0]
+    (common, _), *_ = Counter(ranks.values()).most_common(1)
+    others = {name: rank for name, rank in ranks.items() if rank != common}
+    trained: LoraConfig = model.peft_config[TRAINED]
+    config = trained.to_dict() | {
+        "r": common,
+        "lora_alpha": common,
+        "target_modules": sorted(set(_targets(model))),
+        "rank_pattern": others,
+        "alpha_pattern": others,
+    }
+    return config, tensors
+
+
+def _targets(model: PeftModel) -> Iterator[str]:
+    for adapter in (PARENT, TRAINED):
+        yield from model.peft_config[adapter].target_modules
+
+
+def _lora_layers(model: PeftModel) -> dict[str, LoraLayer]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}

@@ -1,0 +1,114 @@
+"""The API's client against the engine's real process."""
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+
+from api.engine.client import EngineClient, EngineRefused, EngineUnavailable
+from api.engine.schemas import EngineGenerateRequest
+from tests.api.engine.conftest import EngineProcess
+
+
+@pytest.fixture
+def request_body(tiny_llama_dir):
+    return EngineGenerateRequest(
+        weights=str(tiny_llama_dir), prompt="The future of", temperature=0, max_new_tokens=20, stop=["zzzz"]
+    )
+
+
+def run(url, work):
+    async def main():
+        async with EngineClient(url, timeout_seconds=30) as client:
+            return await work(client)
+
+    return asyncio.run(main())
+
+
+def test_generate_and_stream_agree(engine_process, request_body):
+    async def work(client):
+        whole = await client.generate(request_body)
+        events = [event async for event in client.stream(request_body)]
+        return whole, events, await client.health()
+
+    whole, events, health = run(engine_process.url, work)
+    assert whole.text == "The future of" + whole.continuation
+    assert "".join(event.get("text", "") for event in events) == whole.continuation
+    assert events[-1]["done"] is True
+    assert events[-1]["generated_tokens"] == whole.generated_tokens
+    assert health.status == "ok"
+
+
+def test_errors_keep_their_code(engine_process, request_body):
+    async def work(client):
+        request = request_body.model_copy(update={"max_length": 1, "max_new_tokens": None})
+        with pytest.raises(EngineRefused) as refused:
+            await client.generate(request)
+        with pytest.raises(EngineRefused) as refused_stream:
+            await anext(client.stream(request))
+        return refused.value, refused_stream.value
+
+    for error in run(engine_process.url, work):
+        assert (error.status, error.code) == (422, "prompt_too_long")
+        assert "max_length" in error.message
+
+
+@pytest.fixture
+def endless_request(request_body, endless_llama_dir):
+    changes = {"weights": str(endless_llama_dir), "max_new_tokens": 100_000, "stop": []}
+    return request_body.model_copy(update=changes)
+
+
+def test_leaving_a_stream_cancels_the_generation(engine_process, endless_request):
+    async def work(client):
+        stream = client.stream(endless_request)
+        await anext(stream)
+        await stream.aclose()
+        for _ in range(100):
+            if (await client.health()).running == 0:
+                return True
+            await asyncio.sleep(0.01)
+        return False
+
+    assert run(engine_process.url, work)
+
+
+def test_many_at_once_on_one_client(engine_process, request_body):
+    async def work(client):
+        return await asyncio.gather(*(client.generate(request_body) for _ in range(30)))
+
+    answers = run(engine_process.url, work)
+    assert len({answer.text for answer in answers}) == 1
+
+
+def test_an_engine_that_is_not_running_is_unavailable(request_body):
+    async def work(client):
+        with pytest.raises(EngineUnavailable, match="not running"):
+            await client.generate(request_body)
+        with pytest.raises(EngineUnavailable, match="not running"):
+            await anext(client.stream(request_body))
+        with pytest.raises(EngineUnavailable, match="not running"):
+            await client.health()
+
+    run("http://127.0.0.1:9", work)
+
+
+def test_an_engine_that_dies_in_the_middle_is_unavailable(tiny_models_dir, data_dir, endless_request):
+    engine = EngineProcess(tiny_models_dir, data_dir)
+
+    async def work(client):
+        stream = client.stream(endless_request)
+        await anext(stream)
+        engine.process.kill()
+        with pytest.raises(EngineUnavailable, match="in the middle"):
+            async for _ in stream:
+                pass
+
+    run(engine.url, work)
+    engine.process.wait(10)
+
+
+def test_the_client_imports_no_torch():
+    code = "import sys, api.engine.client, api.engine.schemas; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,66 @@
+"""Requests made from our OpenAPI document, right and wrong ones, get the documented answers."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.platform_process import free_ports
+
+CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
+EXAMPLES_PER_OPERATION = 40
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, tiny_models_dir):
+    """The API's own process; the other parts are not there, which is one of the documented answers."""
+    ports = dict(zip(("API", "PREFECT", "MLFLOW", "ENGINE"), free_ports(4), strict=True))
+    environment = {
+        "LLM_PLATFORM_DATA_DIR": str(tmp_path_factory.mktemp("data")),
+        "LLM_PLATFORM_LOCAL_MODELS_DIR": str(tiny_models_dir),
+        "LLM_PLATFORM_ALLOW_HUB": "false",
+        **{f"LLM_PLATFORM_{part}_PORT": str(port) for part, port in ports.items()},
+    }
+    started = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", "api.server"], env=environment)
+    url = f"http://localhost:{ports['API']}/api"
+    while True:
+        try:
+            httpx.get(f"{url}/health")
+            break
+        except httpx.TransportError:
+            assert process.poll() is None
+            assert time.monotonic() - started < 60
+            time.sleep(0.1)
+    httpx.post(f"{url}/models", json={"name": "Tiny", "base_model": "tiny-llama"}).raise_for_status()
+    yield url
+    process.terminate()
+    process.wait(20)
+
+
+def test_every_answer_is_as_documented(server):
+    program = Path(sys.executable).with_name("schemathesis")
+    command = [
+        str(program),
+        "--config-file",
+        str(CONFIGURATION),
+        "run",
+        f"{server}/openapi.json",
+        "--checks",
+        "all",
+        "--seed",
+        "1",
+        "--workers",
+        "2",
+    ]
+    run = subprocess.run(
+        [*command, "--max-examples", str(EXAMPLES_PER_OPERATION), "--no-color"],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-20_000:]

@@ -1,0 +1,76 @@
+"""Engines, adapters and reference answers for the tests of inference."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tasks.inference.engine import Engine, GenerationRequest, ModelRef
+from tests.tasks.inference.adapters import save_adapter
+
+PROMPT = "The quick brown fox"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny products are faster on one thread, and threads that wait for each other slow the tests beside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def adapters_dir(tiny_llama_dir, tiny_gpt2_dir, tmp_path_factory):
+    """Adapters `llama-1` and `llama-2` of the tiny Llama and `gpt2-1` of the tiny GPT-2."""
+    folder = tmp_path_factory.mktemp("adapters")
+    save_adapter(tiny_llama_dir, folder / "llama-1", seed=1)
+    save_adapter(tiny_llama_dir, folder / "llama-2", seed=2, rank=2)
+    save_adapter(tiny_gpt2_dir, folder / "gpt2-1", seed=3)
+    return folder
+
+
+@pytest.fixture
+def make_engine():
+    """Build engines that are closed after the test."""
+    engines = []
+
+    def make(budget: int = 10_000_000, concurrency: int = 8, queue_length: int = 256) -> Engine:
+        engine = Engine(torch.float32, torch.device("cpu"), budget, concurrency, queue_length)
+        engines.append(engine)
+        return engine
+
+    yield make
+    closed = [engine.close() for engine in engines]
+    assert all(closed)
+
+
+def prompt_ids(folder: Path, prompt: str = PROMPT):
+    return AutoTokenizer.from_pretrained(folder)(prompt)["input_ids"]
+
+
+def greedy(weights: Path, adapter: Path | None = None, max_new_tokens: int = 20, **options) -> GenerationRequest:
+    """A greedy request without end token: exactly `max_new_tokens` come back."""
+    ids = options.pop("ids", None) or prompt_ids(weights)
+    return GenerationRequest(ModelRef(weights, adapter), ids, max_new_tokens, temperature=0.0, **options)
+
+
+def reference(request: GenerationRequest):
+    """What transformers' own `generate` answers to a greedy request."""
+    model = AutoModelForCausalLM.from_pretrained(request.model.weights, dtype=torch.float32)
+    if request.model.adapter is not None:
+        model = PeftModel.from_pretrained(model, request.model.adapter)
+    ids = torch.tensor([request.prompt_ids])
+    output = model.eval().generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=request.max_new_tokens,
+        min_new_tokens=None,
+        eos_token_id=sorted(request.eos_token_ids) or [model.config.vocab_size + 1],
+        pad_token_id=0,
+        repetition_penalty=request.repetition_penalty,
+    )
+    return output[0, ids.shape[1] :].tolist()

@@ -1,0 +1,176 @@
+"""The engine against transformers' own generate, alone and with company; its limits, cancels and failures."""
+
+import shutil
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from tasks.inference.engine import GenerationRequest, ModelRef
+from tasks.inference.errors import EngineBusy, EngineClosed, PromptTooLong, WeightsError
+from tasks.inference.loading import end_token_ids, load_tokenizer
+from tests.tasks.inference.conftest import greedy, prompt_ids, reference
+
+LONG = 200
+
+
+def wait_until(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("adapter", [None, "1"])
+@pytest.mark.parametrize("model", ["llama", "gpt2"])
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_greedy_equals_transformers(make_engine, tiny_models_dir, adapters_dir, model, adapter, penalty):
+    weights = tiny_models_dir / f"tiny-{model}"
+    request = greedy(weights, adapter and adapters_dir / f"{model}-{adapter}", 40, repetition_penalty=penalty)
+    assert make_engine().generate(request) == reference(request)
+
+
+def test_a_prompt_read_in_pieces_gives_the_same_answer(make_engine, tiny_llama_dir, monkeypatch):
+    monkeypatch.setattr("tasks.inference.decoding.PREFILL_TOKENS", 7)
+    request = greedy(tiny_llama_dir, ids=prompt_ids(tiny_llama_dir) * 4)
+    assert make_engine().generate(request) == reference(request)
+
+
+def test_the_end_token_ends_the_answer_and_is_not_part_of_it(make_engine, tiny_llama_dir):
+    engine = make_engine()
+    free = greedy(tiny_llama_dir)
+    answer = engine.generate(free)
+    end = answer[-1]
+    ended = replace(free, eos_token_ids={end})
+    generation = engine.submit(ended)
+    assert generation.result(10) == answer[: answer.index(end)]
+    assert generation.finish_reason == "stop"
+    assert [*generation.tokens, end] == reference(ended)
+
+
+def test_the_seed_decides_the_answer_whatever_else_runs(make_engine, tiny_llama_dir, adapters_dir):
+    engine = make_engine()
+    ids = prompt_ids(tiny_llama_dir)
+
+    def seeded(seed, adapter=None):
+        return GenerationRequest(ModelRef(tiny_llama_dir, adapter), ids, 40, temperature=1.0, top_p=0.95, seed=seed)
+
+    alone = engine.generate(seeded(11))
+    others = [engine.submit(seeded(seed, adapters_dir / "llama-1" if seed % 2 else None)) for seed in range(6)]
+    crowded = engine.submit(seeded(11))
+    assert crowded.result(20) == alone
+    answers = [other.result(20) for other in others]
+    assert len({tuple(answer) for answer in [*answers, alone]}) == 7
+    unseeded = {tuple(engine.generate(replace(seeded(11), seed=None))) for _ in range(2)}
+    assert len(unseeded) == 2
+
+
+def test_base_and_two_adapters_at_the_same_time(make_engine, tiny_llama_dir, adapters_dir):
+    engine = make_engine()
+    kinds = [None, adapters_dir / "llama-1", adapters_dir / "llama-2"]
+    requests = [greedy(tiny_llama_dir, adapter, 30) for adapter in kinds]
+    expected = [reference(request) for request in requests]
+    assert len({tuple(answer) for answer in expected}) == 3
+    generations = [engine.submit(requests[index % 3]) for index in range(12)]
+    assert [generation.result(30) for generation in generations] == expected * 4
+    (model,) = engine.stats().models
+    assert model.adapters == [str(kinds[1]), str(kinds[2])]
+
+
+def test_a_short_request_overtakes_a_long_one(make_engine, tiny_llama_dir):
+    engine = make_engine()
+    long = engine.submit(greedy(tiny_llama_dir, max_new_tokens=LONG))
+    next(iter(long))
+    engine.generate(greedy(tiny_llama_dir, max_new_tokens=3))
+    assert not long.done
+    assert len(long.result(30)) == LONG
+
+
+def test_cancelling_frees_the_place(make_engine, tiny_llama_dir):
+    engine = make_engine(concurrency=1)
+    running = engine.submit(greedy(tiny_llama_dir, max_new_tokens=LONG))
+    next(iter(running))
+    waiting = engine.submit(greedy(tiny_llama_dir, max_new_tokens=LONG))
+    after = engine.submit(greedy(tiny_llama_dir, max_new_tokens=3))
+    assert (engine.stats().running, engine.stats().waiting) == (1, 2)
+    waiting.cancel()
+    running.cancel()
+    produced = len(running.tokens)
+    assert len(after.result(10)) == 3
+    assert (running.finish_reason, waiting.finish_reason) == ("cancelled", "cancelled")
+    assert len(running.result()) <= produced + 1 < LONG
+    assert waiting.result() == []
+
+
+def test_a_full_line_refuses_more(make_engine, tiny_llama_dir):
+    engine = make_engine(concurrency=1, queue_length=2)
+    taken = [engine.submit(greedy(tiny_llama_dir, max_new_tokens=LONG)) for _ in range(3)]
+    with pytest.raises(EngineBusy):
+        engine.submit(greedy(tiny_llama_dir))
+    for generation in taken:
+        generation.cancel()
+    wait_until(lambda: engine.stats().running + engine.stats().waiting == 0)
+    assert engine.generate(greedy(tiny_llama_dir, max_new_tokens=2))
+
+
+def test_the_context_is_the_limit(make_engine, tiny_gpt2_dir):
+    engine = make_engine()
+    with pytest.raises(PromptTooLong, match=r"130 tokens.*128"):
+        engine.submit(greedy(tiny_gpt2_dir, ids=[1] * 130))
+    with pytest.raises(PromptTooLong):
+        engine.submit(greedy(tiny_gpt2_dir, ids=[1] * 128))
+    generation = engine.submit(greedy(tiny_gpt2_dir, max_new_tokens=1000, ids=[1] * 120))
+    assert len(generation.result(10)) == 8
+    assert generation.finish_reason == "length"
+
+
+def test_a_failure_to_load_is_the_requests_own(make_engine, tiny_llama_dir, adapters_dir, tmp_path):
+    engine = make_engine()
+    damaged = shutil.copytree(tiny_llama_dir, tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(WeightsError, match="damaged"):
+        engine.submit(greedy(damaged)).result(10)
+    with pytest.raises(WeightsError, match=r"config\.json is missing"):
+        engine.submit(greedy(tmp_path / "absent", ids=[1]))
+    running = engine.submit(greedy(tiny_llama_dir, max_new_tokens=60))
+    for adapter in (tmp_path / "absent", adapters_dir / "gpt2-1"):
+        with pytest.raises(WeightsError):
+            engine.submit(greedy(tiny_llama_dir, adapter)).result(10)
+    assert running.result(10) == reference(running.request)
+    assert engine.generate(greedy(tiny_llama_dir, adapters_dir / "llama-1", 5))
+
+
+def test_ids_outside_the_vocabulary_are_refused(make_engine, tiny_llama_dir):
+    with pytest.raises(ValueError, match="vocabulary"):
+        make_engine().submit(greedy(tiny_llama_dir, ids=[1_000_000]))
+
+
+def test_a_listener_hears_every_token_and_the_end(make_engine, tiny_llama_dir):
+    heard: list[int | None] = []
+    over = threading.Event()
+
+    def listen(token_id):
+        heard.append(token_id)
+        if token_id is None:
+            over.set()
+
+    generation = make_engine().submit(greedy(tiny_llama_dir), listen)
+    assert over.wait(10)
+    assert heard == [*generation.result(), None] == [*list(generation), None]
+
+
+def test_closing_cancels_and_refuses(make_engine, tiny_llama_dir):
+    engine = make_engine()
+    generation = engine.submit(greedy(tiny_llama_dir, max_new_tokens=LONG))
+    next(iter(generation))
+    assert engine.close()
+    assert generation.finish_reason == "cancelled"
+    with pytest.raises(EngineClosed):
+        engine.submit(greedy(tiny_llama_dir))
+
+
+def test_the_models_own_end_tokens(make_engine, tiny_llama_dir):
+    request = greedy(tiny_llama_dir, eos_token_ids=end_token_ids(tiny_llama_dir, load_tokenizer(tiny_llama_dir)))
+    answer = make_engine().generate(request)
+    assert reference(request)[: len(answer)] == answer
