@@ -1,0 +1,111 @@
+"""The parts of the platform: what each one runs, and how to tell that it is ready."""
+
+import http.client
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from configs.settings import Settings
+
+WORK_POOLS = ("training", "evaluation")
+"""The work pools of prefect.yaml, each served by the worker."""
+PROBE_TIMEOUT_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process of the platform."""
+
+    name: str
+    command: tuple[str, ...]
+    ready: Callable[[datetime], bool]
+    """Whether the part serves, given when it was started; raises OSError while it can't be reached."""
+    stops_first: bool = True
+    """Parts that use others stop before them."""
+    orphan_signal: str = "SIGKILL"
+    """What it gets should the process supervisor be killed."""
+    stop_seconds: int = 5
+    """Time to leave after SIGTERM."""
+
+
+def fetch(host: str, port: int, path: str, body: object | None = None, timeout: float = PROBE_TIMEOUT_SECONDS) -> Any:
+    """Return the JSON answer of a GET (or a POST, given a body); None for any status but 200."""
+    connection = http.client.HTTPConnection(host, port, timeout=timeout)
+    try:
+        if body is None:
+            connection.request("GET", path)
+        else:
+            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        text = response.read()
+        if response.status != http.client.OK:
+            return None
+        is_json = "json" in response.getheader("Content-Type", "")
+        return json.loads(text) if is_json else text.decode(errors="replace")
+    except http.client.HTTPException as error:
+        raise ConnectionError(str(error)) from error
+    finally:
+        connection.close()
+
+
+def answers(host: str, port: int, path: str) -> Callable[[datetime], bool]:
+    """Return a probe that is true once a GET of the path answers 200."""
+
+    def probe(_started: datetime) -> bool:
+        return fetch(host, port, path) is not None
+
+    return probe
+
+
+def worker_online(host: str, port: int) -> Callable[[datetime], bool]:
+    """Return a probe that is true once every work pool has a worker whose heartbeat is newer than its start."""
+
+    def probe(started: datetime) -> bool:
+        for pool in WORK_POOLS:
+            workers = fetch(host, port, f"/api/work_pools/{pool}/workers/filter", {})
+            if not isinstance(workers, list):
+                return False
+            heartbeats = [datetime.fromisoformat(worker["last_heartbeat_time"]) for worker in workers]
+            if not any(heartbeat.astimezone(UTC) >= started for heartbeat in heartbeats):
+                return False
+        return True
+
+    return probe
+
+
+def platform_parts(settings: Settings) -> list[Part]:
+    """Return the parts of the whole platform."""
+    host, python = settings.connect_host, sys.executable
+    mlflow_options = ("--host", settings.host, "--port", str(settings.mlflow_port), "--log-level", "warning")
+    return [
+        Part(
+            "prefect",
+            (python, "-m", "flows.prefect_server"),
+            answers(host, settings.prefect_port, "/api/health"),
+            stops_first=False,
+        ),
+        Part(
+            "mlflow",
+            # Without MLflow's own command, which only starts this one, after importing as much again.
+            (python, "-m", "uvicorn", "mlflow.server.fastapi_app:app", *mlflow_options),
+            # Not /health: that answers before the tables exist.
+            answers(host, settings.mlflow_port, "/api/2.0/mlflow/experiments/search?max_results=1"),
+            stops_first=False,
+        ),
+        Part(
+            "worker",
+            (python, "-m", "flows.worker"),
+            worker_online(host, settings.prefect_port),
+            orphan_signal="SIGTERM",  # its runs get time to write their checkpoints
+            stop_seconds=12,
+        ),
+        Part(
+            "engine",
+            (python, "-m", "api.engine.server"),
+            answers("127.0.0.1", settings.engine_port, "/health"),
+        ),
+        Part("api", (python, "-m", "api.server"), answers(host, settings.api_port, "/api/health")),
+    ]

@@ -1,0 +1,131 @@
+"""The process supervisor's configuration, its start, and what its log says happened to the parts."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from api.supervision import launch
+from api.supervision.parts import Part
+
+MEGABYTE = 1024**2
+START_SECONDS = 5
+"""A part that ends sooner failed to start, and is tried again `START_RETRIES` times."""
+START_RETRIES = 3
+
+_SPAWNED = re.compile(r"spawned: '(?P<part>[^']+)' with pid (?P<pid>\d+)")
+_EXITED = re.compile(r"exited: (?P<part>\S+) \((?P<how>.+); (?:not )?expected\)")
+_GAVE_UP = re.compile(r"gave up: (?P<part>\S+) entered FATAL state")
+
+
+@dataclass(frozen=True)
+class Spawned:
+    """A part's process was started."""
+
+    part: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class Exited:
+    """A part's process ended without having been told to."""
+
+    part: str
+    how: str
+    """`exit code 1` or `killed by SIGKILL`."""
+
+
+@dataclass(frozen=True)
+class GaveUp:
+    """A part failed to start too often."""
+
+    part: str
+
+
+Event = Spawned | Exited | GaveUp
+
+
+def configuration(parts: Sequence[Part], run_dir: Path, logs_dir: Path) -> str:
+    """Return a supervisord.conf that starts every part at once, restarts those that end, and rotates their logs."""
+    sections = [
+        "[supervisord]",
+        "nodaemon = true",
+        "silent = true",
+        f"logfile = {_escaped(str(run_dir / 'supervisord.log'))}",
+        "logfile_maxbytes = 0",
+        f"pidfile = {_escaped(str(run_dir / 'supervisord.pid'))}",
+    ]
+    for part in parts:
+        command = [*_launcher(part.orphan_signal, "leader"), *part.command]
+        sections += [
+            "",
+            f"[program:{part.name}]",
+            f"command = {_escaped(shlex.join(command))}",
+            "autorestart = true",
+            f"startsecs = {START_SECONDS}",
+            f"startretries = {START_RETRIES}",
+            f"stopwaitsecs = {part.stop_seconds}",
+            "killasgroup = true",
+            "redirect_stderr = true",
+            f"stdout_logfile = {_escaped(str(logs_dir / part.name))}.log",
+            f"stdout_logfile_maxbytes = {10 * MEGABYTE}",
+            "stdout_logfile_backups = 3",
+        ]
+    # Groups stop one after the other, the highest priority first; the parts of a group stop together.
+    for name, stops_first, priority in (("users", True, 20), ("used", False, 10)):
+        members = [part.name for part in parts if part.stops_first is stops_first]
+        if members:
+            sections += ["", f"[group:{name}]", f"programs = {','.join(members)}", f"priority = {priority}"]
+    return "\n".join(sections) + "\n"
+
+
+def start(
+    parts: Sequence[Part], run_dir: Path, logs_dir: Path, environment: Mapping[str, str], lock: IO[str]
+) -> subprocess.Popen[bytes]:
+    """Start the supervisor in a session of its own, so that Ctrl-C reaches `up` alone.
+
+    It ends, after stopping its parts, when this process does. It gets the environment, not the configuration,
+    because that holds passwords of databases; and the lock as its input, which it keeps open but never reads.
+    """
+    for folder in (run_dir, logs_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+    (run_dir / "supervisord.log").write_bytes(b"")
+    file = run_dir / "supervisord.conf"
+    file.write_text(configuration(parts, run_dir, logs_dir))
+    command = [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(file)]
+    with (logs_dir / "supervisord.log").open("wb") as output:
+        return subprocess.Popen(
+            [*_launcher("SIGTERM", str(os.getpid())), *command],
+            stdin=lock,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=run_dir,
+            env=dict(environment),
+            start_new_session=True,
+        )
+
+
+def read_events(lines: Iterator[str]) -> Iterator[Event]:
+    """Yield what the supervisor's log lines say happened to the parts."""
+    for line in lines:
+        if found := _SPAWNED.search(line):
+            yield Spawned(found["part"], int(found["pid"]))
+        elif found := _EXITED.search(line):
+            how = found["how"].replace("exit status", "exit code").replace("terminated by", "killed by")
+            yield Exited(found["part"], how)
+        elif found := _GAVE_UP.search(line):
+            yield GaveUp(found["part"])
+
+
+def _launcher(signal_name: str, parent: str) -> list[str]:
+    return [sys.executable, "-IS", launch.__file__, signal_name, parent, "--"]
+
+
+def _escaped(text: str) -> str:
+    """`%` starts an expansion in the configuration."""
+    return text.replace("%", "%%")

@@ -1,0 +1,85 @@
+"""Run this machine's worker: register the deployments, then run each work pool's flow runs, one at a time."""
+
+import argparse
+import logging
+import signal
+from pathlib import Path
+
+import anyio
+from prefect.client.orchestration import get_client
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_WORKER_PREFETCH_SECONDS,
+    PREFECT_WORKER_QUERY_SECONDS,
+    temporary_settings,
+)
+
+from configs.settings import get_settings
+from flows.deployments import DEPLOYMENTS_FILE, apply_deployments, ensure_work_pools, outdated, read_specs
+from flows.worker.warm_start import prepare_forkserver, run_warm, stop_forkserver
+from flows.worker.warm_worker import HEARTBEAT_SECONDS, POLL_SECONDS, WarmWorker
+
+PATIENCE_SECONDS = 8.0
+"""A server that takes longer is making its tables: time enough to warm up, which else waits for it to start."""
+
+_logger = logging.getLogger("prefect.worker.warm")
+
+
+async def _until_server_answers() -> None:
+    async with get_client() as client:
+        while await client.api_healthcheck() is not None:
+            await anyio.sleep(0.2)
+
+
+async def work(deployments_file: Path) -> None:
+    """Register the deployments, then serve their work pools until SIGTERM or SIGINT."""
+    specs = read_specs(deployments_file)
+    modules = [spec.module for spec in specs]
+    async with anyio.create_task_group() as group:
+        group.start_soon(_stop_on_signal, group.cancel_scope)
+        with anyio.move_on_after(PATIENCE_SECONDS) as patience:
+            await _until_server_answers()
+        if patience.cancelled_caught:
+            prepare_forkserver(modules)
+            await _until_server_answers()
+        async with get_client() as client:
+            await ensure_work_pools(client, specs)
+            if await outdated(client, specs):
+                prepare_forkserver(modules)
+                await run_warm(apply_deployments, specs)
+        for pool in sorted({spec.work_pool for spec in specs}):
+            worker = WarmWorker(
+                pool, name=pool, limit=1, heartbeat_interval_seconds=HEARTBEAT_SECONDS, prefetch_seconds=0
+            )
+            group.start_soon(worker.serve)
+        prepare_forkserver(modules)
+
+
+async def _stop_on_signal(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            _logger.info("%s: stopping", number.name)
+            scope.cancel()
+            return
+
+
+def main() -> None:
+    """Run the worker of this machine."""
+    parser = argparse.ArgumentParser(prog="python -m flows.worker", description=__doc__)
+    parser.add_argument("--deployments", type=Path, default=DEPLOYMENTS_FILE, help="a prefect.yaml")
+    arguments = parser.parse_args()
+    with temporary_settings(
+        {
+            PREFECT_API_URL: get_settings().prefect_api_url,
+            PREFECT_WORKER_QUERY_SECONDS: POLL_SECONDS,
+            PREFECT_WORKER_PREFETCH_SECONDS: 0,
+        }
+    ):
+        try:
+            anyio.run(work, arguments.deployments)
+        finally:
+            stop_forkserver()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The worker against a real Prefect server: warm runs, cancellation, crashes, and nothing left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from api.supervision.environment import platform_environment
+from api.supervision.parts import worker_online
+from configs.settings import Settings
+from tests.api.supervision.test_preflight import free_port
+from tests.api.supervision.test_watch import alive
+
+REPOSITORY = Path(__file__).parents[2]
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"not so within {seconds} s")
+
+
+class Prefect:
+    """A running server, seen through its REST API."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self.folder = free_port(), folder
+        settings = Settings(data_dir=folder, prefect_port=self.port)
+        self.environment = platform_environment(settings, {**os.environ, "PYTHONPATH": str(REPOSITORY)})
+        self.client = httpx.Client(base_url=settings.prefect_api_url, timeout=60)
+
+    def spawn(self, *arguments: str) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{arguments[0]}.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                env=self.environment,
+                cwd=self.folder,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def start_worker(self) -> subprocess.Popen[bytes]:
+        started = datetime.now(UTC)
+        process = self.spawn("flows.worker", "--deployments", str(Path(__file__).with_name("sample_prefect.yaml")))
+        online = worker_online("127.0.0.1", self.port)
+        until(lambda: online(started), seconds=90)
+        return process
+
+    def deployment(self, name: str) -> Any:
+        return self.client.get(f"/deployments/name/{name}/{name}").json()
+
+    def create(self, name: str, **parameters: Any) -> Any:
+        path = f"/deployments/{self.deployment(name)['id']}/create_flow_run"
+        answer = self.client.post(path, json={"parameters": parameters, "state": {"type": "SCHEDULED"}})
+        return answer.json()["id"]
+
+    def state(self, run: str) -> Any:
+        return self.client.get(f"/flow_runs/{run}").json()["state"]["type"]
+
+    def ended(self, run: str, seconds: float = 60) -> Any:
+        return until(lambda: (state := self.state(run)) in FINAL and state, seconds)
+
+    def logged(self, run: str) -> list[str]:
+        filters = {"logs": {"flow_run_id": {"any_": [run]}}}
+        return [log["message"] for log in self.client.post("/logs/filter", json=filters).json()]
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
+    server = Prefect(tmp_path_factory.mktemp("prefect"))
+    process = server.spawn("flows.prefect_server")
+
+    def healthy() -> bool:
+        try:
+            return server.client.get("/health").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    try:
+        until(healthy, seconds=90)
+        yield server
+    finally:
+        server.client.close()
+        process.terminate()
+        process.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def worker(prefect: Prefect) -> Iterator[subprocess.Popen[bytes]]:
+    process = prefect.start_worker()
+    yield process
+    process.terminate()
+    process.wait(timeout=20)
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_run_completes_in_a_warm_process_and_its_log_arrives(prefect: Prefect, tmp_path: Path):
+    run = prefect.create("report", folder=str(tmp_path))
+    assert prefect.ended(run) == "COMPLETED"
+    assert (tmp_path / "warm").read_text() == "True"
+    until(lambda: "warm: True, leads its session: True" in prefect.logged(run))
+
+
+@pytest.mark.usefixtures("worker")
+def test_deployments_are_registered_with_schema_and_an_inactive_schedule(prefect: Prefect):
+    report, die = prefect.deployment("report"), prefect.deployment("die")
+    assert report["work_pool_name"] == "training"
+    assert report["entrypoint"] == "tests.flows.sample_flows.report"
+    assert report["parameters"] == {"folder": "/nowhere"}
+    assert report["parameter_openapi_schema"]["required"] == ["folder"]
+    assert [schedule["active"] for schedule in die["schedules"]] == [False]
+
+
+@pytest.mark.usefixtures("worker")
+def test_cancelling_ends_the_process_within_seconds(prefect: Prefect, tmp_path: Path):
+    run = prefect.create("wait", folder=str(tmp_path))
+    pid = int(until((tmp_path / "pid").exists) and (tmp_path / "pid").read_text())
+    cancelled = time.monotonic()
+    prefect.client.post(f"/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLING"}})
+    assert prefect.ended(run) == "CANCELLED"
+    until(lambda: not psutil.pid_exists(pid))
+    assert time.monotonic() - cancelled < 15
+    assert (tmp_path / "left").read_text() == "in order"
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_killed_run_is_crashed(prefect: Prefect):
+    assert prefect.ended(prefect.create("die")) == "CRASHED"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_ended_worker_leaves_no_process_and_its_run_may_leave_in_order(
+    prefect: Prefect, worker: subprocess.Popen[bytes], tmp_path: Path, number: signal.Signals
+):
+    started = worker if worker.poll() is None else prefect.start_worker()
+    prefect.create("wait", folder=str(tmp_path))
+    until((tmp_path / "pid").exists)
+    family = psutil.Process(started.pid).children(recursive=True)
+    assert len(family) == 3  # the forkserver, its resource tracker, the run
+    started.send_signal(number)
+    started.wait(timeout=15)
+    until(lambda: not alive(family), seconds=15)
+    assert (tmp_path / "left").read_text() == "in order"
