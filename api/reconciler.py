@@ -110,8 +110,7 @@ class Reconciler:
 
     def _mark_submitted(self, kind: type[Repository], record_id: int, flow_run_id: str) -> None:
         with self._database.transaction() as session:
-            record = kind(session).get(record_id)
-            assert record is not None
+            record = kind(session).require(record_id)
             record.flow_run_id = flow_run_id
 
     def _mirror(self, kind: type[Repository], runs: Iterable[FlowRun]) -> None:

@@ -15,6 +15,8 @@ from requests.exceptions import RequestException
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0
+# Which of its views MLflow's UI opens an experiment in: training runs, rather than chat traces.
+EXPERIMENT_KIND = "mlflow.experimentKind"
 # MLflow's server refuses larger batches.
 METRICS_PER_BATCH = 1000
 MAX_PARAM_LENGTH = 6000
@@ -69,7 +71,7 @@ class TrackedRun:
         if experiment is not None:
             return str(experiment.experiment_id)
         try:
-            return str(self.client.create_experiment(name))
+            return str(self.client.create_experiment(name, tags={EXPERIMENT_KIND: "custom_model_development"}))
         except MlflowException:
             # Another process was first.
             experiment = self.client.get_experiment_by_name(name)

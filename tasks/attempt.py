@@ -120,16 +120,14 @@ def _exclusive(path: Path) -> Iterator[TextIO]:
 def _record_begin(database: Database, job_id: int) -> None:
     with database.transaction() as session:
         jobs = TrainingJobRepository(session)
-        job = jobs.get(job_id)
-        assert job is not None
+        job = jobs.require(job_id)
         jobs.begin_attempt(job, socket.gethostname(), os.getpid())
 
 
 def _record_end(database: Database, job_id: int) -> None:
     with database.transaction() as session:
         jobs = TrainingJobRepository(session)
-        job = jobs.get(job_id)
-        assert job is not None
+        job = jobs.require(job_id)
         jobs.end_attempt(job)
 
 
@@ -154,8 +152,7 @@ def _open_stores(attempt: Attempt) -> None:
 
     attempt.run = until_available(open_run, attempt.log.line, "open the job's run")
     with attempt.database.transaction() as session:
-        job = TrainingJobRepository(session).get(attempt.job_id)
-        assert job is not None
+        job = TrainingJobRepository(session).require(attempt.job_id)
         job.mlflow_run_id = attempt.run.run_id
     create_link_artifact(
         attempt.run.url, link_text=f"MLflow run of training job {attempt.job_id}", key=f"mlflow-job-{attempt.job_id}"

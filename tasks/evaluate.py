@@ -137,8 +137,7 @@ def _open_run(context: EvaluationContext, uid: str, flow_run_id: str) -> Tracked
     )
     run.log_params({**context.parameters.model_dump(), "base_model": context.model.base_model})
     with context.database.transaction() as session:
-        evaluation = EvaluationRepository(session).get(context.evaluation_id)
-        assert evaluation is not None
+        evaluation = EvaluationRepository(session).require(context.evaluation_id)
         evaluation.mlflow_run_id = run.run_id
     return run
 
@@ -220,8 +219,7 @@ def publish(context: EvaluationContext, measured: Measured) -> None:
     until_available(log, context.logger.info, "take the metrics")
     with context.database.transaction() as session:
         evaluations = EvaluationRepository(session)
-        evaluation = evaluations.get(context.evaluation_id)
-        assert evaluation is not None
+        evaluation = evaluations.require(context.evaluation_id)
         evaluations.record_metrics(evaluation, measured.metrics)
 
 

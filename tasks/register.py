@@ -100,7 +100,6 @@ def _add_model(attempt: Attempt, adapter: Path, version: RegisteredVersion) -> i
                 training_job_id=attempt.job_id,
             )
         )
-        job = TrainingJobRepository(session).get(attempt.job_id)
-        assert job is not None
+        job = TrainingJobRepository(session).require(attempt.job_id)
         job.output_model_id = model.id
         return model.id

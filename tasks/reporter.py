@@ -145,7 +145,7 @@ class Reporter:
             return
         try:
             with self._database.transaction() as session:
-                job = TrainingJobRepository(session).get(self._job_id)
+                job = TrainingJobRepository(session).require(self._job_id)
                 for name, value in snapshot.items():
                     setattr(job, name, value)
         except SQLAlchemyError:

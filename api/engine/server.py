@@ -122,9 +122,6 @@ async def health(request: Request) -> EngineHealth:
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT, then end the process within two seconds."""
-    # torch's threads spin between operators by default. Beside a trainer on the same cores that made a token of the
-    # starter model cost 230 to 430 ms of CPU time instead of 40 to 60. libgomp reads this once, when torch loads it.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     settings = get_settings()
     server = uvicorn.Server(
         uvicorn.Config(

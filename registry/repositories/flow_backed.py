@@ -26,6 +26,13 @@ class FlowBackedRepository(Generic[Record]):
         """Return the record, or None."""
         return self.session.get(self.table, record_id)
 
+    def require(self, record_id: int) -> Record:
+        """Return a record that is known to exist; `LookupError` if it does not."""
+        record = self.get(record_id)
+        if record is None:
+            raise LookupError(f"There is no row {record_id} in {self.table.__tablename__}.")
+        return record
+
     def list(self, limit: int | None = None, after: int | None = None) -> Sequence[Record]:
         """Return records in id order."""
         return page(self.session, self.table, limit, after)

@@ -33,10 +33,10 @@ def test_the_catalogue_starts_with_the_model_that_needs_no_hub():
 
 
 def test_whole_floats_are_integers_and_other_coercions_are_refused():
-    assert TrainingRecipe(epochs=3.0).epochs == 3
+    assert TrainingRecipe.model_validate({"epochs": 3.0}).epochs == 3
     for wrong in (3.5, "3", True, None):
         with pytest.raises(ValidationError):
-            TrainingRecipe(epochs=wrong)
+            TrainingRecipe.model_validate({"epochs": wrong})
 
 
 def test_settings_come_from_the_environment(monkeypatch, tmp_path):

@@ -15,5 +15,5 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
     path = tmp_path / "rows.jsonl"
     write_examples(EXAMPLES, path)
     with pytest.raises(TypeError):
-        write_examples([EXAMPLES[1], "no example"], path)
+        write_examples([EXAMPLES[1], "no example"], path)  # type: ignore[list-item]
     assert read_examples(path) == EXAMPLES
