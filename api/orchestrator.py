@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from api.errors import PartDown
-from registry.clock import to_naive_utc
+from registry.clock import to_naive_utc, utcnow
 
 FINETUNE = "finetune/finetune"
 EVALUATE = "evaluate/evaluate"
@@ -105,6 +105,24 @@ class Orchestrator:
         body = {"state": state, "force": queued}
         answer = await self._call("POST", f"/flow_runs/{flow_run.id}/set_state", body)
         return bool(answer["status"] == "ACCEPT")
+
+    async def retry(self, flow_run: FlowRun, reason: str) -> bool:
+        """Schedule a run whose process died to run again, from its top; return whether Prefect accepted it."""
+        now = utcnow().isoformat() + "Z"
+        state = {
+            "type": "SCHEDULED",
+            "name": "AwaitingRetry",
+            "message": reason,
+            "state_details": {"scheduled_time": now},
+        }
+        # Forced: Prefect lets nobody leave a terminal state, nor a running one whose process it takes to be alive.
+        answer = await self._call("POST", f"/flow_runs/{flow_run.id}/set_state", {"state": state, "force": True})
+        return bool(answer["status"] == "ACCEPT")
+
+    async def give_up(self, flow_run: FlowRun, reason: str) -> None:
+        """Fail a run whose process died too often."""
+        state = {"type": "FAILED", "message": reason}
+        await self._call("POST", f"/flow_runs/{flow_run.id}/set_state", {"state": state, "force": True})
 
     async def resume(self, flow_run_id: str) -> bool:
         """Schedule a paused run to go on; return whether Prefect accepted it."""

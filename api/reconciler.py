@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.errors import PartDown
 from api.orchestrator import EVALUATE, FINETUNE, FlowRun, Orchestrator
+from api.recovery import has_died, may_go_on
 from configs.recipe import EvaluationParameters, FinetuneParameters
 from registry.attempts import attempt_is_alive
 from registry.clock import utcnow
@@ -75,16 +76,27 @@ class Reconciler:
         await self.submit_waiting()
         active = await self._orchestrator.active_flow_runs([deployment for _, deployment in KINDS])
         for kind, deployment in KINDS:
-            await asyncio.to_thread(self._mirror, kind, active[deployment])
+            await self._carry(kind, active[deployment])
             seen = {run.id for run in active[deployment]}
             rest = await asyncio.to_thread(self._unfinished_ids, kind)
             missing = [flow_run_id for flow_run_id in rest if flow_run_id not in seen]
             for start in range(0, len(missing), PAGE):
                 asked = missing[start : start + PAGE]
                 found = await self._orchestrator.flow_runs(asked)
-                await asyncio.to_thread(self._mirror, kind, found)
+                await self._carry(kind, found)
                 gone = set(asked) - {run.id for run in found}
                 await asyncio.to_thread(self._record_deleted, kind, gone)
+
+    async def _carry(self, kind: type[Repository], runs: Sequence[FlowRun]) -> None:
+        """Mirror the runs' states, and let those go on whose process has died."""
+        for run in await asyncio.to_thread(self._mirror, kind, runs):
+            objection = await asyncio.to_thread(self._objection, kind, run)
+            if objection is None:
+                await self._orchestrator.retry(run, "Its process died; it goes on from its newest checkpoint.")
+            else:
+                await self._orchestrator.give_up(run, objection)
+            # Counted last: if Prefect did not answer, the next pass decides anew.
+            await asyncio.to_thread(self._count_crash, kind, run)
 
     async def submit_waiting(self) -> None:
         """Hand to Prefect, oldest first, what it has not accepted yet; `PartDown` if it does not answer.
@@ -113,17 +125,39 @@ class Reconciler:
             record = kind(session).require(record_id)
             record.flow_run_id = flow_run_id
 
-    def _mirror(self, kind: type[Repository], runs: Iterable[FlowRun]) -> None:
-        """Carry the runs' states into their records; only what differs takes the write lock."""
+    def _mirror(self, kind: type[Repository], runs: Sequence[FlowRun]) -> list[FlowRun]:
+        """Carry the runs' states into their records, and return the runs that have died.
+
+        Only what differs takes the write lock.
+        """
         with self._database.reading() as session:
             repository: Any = kind(session)
-            changed = [run for run in runs if _differs(repository.by_flow_run(run.id), run)]
+            records = {run.id: repository.by_flow_run(run.id) for run in runs}
+        changed = [run for run in runs if _differs(records[run.id], run)]
         for run in changed:
             with self._database.transaction() as session:
                 repository = kind(session)
                 record = _record_of(repository, run)
                 if record is not None:
                     _record(repository, record, run)
+        return [run for run in runs if records[run.id] is not None and has_died(records[run.id], run)]
+
+    def _objection(self, kind: type[Repository], run: FlowRun) -> str | None:
+        """Return why a run that has died may not go on, or None if it may."""
+        with self._database.reading() as session:
+            repository: Any = kind(session)
+            record = repository.by_flow_run(run.id)
+        if may_go_on(record):
+            return None
+        return f"Its process died {record.crashes + 1} times in a row from the same place; the last time: {_cause(run)}"
+
+    def _count_crash(self, kind: type[Repository], run: FlowRun) -> None:
+        with self._database.transaction() as session:
+            repository: Any = kind(session)
+            record = repository.by_flow_run(run.id)
+            repository.count_crash(record)
+            if isinstance(record, TrainingJob):
+                repository.log(record.id, f"Attempt {record.attempt} died: {_cause(run)}")
 
     def _record_deleted(self, kind: type[Repository], flow_run_ids: set[str]) -> None:
         """A run deleted in Prefect will never end by itself: its record is cancelled, and says so."""
@@ -132,6 +166,10 @@ class Reconciler:
                 repository: Any = kind(session)
                 record = repository.by_flow_run(flow_run_id)
                 repository.record_state(record, "CANCELLED", utcnow(), "Its flow run was deleted in Prefect.")
+
+
+def _cause(run: FlowRun) -> str:
+    return run.state_message or "its process is gone"
 
 
 def _differs(record: TrainingJob | Evaluation | None, run: FlowRun) -> bool:
@@ -145,8 +183,11 @@ def _differs(record: TrainingJob | Evaluation | None, run: FlowRun) -> bool:
 def _status(record: TrainingJob | Evaluation, run: FlowRun) -> str:
     """Return the record's status; a paused job counts as running until its trainer has left the device."""
     status = status_of(run.state_type)
-    if status == "PAUSED" and isinstance(record, TrainingJob) and attempt_is_alive(record):
+    if status == "PAUSED" and attempt_is_alive(record):
         return "RUNNING"
+    if run.state_type == "CRASHED" and may_go_on(record):
+        # In a few seconds it is scheduled again.
+        return "PENDING"
     return status
 
 

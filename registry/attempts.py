@@ -1,26 +1,26 @@
-"""Whether the process that works on a training job is still there."""
+"""Whether the process that works on a job or an evaluation is still there."""
 
 import socket
 from datetime import UTC
 
 import psutil
 
-from registry.tables import TrainingJob
+from registry.tables import FlowBacked
 
 
-def attempt_is_alive(job: TrainingJob) -> bool:
-    """Return whether the job's newest attempt may still hold the device.
+def attempt_is_alive(record: FlowBacked) -> bool:
+    """Return whether the record's newest attempt may still hold the device.
 
     On this host the process itself is looked at; of another host only what it recorded is known.
     """
-    if job.attempt_started_at is None or job.attempt_pid is None:
+    if record.attempt_started_at is None or record.attempt_pid is None:
         return False
-    if job.attempt_host != socket.gethostname():
-        return job.attempt_ended_at is None
+    if record.attempt_host != socket.gethostname():
+        return record.attempt_ended_at is None
     try:
-        process = psutil.Process(job.attempt_pid)
+        process = psutil.Process(record.attempt_pid)
         # A process that is younger than the attempt only has its number.
-        started = process.create_time() <= job.attempt_started_at.replace(tzinfo=UTC).timestamp() + 1
+        started = process.create_time() <= record.attempt_started_at.replace(tzinfo=UTC).timestamp() + 1
         return started and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

@@ -65,6 +65,17 @@ class FlowBacked:
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     started_at: Mapped[datetime | None]
     completed_at: Mapped[datetime | None]
+    attempt: Mapped[int] = mapped_column(default=0)
+    """Number of the newest process that has worked on the record, from 1."""
+    attempt_host: Mapped[str | None] = mapped_column(String(255))
+    attempt_pid: Mapped[int | None]
+    attempt_started_at: Mapped[datetime | None]
+    attempt_ended_at: Mapped[datetime | None]
+    attempt_step: Mapped[int] = mapped_column(default=0)
+    """Steps that were done when the newest attempt began: where it went on from."""
+    crashes: Mapped[int] = mapped_column(default=0)
+    """Attempts in a row that died after beginning at `crash_step`."""
+    crash_step: Mapped[int | None]
 
 
 class TrainingJob(FlowBacked, Base):
@@ -85,11 +96,6 @@ class TrainingJob(FlowBacked, Base):
     tokens_per_second: Mapped[float | None]
     pausing: Mapped[bool] = mapped_column(default=False)
     """A pause was asked for and the trainer has not left yet."""
-    attempt: Mapped[int] = mapped_column(default=0)
-    attempt_host: Mapped[str | None] = mapped_column(String(255))
-    attempt_pid: Mapped[int | None]
-    attempt_started_at: Mapped[datetime | None]
-    attempt_ended_at: Mapped[datetime | None]
     output_model_id: Mapped[int | None] = mapped_column(ForeignKey("models.id"))
 
 

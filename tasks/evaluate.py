@@ -1,6 +1,8 @@
 """The `evaluate` tasks: a model's five metrics over held-out rows, and a fresh fine-tune's sample generations."""
 
 import json
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -110,12 +112,14 @@ def _claim(database: Database, parameters: EvaluationParameters) -> tuple[Evalua
             model = ModelRepository(session).get(parameters.model_id)
             if model is None:
                 raise UnknownModel(f"There is no model with the id {parameters.model_id}.")
-            evaluation = EvaluationRepository(session).of_flow_run(
+            evaluations = EvaluationRepository(session)
+            evaluation = evaluations.of_flow_run(
                 flow_run_id,
                 uid_of_tags(tags, EVALUATION_TAG),
                 lambda: evaluation_of_parameters(parameters, flow_run_id),
             )
             assert evaluation is not None
+            evaluations.begin_attempt(evaluation, socket.gethostname(), os.getpid())
             return evaluation, model, flow_run_id
 
     try:

@@ -51,7 +51,7 @@ class Reporter:
     def on_start(self, step: int, total_steps: int, total_epochs: int) -> None:
         """Log where the run starts, or goes on."""
         self._epochs = total_epochs
-        self._snapshot |= {"step": step, "total_steps": total_steps}
+        self._snapshot |= {"step": step, "attempt_step": step, "total_steps": total_steps}
         if step:
             self._log.line(f"Resumed after step {step} of {total_steps}")
         else:

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from registry.clock import utcnow
 from registry.repositories.paging import page
 from registry.run_states import TERMINAL
 from registry.tables import Evaluation, TrainingJob
@@ -93,3 +94,22 @@ class FlowBackedRepository(Generic[Record]):
         record.completed_at = state_at if status in TERMINAL else None
         record.error = error if status in ("FAILED", "CANCELLED") else None
         return before != (record.status, record.error)
+
+    def begin_attempt(self, record: Record, host: str, pid: int) -> None:
+        """Record that a process has taken the record up."""
+        record.attempt += 1
+        record.attempt_host = host
+        record.attempt_pid = pid
+        record.attempt_started_at = utcnow()
+        record.attempt_ended_at = None
+
+    def end_attempt(self, record: Record) -> None:
+        """Record that the process is leaving, with nothing more to write."""
+        record.attempt_ended_at = utcnow()
+
+    def count_crash(self, record: Record) -> int:
+        """Record that the newest attempt died; return how many in a row did that from the same place."""
+        same_place = record.crash_step == record.attempt_step
+        record.crashes = record.crashes + 1 if same_place else 1
+        record.crash_step = record.attempt_step
+        return record.crashes

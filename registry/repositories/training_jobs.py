@@ -4,7 +4,6 @@ from datetime import datetime
 
 from sqlalchemy import select
 
-from registry.clock import utcnow
 from registry.repositories.flow_backed import FlowBackedRepository
 from registry.tables import JobEvent, TrainingJob
 
@@ -27,17 +26,3 @@ class TrainingJobRepository(FlowBackedRepository[TrainingJob]):
         """Return whether a job other than this one is running."""
         others = select(TrainingJob.id).where(TrainingJob.status == "RUNNING", TrainingJob.id != job_id).limit(1)
         return self.session.scalar(others) is not None
-
-    def begin_attempt(self, job: TrainingJob, host: str, pid: int) -> None:
-        """Record that a process has taken the job up."""
-        job.attempt += 1
-        job.attempt_host = host
-        job.attempt_pid = pid
-        job.attempt_started_at = utcnow()
-        job.attempt_ended_at = None
-        job.pausing = False
-
-    def end_attempt(self, job: TrainingJob) -> None:
-        """Record that the process is leaving, with nothing more to write."""
-        job.attempt_ended_at = utcnow()
-        job.pausing = False

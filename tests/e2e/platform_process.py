@@ -42,6 +42,7 @@ class PlatformProcess:
             "LLM_PLATFORM_DATA_DIR": str(data_dir),
             "LLM_PLATFORM_LOCAL_MODELS_DIR": str(models_dir),
             "LLM_PLATFORM_ALLOW_HUB": "false",
+            "LLM_PLATFORM_CHECKPOINT_INTERVAL_SECONDS": "2",
             **{f"LLM_PLATFORM_{part.upper()}_PORT": str(port) for part, port in self.ports.items()},
         }
         self.base_url = f"http://localhost:{self.ports['api']}/api"

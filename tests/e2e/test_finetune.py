@@ -8,14 +8,17 @@ import sys
 import httpx
 import pytest
 
+STEPS = 16
 METRICS = {"perplexity", "bleu_score", "rouge_score", "response_diversity", "avg_response_length"}
 
 
 @pytest.fixture(scope="module")
 def trained(platform):
-    """A job with the documented defaults on the built-in data, cut to 30 steps; what was seen of it on its way."""
+    """A job on the built-in data with the defaults but for a few short steps; what was seen of it on its way."""
     before = platform.http.get("/statistics").json()
-    job_id = platform.train(model_id=1, job_name="Docstrings", max_steps=30, learning_rate=5e-4)
+    job_id = platform.train(
+        model_id=1, job_name="Docstrings", max_steps=STEPS, learning_rate=1e-3, batch_size=4, max_seq_length=128
+    )
     seen = []
 
     def watch():
@@ -35,9 +38,9 @@ def test_status_progress_and_loss_move(trained):
     assert len({progress for _, progress, _ in trained["seen"]}) > 3
     assert len({loss for _, _, loss in trained["seen"] if loss is not None}) > 3
     job = trained["job"]
-    assert (job["progress"], job["step"], job["total_steps"]) == (100.0, 30, 30)
+    assert (job["progress"], job["step"], job["total_steps"]) == (100.0, STEPS, STEPS)
     assert job["started_at"] < job["completed_at"]
-    assert "Training 30 steps" in job["logs"]
+    assert f"Training {STEPS} steps" in job["logs"]
     assert "held-out loss" in job["logs"]
 
 
@@ -85,13 +88,13 @@ def test_mlflow_holds_params_metrics_artifacts_dataset_and_version(platform, tra
     assert run.data.tags["prefect.flow_run_id"] == job["flow_run_id"]
     assert {name: run.data.params[name] for name in ("lora_r", "learning_rate", "max_steps")} == {
         "lora_r": "8",
-        "learning_rate": "0.0005",
-        "max_steps": "30",
+        "learning_rate": "0.001",
+        "max_steps": str(STEPS),
     }
     for metric in ("loss", "learning_rate", "tokens_per_second"):
         steps = [point.step for point in client.get_metric_history(job["mlflow_run_id"], metric)]
-        assert sorted(steps) == list(range(1, 31)), metric
-    assert [point.step for point in client.get_metric_history(job["mlflow_run_id"], "eval_loss")] == [30]
+        assert sorted(steps) == list(range(1, STEPS + 1)), metric
+    assert [point.step for point in client.get_metric_history(job["mlflow_run_id"], "eval_loss")] == [STEPS]
     assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["Python standard library docstrings"]
     artifacts = {entry.path for entry in client.list_artifacts(job["mlflow_run_id"])}
     assert {"adapter", "loss_curve.png", "samples.json"} <= artifacts
