@@ -64,7 +64,7 @@ def main() -> None:
                         print(f"{command:60} {rss:9.0f} {pss:9.0f}")
                     print(f"{'all':60} {sum(r[1] for r in rows):9.0f} {sum(r[2] for r in rows):9.0f}")
             finally:
-                platform.stop()
+                platform.close()
     print(f"ready: median {statistics.median(ready):.1f} s of {arguments.starts} starts, {psutil.cpu_count()} cores")
 
 

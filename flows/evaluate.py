@@ -3,11 +3,13 @@
 from prefect import flow
 
 from configs.recipe import EvaluationParameters
-from tasks.evaluate import begin_evaluation, measure, publish
 
 
 @flow(name="evaluate", description="Compute a model's metrics over held-out rows", persist_result=False)
 def evaluate(evaluation: EvaluationParameters) -> None:
     """Generate responses, compute perplexity, BLEU, ROUGE-L, diversity and length, and store them."""
+    # Here, not above: to register the flow takes its parameters, and not the seconds in which torch is imported.
+    from tasks.evaluate import begin_evaluation, measure, publish
+
     with begin_evaluation(evaluation) as context:
         publish(context, measure(context))

@@ -3,16 +3,18 @@
 from prefect import flow
 
 from configs.recipe import FinetuneParameters
-from tasks.attempt import begin_attempt
-from tasks.evaluate import sample_model
-from tasks.prepare import prepare
-from tasks.register import register
-from tasks.train import train
 
 
 @flow(name="finetune", description="Fine-tune a model with LoRA and register the result", persist_result=False)
 def finetune(job: FinetuneParameters) -> None:
     """Train an adapter for a model and register it as a new version; the model trained from is untouched."""
+    # Here, not above: to register the flow takes its parameters, and not the seconds in which torch is imported.
+    from tasks.attempt import begin_attempt
+    from tasks.evaluate import sample_model
+    from tasks.prepare import prepare
+    from tasks.register import register
+    from tasks.train import train
+
     with begin_attempt(job) as attempt:
         prepared = prepare(attempt)
         trained = train(attempt, prepared)

@@ -150,7 +150,7 @@ def _open_stores(attempt: Attempt) -> None:
         run.log_params({**attempt.recipe.model_dump(), "base_model": attempt.model.base_model})
         return run
 
-    attempt.run = until_available(open_run, attempt.log.line, "open the job's run")
+    attempt.run = until_available(open_run, attempt.log.announce, "open the job's run")
     with attempt.database.transaction() as session:
         job = TrainingJobRepository(session).require(attempt.job_id)
         job.mlflow_run_id = attempt.run.run_id
@@ -160,7 +160,7 @@ def _open_stores(attempt: Attempt) -> None:
     trace = Trace(attempt.folder / "trace.jsonl")
     attempt.reporter = until_available(
         lambda: Reporter(attempt.database, attempt.job_id, attempt.run, attempt.log, trace),
-        attempt.log.line,
+        attempt.log.announce,
         "read what it has of the job's metrics",
     )
 
@@ -171,7 +171,7 @@ def _tracked(attempt: Attempt) -> Iterator[None]:
     try:
         yield
     except Pause:
-        until_available(attempt.reporter.flush, attempt.log.line, "take the last metrics")
+        until_available(attempt.reporter.flush, attempt.log.announce, "take the last metrics")
         raise
     except Exception as error:
         attempt.log.line(f"Failed: {error}")
@@ -193,7 +193,7 @@ def _finish(attempt: Attempt, status: str) -> None:
         attempt.reporter.flush()
         attempt.run.finish(status)
 
-    until_available(finish, attempt.log.line, "take the last metrics")
+    until_available(finish, attempt.log.announce, "take the last metrics")
 
 
 def _finish_at_once(attempt: Attempt) -> None:

@@ -233,6 +233,8 @@ def sample_model(attempt: Attempt, prepared: Prepared, trained: Trained) -> None
     rows = min(SAMPLE_ROWS, len(prepared.dataset.prepared.held_out))
     samples = generate_samples(trained.model, prepared.source, prepared.dataset, rows, SAMPLE_NEW_TOKENS)
     until_available(
-        lambda: attempt.run.log_table(samples.table(), "samples.json"), attempt.log.line, "take the sample generations"
+        lambda: attempt.run.log_table(samples.table(), "samples.json"),
+        attempt.log.announce,
+        "take the sample generations",
     )
     attempt.log.line(f"Generated {rows} samples from held-out prompts")

@@ -28,6 +28,11 @@ class JobLog:
         with self._lock:
             self._lines.append(message)
 
+    def announce(self, message: str) -> None:
+        """Add a line and store it now: the process is about to wait, and nobody else would flush."""
+        self.line(message)
+        self.flush()
+
     def flush(self) -> None:
         """Store the lines added since; they are kept for the next time if the database does not answer."""
         with self._lock:

@@ -39,7 +39,7 @@ def prepare(attempt: Attempt) -> Prepared:
         lambda: attempt.run.log_dataset(
             dataset.name, dataset.prepared.fingerprint, dataset.source, context="training", profile=profile
         ),
-        attempt.log.line,
+        attempt.log.announce,
         "take the data set's record",
     )
     return Prepared(source, dataset)

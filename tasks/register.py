@@ -31,10 +31,10 @@ def register(attempt: Attempt, prepared: Prepared, trained: Trained) -> None:
     """
     adapter = _store_adapter(attempt, prepared, trained)
     curve = draw_loss_curve(Trace(attempt.folder / "trace.jsonl"), attempt.folder / "loss_curve.png")
-    until_available(lambda: attempt.run.log_file(curve), attempt.log.line, "take the loss curve")
-    until_available(lambda: attempt.run.log_folder(adapter, "adapter"), attempt.log.line, "take the adapter")
+    until_available(lambda: attempt.run.log_file(curve), attempt.log.announce, "take the loss curve")
+    until_available(lambda: attempt.run.log_folder(adapter, "adapter"), attempt.log.announce, "take the adapter")
     version = until_available(
-        lambda: _register_version(attempt, prepared, adapter), attempt.log.line, "register the model version"
+        lambda: _register_version(attempt, prepared, adapter), attempt.log.announce, "register the model version"
     )
     model_id = _add_model(attempt, adapter, version)
     attempt.log.line(f"Registered {version.name} version {version.version}; it is model {model_id} now")

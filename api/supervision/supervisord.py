@@ -13,6 +13,8 @@ from typing import IO
 from api.supervision import launch
 from api.supervision.parts import Part
 
+LONGEST_SOCKET_PATH = 100
+"""The kernel takes 107 bytes, and supervisord binds to a longer name first."""
 MEGABYTE = 1024**2
 START_SECONDS = 5
 """A part that ends sooner failed to start, and is tried again `START_RETRIES` times."""
@@ -59,6 +61,7 @@ def configuration(parts: Sequence[Part], run_dir: Path, logs_dir: Path) -> str:
         f"logfile = {_escaped(str(run_dir / 'supervisord.log'))}",
         "logfile_maxbytes = 0",
         f"pidfile = {_escaped(str(run_dir / 'supervisord.pid'))}",
+        *_control_socket(run_dir / "supervisor.sock"),
     ]
     for part in parts:
         command = [*_launcher(part.orphan_signal, "leader"), *part.command]
@@ -82,6 +85,24 @@ def configuration(parts: Sequence[Part], run_dir: Path, logs_dir: Path) -> str:
         if members:
             sections += ["", f"[group:{name}]", f"programs = {','.join(members)}", f"priority = {priority}"]
     return "\n".join(sections) + "\n"
+
+
+def _control_socket(path: Path) -> list[str]:
+    """Let this user, and nobody else, stop and start single parts: `supervisorctl -c <run_dir>/supervisord.conf`."""
+    if len(str(path)) > LONGEST_SOCKET_PATH:
+        return []
+    return [
+        "",
+        "[unix_http_server]",
+        f"file = {_escaped(str(path))}",
+        "chmod = 0700",
+        "",
+        "[rpcinterface:supervisor]",
+        "supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface",
+        "",
+        "[supervisorctl]",
+        f"serverurl = unix://{_escaped(str(path))}",
+    ]
 
 
 def start(

@@ -16,7 +16,7 @@ from prefect.settings import (
 
 from configs.settings import get_settings
 from flows.deployments import DEPLOYMENTS_FILE, apply_deployments, ensure_work_pools, outdated, read_specs
-from flows.worker.warm_start import prepare_forkserver, run_warm, stop_forkserver
+from flows.worker.warm_start import prepare_forkserver, stop_forkserver
 from flows.worker.warm_worker import HEARTBEAT_SECONDS, POLL_SECONDS, WarmWorker
 
 PATIENCE_SECONDS = 8.0
@@ -45,8 +45,7 @@ async def work(deployments_file: Path) -> None:
         async with get_client() as client:
             await ensure_work_pools(client, specs)
             if await outdated(client, specs):
-                prepare_forkserver(modules)
-                await run_warm(apply_deployments, specs)
+                await apply_deployments(specs)
         for pool in sorted({spec.work_pool for spec in specs}):
             worker = WarmWorker(
                 pool, name=pool, limit=1, heartbeat_interval_seconds=HEARTBEAT_SECONDS, prefetch_seconds=0

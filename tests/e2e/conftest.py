@@ -20,4 +20,4 @@ def platform(tmp_path_factory, models_dir):
     process = PlatformProcess(tmp_path_factory.mktemp("platform"), models_dir)
     process.start()
     yield process
-    process.stop()
+    process.close()

@@ -50,6 +50,11 @@ class PlatformProcess:
         self.output: list[str] = []
         self._process: subprocess.Popen[str] | None = None
 
+    def close(self) -> None:
+        """Stop, and let go of the connections."""
+        self.stop()
+        self.http.close()
+
     @property
     def prefect_url(self) -> str:
         return f"http://127.0.0.1:{self.ports['prefect']}/api"
@@ -70,14 +75,16 @@ class PlatformProcess:
             text=True,
             start_new_session=True,
         )
-        threading.Thread(target=self._read, args=(self._process,), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
+        self._reader.start()
         self.wait_until(lambda: self.health() == "healthy", READY_SECONDS, "every part to answer")
         return time.monotonic() - started
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            self.output.append(line)
+        with process.stdout as lines:
+            for line in lines:
+                self.output.append(line)
 
     def health(self) -> str | None:
         if self._process is not None and self._process.poll() is not None:
@@ -106,14 +113,16 @@ class PlatformProcess:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGINT)
         self._process.wait(STOP_SECONDS)
+        self._reader.join(5)
         self.wait_until(lambda: not self.processes(), 5, "every process to be gone")
         self._process = None
 
     def control(self, action: str, part: str) -> None:
         """Stop or start one part through the supervisor."""
-        configuration = next((self.data_dir / "run").glob("*.conf"))
+        configuration = self.data_dir / "run" / "supervisord.conf"
+        group = "used" if part in ("prefect", "mlflow") else "users"
         subprocess.run(
-            [str(ROOT / ".venv/bin/supervisorctl"), "-c", str(configuration), action, part],
+            [str(ROOT / ".venv/bin/supervisorctl"), "-c", str(configuration), action, f"{group}:{part}"],
             check=True,
             capture_output=True,
             timeout=60,
