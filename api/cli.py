@@ -66,7 +66,7 @@ def addresses(settings: Settings, seconds: float) -> str:
     return f"""
 Ready after {seconds:.1f} s. Stop with Ctrl-C; logs are in {settings.logs_dir}.
 
-  API and console  {api}
+  API              {api}/api   (documentation: {api}/api/docs)
   MLflow           http://{host}:{settings.mlflow_port}
   Prefect          http://{host}:{settings.prefect_port}
 

@@ -11,7 +11,9 @@ TargetModule = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.
 LARGEST_ID = 2**31 - 1
 RecordId = Annotated[int, Field(ge=1, le=LARGEST_ID)]
 DatasetId = Annotated[int | None, Field(ge=1, le=LARGEST_ID)]
-JobName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+# PostgreSQL stores no NUL characters.
+NO_NUL = r"^[^\x00]*$"
+JobName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=NO_NUL)]
 
 
 class TrainingRecipe(StrictModel):

@@ -100,7 +100,7 @@ async def outdated(client: PrefectClient, specs: list[DeploymentSpec]) -> bool:
 
 
 async def apply_deployments(specs: list[DeploymentSpec]) -> None:
-    """Register every deployment, replacing what is there. Imports the flows, and torch with them."""
+    """Register every deployment, replacing what is there."""
     for spec in specs:
         flow: Flow[..., Any] = getattr(import_module(spec.module), spec.entrypoint.rpartition(".")[2])
         deployment: RunnerDeployment = RunnerDeployment.from_flow(

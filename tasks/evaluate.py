@@ -35,7 +35,7 @@ from tasks.train import Trained
 EXPERIMENT = "evaluation"
 SAMPLE_ROWS = 8
 SAMPLE_NEW_TOKENS = 48
-DEFAULT_MAX_SEQ_LENGTH = TrainingRecipe.model_fields["max_seq_length"].default
+MAX_SEQ_LENGTH = TrainingRecipe.model_fields["max_seq_length"].default
 
 
 @dataclass(frozen=True)
@@ -161,10 +161,11 @@ def _version_tags(model: Model) -> dict[str, str]:
 def measure(context: EvaluationContext) -> Measured:
     """Compute the five metrics from losses and generations over the first held-out rows in hash order."""
     source = ModelSource(context.settings, context.model)
-    # The model's own held-out split, cut as it was when the model was trained.
+    # The model's own held-out split, cut alike for every model, however short its training's rows were: the numbers of a
+    # model and its base must be about the same tokens.
     recipe = (context.model.parameters or {}).get("recipe", {})
     dataset_id = context.parameters.dataset_id or recipe.get("dataset_id")
-    dataset = source.prepare(context.database, dataset_id, recipe.get("max_seq_length", DEFAULT_MAX_SEQ_LENGTH))
+    dataset = source.prepare(context.database, dataset_id, MAX_SEQ_LENGTH)
     data = dataset.prepared
     rows = min(context.parameters.max_samples, len(data.held_out))
     context.logger.info("Evaluating %s on %d held-out rows of %s", context.model.name, rows, dataset.name)

@@ -66,7 +66,7 @@ def check_disk(folder: Path, minimum_free_bytes: int = MINIMUM_FREE_BYTES) -> No
 def check_ports(settings: Settings) -> None:
     """Refuse a port that is taken, or given to two parts."""
     ports = {
-        "api_port": ("the API and console", settings.host),
+        "api_port": ("the API", settings.host),
         "mlflow_port": ("MLflow", settings.host),
         "engine_port": ("the inference engine", "127.0.0.1"),
         "prefect_port": ("Prefect", settings.host),

@@ -13,7 +13,6 @@ import runpy
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable
 from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -47,6 +46,10 @@ LIBRARIES = [
     "peft",
     "mlflow",
     "mlflow.tracking",
+    # Our flows import these when a run begins.
+    "tasks.evaluate",
+    "tasks.register",
+    "tasks.train",
 ]
 """What every run needs; the flows' own modules are added by `prepare_forkserver`."""
 
@@ -69,15 +72,6 @@ def stop_forkserver() -> None:
     pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     if pid is not None:
         os.kill(pid, signal.SIGTERM)
-
-
-async def run_warm(job: Callable[..., Awaitable[None]], *arguments: Any) -> None:
-    """Run an async function in a forked child and wait for it; RuntimeError if it fails."""
-    process = _context.Process(target=_run_async, args=(job, arguments))
-    await anyio.to_thread.run_sync(process.start)
-    await _exited(process)
-    if process.exitcode != 0:
-        raise RuntimeError(f"The forked process ended with exit code {process.exitcode}.")
 
 
 class ForkedEngineStarter:
@@ -163,11 +157,6 @@ def _run_engine(environment: dict[str, str], folder: str, ready: Connection) -> 
     # their thread would hold every finished run's process for a second.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         runpy.run_path(prefect.engine.__file__, run_name="__main__")
-
-
-def _run_async(job: Callable[..., Awaitable[None]], arguments: tuple[Any, ...]) -> None:
-    _leave_with_worker()
-    anyio.run(job, *arguments)
 
 
 def _leave_with_worker() -> None:

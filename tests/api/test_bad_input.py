@@ -36,6 +36,7 @@ def test_json_that_is_no_object(client, text):
         ("batch_size", 10**30, ("batch_size", "less than or equal to 4096")),
         ("lr_scheduler", "exponential", ("lr_scheduler is 'exponential'", "'linear', 'cosine' or 'constant'")),
         ("target_modules", [], ("target_modules", "at least 1 item")),
+        ("job_name", "a\0b", ("job_name", "match pattern")),
         ("job_name", "  ", ("job_name", "at least 1 character")),
         ("learnig_rate", 0.1, ("learnig_rate is not a known field",)),
         ("model_id", 2**40, ("model_id is 1099511627776",)),

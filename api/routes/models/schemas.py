@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from api.schemas import ResponseBody, Timestamp
+from configs.recipe import NO_NUL, JobName
 from configs.strict import StrictModel
 
 # No path, no `..`, no URL, no pickle: what clients can check before they ask is in the OpenAPI document too.
@@ -22,8 +23,7 @@ def _base_model(name: str) -> str:
     return name
 
 
-Text = Annotated[str, StringConstraints(max_length=10_000)]
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Text = Annotated[str, StringConstraints(max_length=10_000, pattern=NO_NUL)]
 BaseModelName = Annotated[
     str,
     StringConstraints(min_length=1, max_length=200),
@@ -63,7 +63,7 @@ class ModelList(ResponseBody):
 class ModelCreate(StrictModel):
     """A model to add."""
 
-    name: Name
+    name: JobName
     base_model: BaseModelName = Field(description="Hub id or a name in the local models folder", examples=["gpt2"])
     description: Text = ""
     model_size: ModelSize | None = Field(None, description="Computed from the weights if left out", examples=["124M"])
