@@ -161,7 +161,7 @@ def _version_tags(model: Model) -> dict[str, str]:
 def measure(context: EvaluationContext) -> Measured:
     """Compute the five metrics from losses and generations over the first held-out rows in hash order."""
     source = ModelSource(context.settings, context.model)
-    # The model's own held-out split, cut alike for every model, however short its training's rows were: the numbers of a
+    # The model's own held-out split, cut alike for every model, however short its training's rows were: numbers of a
     # model and its base must be about the same tokens.
     recipe = (context.model.parameters or {}).get("recipe", {})
     dataset_id = context.parameters.dataset_id or recipe.get("dataset_id")
