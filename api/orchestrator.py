@@ -13,6 +13,7 @@ from registry.clock import to_naive_utc, utcnow
 
 FINETUNE = "finetune/finetune"
 EVALUATE = "evaluate/evaluate"
+SUSPENDED = {"type": "PAUSED", "name": "Suspended", "state_details": {"pause_reschedule": True}}
 BUSY_PAUSES_SECONDS = (0.1, 0.3, 0.9)
 ACTIVE_STATES = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
 
@@ -29,6 +30,8 @@ class FlowRun:
     parameters: dict[str, Any]
     tags: list[str]
     expected_start: datetime | None
+    pause_limited: bool
+    """Paused with a time limit, after which Prefect refuses to resume the run."""
 
     @classmethod
     def parse(cls, body: dict[str, Any]) -> "FlowRun":
@@ -44,6 +47,7 @@ class FlowRun:
             parameters=body.get("parameters") or {},
             tags=body.get("tags") or [],
             expected_start=to_naive_utc(datetime.fromisoformat(expected)) if expected else None,
+            pause_limited=state["type"] == "PAUSED" and state["state_details"].get("pause_timeout") is not None,
         )
 
 
@@ -98,13 +102,32 @@ class Orchestrator:
 
     async def suspend(self, flow_run: FlowRun) -> bool:
         """Ask for a pause without a time limit; return whether Prefect accepted it."""
-        state = {"type": "PAUSED", "name": "Suspended", "state_details": {"pause_reschedule": True}}
         # Prefect pauses a run that is only queued if forced to. A running one is asked without force, so that a
         # run that ends at this very moment stays ended.
         queued = flow_run.state_type in ("SCHEDULED", "PENDING")
-        body = {"state": state, "force": queued}
+        body = {"state": SUSPENDED, "force": queued}
         answer = await self._call("POST", f"/flow_runs/{flow_run.id}/set_state", body)
         return bool(answer["status"] == "ACCEPT")
+
+    async def lift_pause_limit(self, flow_run_id: str) -> None:
+        """Let a pause last: Prefect's UI gives it five minutes, after which the run could not be resumed."""
+        run = await self.flow_run(flow_run_id)
+        # Looked at again just before the forced write, which would undo a resume pressed meanwhile.
+        if run is not None and run.pause_limited:
+            await self._call("POST", f"/flow_runs/{flow_run_id}/set_state", {"state": SUSPENDED, "force": True})
+
+    async def cancel(self, flow_run: FlowRun) -> bool:
+        """Ask for a run's end; return whether Prefect accepted it. A run that no process works on ends at once."""
+        state = {"type": "CANCELLING", "name": "Cancelling"}
+        answer = await self._call("POST", f"/flow_runs/{flow_run.id}/set_state", {"state": state})
+        # Prefect answers REJECT when it sets CANCELLED in place of CANCELLING, for a run without a process.
+        accepted = answer["status"] == "ACCEPT" or (answer.get("state") or {}).get("type") == "CANCELLED"
+        return bool(accepted)
+
+    async def end_cancelled(self, flow_run: FlowRun) -> None:
+        """Cancel a run whose worker died before it could."""
+        state = {"type": "CANCELLED", "message": "Its worker died while it was being cancelled."}
+        await self._call("POST", f"/flow_runs/{flow_run.id}/set_state", {"state": state, "force": True})
 
     async def retry(self, flow_run: FlowRun, reason: str) -> bool:
         """Schedule a run whose process died to run again, from its top; return whether Prefect accepted it."""

@@ -88,8 +88,14 @@ class Reconciler:
                 await asyncio.to_thread(self._record_deleted, kind, gone)
 
     async def _carry(self, kind: type[Repository], runs: Sequence[FlowRun]) -> None:
-        """Mirror the runs' states, and let those go on whose process has died."""
+        """Mirror the runs' states, make pauses last, and let those go on whose process has died."""
+        for run in runs:
+            if run.pause_limited:
+                await self._orchestrator.lift_pause_limit(run.id)
         for run in await asyncio.to_thread(self._mirror, kind, runs):
+            if run.state_type == "CANCELLING":
+                await self._orchestrator.end_cancelled(run)
+                continue
             objection = await asyncio.to_thread(self._objection, kind, run)
             if objection is None:
                 await self._orchestrator.retry(run, "Its process died; it goes on from its newest checkpoint.")

@@ -19,7 +19,7 @@ def has_died(record: FlowBacked, run: FlowRun) -> bool:
     age = utcnow() - run.state_at
     if run.state_type == "CRASHED":
         return age > SETTLE
-    return run.state_type in ("PENDING", "RUNNING") and age > CLAIM and not attempt_is_alive(record)
+    return run.state_type in ("PENDING", "RUNNING", "CANCELLING") and age > CLAIM and not attempt_is_alive(record)
 
 
 def may_go_on(record: FlowBacked) -> bool:

@@ -1,7 +1,7 @@
 """Types that every resource's schemas share."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, PlainSerializer, WithJsonSchema
@@ -33,3 +33,15 @@ class ResponseBody(BaseModel):
     """A response, read from a record's attributes or built by hand."""
 
     model_config = ConfigDict(from_attributes=True, protected_namespaces=())
+
+
+class Deleted(ResponseBody):
+    """Answer to a deletion."""
+
+    id: int
+    message: str
+
+
+EVENT_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "An answer, or a stream"}
+}

@@ -44,7 +44,8 @@ def fill(url: str, jobs: int, evaluations: int) -> None:
                 for i in range(jobs)
             ],
         )
-        session.execute(insert(JobEvent), [{"job_id": i % jobs + 1, "message": f"line {i}"} for i in range(20 * jobs)])
+        lines = [{"job_id": i % jobs + 1, "kind": "log", "message": f"line {i}", "data": {}} for i in range(20 * jobs)]
+        session.execute(insert(JobEvent), lines)
         session.execute(
             insert(Evaluation),
             [

@@ -13,7 +13,9 @@ RecordId = Annotated[int, Field(ge=1, le=LARGEST_ID)]
 DatasetId = Annotated[int | None, Field(ge=1, le=LARGEST_ID)]
 # PostgreSQL stores no NUL characters.
 NO_NUL = r"^[^\x00]*$"
-JobName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=NO_NUL)]
+# And a name of spaces names nothing.
+NAME = r"^[^\x00]*[^\s\x00][^\x00]*$"
+JobName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=NAME)]
 
 
 class TrainingRecipe(StrictModel):

@@ -48,6 +48,8 @@ class Model(Base):
     """The job that made it; no foreign key, as jobs point at models already (a cycle can't be created in order)."""
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     updated_at: Mapped[datetime] = mapped_column(default=utcnow, onupdate=utcnow)
+    deleted_at: Mapped[datetime | None]
+    """A deleted model is shown nowhere; its row stays, as jobs and evaluations point at it."""
 
 
 class FlowBacked:
@@ -94,20 +96,29 @@ class TrainingJob(FlowBacked, Base):
     current_loss: Mapped[float | None]
     eval_loss: Mapped[float | None]
     tokens_per_second: Mapped[float | None]
+    seconds_per_step: Mapped[float | None]
+    """A moving average, for the time that is left."""
     pausing: Mapped[bool] = mapped_column(default=False)
     """A pause was asked for and the trainer has not left yet."""
     output_model_id: Mapped[int | None] = mapped_column(ForeignKey("models.id"))
 
 
 class JobEvent(Base):
-    """One line of a training job's log."""
+    """Something that happened to a training job; the events of kind `log` are its log."""
 
     __tablename__ = "job_events"
-    __table_args__ = (Index("ix_job_events_job_id_id", "job_id", "id"), NEVER_REUSED)
+    __table_args__ = (
+        Index("ix_job_events_job_id_id", "job_id", "id"),
+        Index("ix_job_events_job_id_kind", "job_id", "kind", "id"),
+        NEVER_REUSED,
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("training_jobs.id"))
+    kind: Mapped[str] = mapped_column(String(20))
+    """`log`, `state`, `attempt`, `step`, `evaluation` or `checkpoint`."""
     message: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
 
 

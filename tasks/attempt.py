@@ -16,7 +16,6 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 from prefect.logging import get_run_logger
-from prefect.states import Suspended
 from sqlalchemy.exc import IntegrityError
 
 from configs.recipe import FinetuneParameters, TrainingRecipe
@@ -223,18 +222,10 @@ class PauseWatch:
         return self._polled is not None or self._request.is_requested()
 
     def leave(self) -> None:
-        """Take the time limit off the pause, and end the flow as suspended by raising `Pause`.
-
-        The UI gives a pause five minutes, after which Prefect refuses to resume the run.
-        """
+        """End the flow as suspended, by raising `Pause`."""
         self._stop.set()
         state = self._request.get_state() or self._polled
         assert state is not None
-        with get_client(sync_client=True) as client:
-            now = client.read_flow_run(self._flow_run_id).state
-            if now is not None and now.is_paused() and now.state_details.pause_timeout is not None:
-                lasting: State[None] = Suspended()
-                client.set_flow_run_state(self._flow_run_id, lasting, force=True)
         raise Pause(state=state)
 
     def _poll(self) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -21,6 +22,7 @@ from tasks.trace import Trace
 logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 0.5
+SMOOTHING = 0.1
 PREFECT_INTERVAL_SECONDS = 2.0
 
 
@@ -35,6 +37,9 @@ class Reporter:
         self._trace = trace
         self._last: StepRecord | None = None
         self._snapshot: dict[str, float | int | None] = {}
+        self._events: list[tuple[str, dict[str, Any]]] = []
+        self._lock = threading.Lock()
+        self._seconds_per_step: float | None = None
         self._epochs = 0
         self._logged_step = run.last_step("loss")
         self._logged_evaluation = run.last_step("eval_loss")
@@ -51,7 +56,7 @@ class Reporter:
     def on_start(self, step: int, total_steps: int, total_epochs: int) -> None:
         """Log where the run starts, or goes on."""
         self._epochs = total_epochs
-        self._snapshot |= {"step": step, "attempt_step": step, "total_steps": total_steps}
+        self._update(step=step, attempt_step=step, total_steps=total_steps)
         if step:
             self._log.line(f"Resumed after step {step} of {total_steps}")
         else:
@@ -68,15 +73,19 @@ class Reporter:
         if record.step > self._logged_step:
             self._run.add_metrics(metrics, record.step)
             self._logged_step = record.step
+            self._event("step", step=record.step, epoch=record.epoch, **metrics)
         if self._last is not None and record.epoch > self._last.epoch:
             self._log.line(f"Epoch {self._last.epoch}/{self._epochs} completed with loss {self._last.loss:.4f}")
         self._last = record
-        self._snapshot |= {
-            "step": record.step,
-            "current_epoch": record.epoch,
-            "current_loss": record.loss,
-            "tokens_per_second": record.tokens_per_second,
-        }
+        before = self._seconds_per_step or record.seconds
+        self._seconds_per_step = before + SMOOTHING * (record.seconds - before)
+        self._update(
+            step=record.step,
+            current_epoch=record.epoch,
+            current_loss=record.loss,
+            tokens_per_second=record.tokens_per_second,
+            seconds_per_step=self._seconds_per_step,
+        )
 
     def on_evaluation(self, step: int, eval_loss: float) -> None:
         """Keep a held-out loss."""
@@ -84,12 +93,13 @@ class Reporter:
         if step > self._logged_evaluation:
             self._run.add_metrics({"eval_loss": eval_loss}, step)
             self._logged_evaluation = step
-        self._snapshot |= {"eval_loss": eval_loss}
+            self._event("evaluation", step=step, eval_loss=eval_loss)
+        self._update(eval_loss=eval_loss)
         self._log.line(f"Step {step}: held-out loss {eval_loss:.4f}")
 
     def on_checkpoint(self, step: int, path: Path) -> None:
-        """A checkpoint is the job's own affair; nobody needs a line about each."""
-        logger.debug("checkpoint of step %d in %s", step, path)
+        """Tell of a complete checkpoint."""
+        self._event("checkpoint", step=step, name=path.name)
 
     def on_completed(self) -> None:
         """Log the end of the last epoch."""
@@ -107,6 +117,14 @@ class Reporter:
         self._stop.set()
         self._thread.join()
         self._trace.close()
+
+    def _update(self, **values: float | int | None) -> None:
+        with self._lock:
+            self._snapshot |= values
+
+    def _event(self, kind: str, **data: Any) -> None:
+        with self._lock:
+            self._events.append((kind, data))
 
     def _send_missing(self) -> None:
         """Queue the steps that a killed process had measured and not sent."""
@@ -140,16 +158,23 @@ class Reporter:
             self._failing.discard(store)
 
     def _store_snapshot(self) -> None:
-        snapshot, self._snapshot = self._snapshot, {}
-        if not snapshot:
+        """Write what has changed, and the events, in one transaction; they are kept if it fails."""
+        with self._lock:
+            snapshot, self._snapshot = self._snapshot, {}
+            events, self._events = self._events, []
+        if not snapshot and not events:
             return
         try:
             with self._database.transaction() as session:
-                job = TrainingJobRepository(session).require(self._job_id)
+                jobs = TrainingJobRepository(session)
+                job = jobs.require(self._job_id)
                 for name, value in snapshot.items():
                     setattr(job, name, value)
+                jobs.add_events(self._job_id, events)
         except SQLAlchemyError:
-            self._snapshot = snapshot | self._snapshot
+            with self._lock:
+                self._snapshot = snapshot | self._snapshot
+                self._events = events + self._events
             raise
 
     def _show_progress(self) -> None:

@@ -2,9 +2,16 @@
 
 from typing import Any
 
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from registry.tables import IdempotencyKey
+
+
+def forget(session: Session, scope: str, resource_id: int) -> None:
+    """Delete the memory of the request that made a resource; `scope` is a pattern with `%`."""
+    asked = IdempotencyKey.scope.like(scope) & (IdempotencyKey.resource_id == resource_id)
+    session.execute(delete(IdempotencyKey).where(asked))
 
 
 class IdempotencyRepository:

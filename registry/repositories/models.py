@@ -8,7 +8,8 @@ from sqlalchemy.orm import Session
 
 from registry.clock import utcnow
 from registry.repositories.paging import page
-from registry.tables import Model
+from registry.run_states import TERMINAL
+from registry.tables import Evaluation, Model, TrainingJob
 
 
 class ModelRepository:
@@ -18,16 +19,25 @@ class ModelRepository:
         self.session = session
 
     def get(self, model_id: int) -> Model | None:
-        """Return the model, or None."""
-        return self.session.get(Model, model_id)
+        """Return the model, or None if there is none or it was deleted."""
+        model = self.session.get(Model, model_id)
+        return model if model is not None and model.deleted_at is None else None
 
     def list(self, limit: int | None = None, after: int | None = None) -> Sequence[Model]:
         """Return models in id order."""
-        return page(self.session, Model, limit, after)
+        return page(self.session, Model, limit, after, Model.deleted_at.is_(None))
 
     def count(self) -> int:
         """Return how many models there are."""
-        return self.session.scalar(select(func.count()).select_from(Model)) or 0
+        return self.session.scalar(select(func.count()).select_from(Model).where(Model.deleted_at.is_(None))) or 0
+
+    def users(self, model_id: int) -> Sequence[str]:
+        """Return what keeps a model from being deleted: unfinished jobs and evaluations, and models made from it."""
+        jobs = select(TrainingJob.id).where(TrainingJob.model_id == model_id, TrainingJob.status.not_in(TERMINAL))
+        evaluations = select(Evaluation.id).where(Evaluation.model_id == model_id, Evaluation.status.not_in(TERMINAL))
+        children = select(Model.id).where(Model.parent_model_id == model_id, Model.deleted_at.is_(None))
+        kinds = (("training job", jobs), ("evaluation", evaluations), ("model", children))
+        return [f"{kind} {found}" for kind, query in kinds for found in self.session.scalars(query)]
 
     def add(self, model: Model) -> Model:
         """Insert a model; its id is set on return."""

@@ -32,7 +32,7 @@ class StatisticsRepository:
         """Return the counts, in one query."""
         jobs = select(func.count()).select_from(TrainingJob)
         query = select(
-            select(func.count()).select_from(Model).scalar_subquery(),
+            select(func.count()).select_from(Model).where(Model.deleted_at.is_(None)).scalar_subquery(),
             jobs.scalar_subquery(),
             jobs.where(TrainingJob.status == "RUNNING").scalar_subquery(),
             jobs.where(TrainingJob.status == "COMPLETED").scalar_subquery(),

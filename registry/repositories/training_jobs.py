@@ -1,28 +1,83 @@
-"""Queries on training jobs and their logs."""
+"""Queries on training jobs, their events and their logs."""
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, func, insert, select
 
+from registry.clock import utcnow
 from registry.repositories.flow_backed import FlowBackedRepository
+from registry.repositories.idempotency import forget
 from registry.tables import JobEvent, TrainingJob
+
+EVENTS_PER_PAGE = 1000
 
 
 class TrainingJobRepository(FlowBackedRepository[TrainingJob]):
-    """Training jobs, their progress snapshots and their logs."""
+    """Training jobs, their progress snapshots and their events."""
 
     table = TrainingJob
 
+    def add_events(self, job_id: int, events: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """Append events of a kind, with their data, in order."""
+        if events:
+            now = utcnow()
+            rows = [
+                {"job_id": job_id, "kind": kind, "message": "", "data": dict(data), "created_at": now}
+                for kind, data in events
+            ]
+            self.session.execute(insert(JobEvent), rows)
+
     def log(self, job_id: int, message: str) -> None:
         """Append a line to the job's log."""
-        self.session.add(JobEvent(job_id=job_id, message=message))
+        self.session.add(JobEvent(job_id=job_id, kind="log", message=message, data={}))
 
-    def log_lines(self, job_id: int) -> list[tuple[datetime, str]]:
+    def log_lines(self, job_id: int) -> list[str]:
         """Return the job's log, oldest line first."""
-        query = select(JobEvent.created_at, JobEvent.message).where(JobEvent.job_id == job_id).order_by(JobEvent.id)
-        return [(row.created_at, row.message) for row in self.session.execute(query)]
+        lines = select(JobEvent.message).where(JobEvent.job_id == job_id, JobEvent.kind == "log")
+        return list(self.session.scalars(lines.order_by(JobEvent.id)))
+
+    def events(self, job_id: int, after: int = 0, limit: int = EVENTS_PER_PAGE) -> Sequence[JobEvent]:
+        """Return the job's events with an id greater than `after`, oldest first."""
+        query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.id > after)
+        return self.session.scalars(query.order_by(JobEvent.id).limit(limit)).all()
+
+    def attempts(self, job_id: int) -> list[dict[str, Any]]:
+        """Return what was recorded of each attempt, in order."""
+        query = select(JobEvent.data).where(JobEvent.job_id == job_id, JobEvent.kind == "attempt")
+        return list(self.session.scalars(query.order_by(JobEvent.id)))
+
+    def record_state(self, record: TrainingJob, status: str, state_at: datetime, error: str | None = None) -> bool:
+        """Mirror a Prefect state, and tell of it as an event if the status has changed."""
+        before = record.status
+        changed = super().record_state(record, status, state_at, error)
+        if record.status != before:
+            self.add_events(record.id, [("state", {"status": record.status, "error": record.error})])
+        return changed
+
+    def begin_attempt(self, record: TrainingJob, host: str, pid: int) -> None:
+        """Record that a process has taken the job up, and tell of it as an event."""
+        super().begin_attempt(record, host, pid)
+        self.add_events(record.id, [("attempt", {"number": record.attempt, "host": host, "pid": pid})])
 
     def another_runs(self, job_id: int) -> bool:
         """Return whether a job other than this one is running."""
         others = select(TrainingJob.id).where(TrainingJob.status == "RUNNING", TrainingJob.id != job_id).limit(1)
         return self.session.scalar(others) is not None
+
+    def queue_position(self, job: TrainingJob) -> int | None:
+        """Return the job's place among those that wait for the device, from 1; None if it does not wait."""
+        if job.status != "PENDING":
+            return None
+        queued_at = func.coalesce(TrainingJob.flow_state_at, TrainingJob.created_at)
+        mine = job.flow_state_at or job.created_at
+        earlier = (queued_at < mine) | ((queued_at == mine) & (TrainingJob.id < job.id))
+        query = select(func.count()).select_from(TrainingJob).where(TrainingJob.status == "PENDING", earlier)
+        return 1 + (self.session.scalar(query) or 0)
+
+    def remove(self, job: TrainingJob) -> None:
+        """Delete the job with its events and the memory of the request that made it."""
+        self.session.execute(delete(JobEvent).where(JobEvent.job_id == job.id))
+        forget(self.session, "%/training", job.id)
+        self.session.delete(job)

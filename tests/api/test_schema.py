@@ -54,7 +54,7 @@ def test_every_answer_is_as_documented(server):
         "--seed",
         "1",
         "--workers",
-        "2",
+        "1",
     ]
     run = subprocess.run(
         [*command, "--max-examples", str(EXAMPLES_PER_OPERATION), "--no-color"],

@@ -6,7 +6,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-STEPS = 1500
+STEPS = 600
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def test_mlflow_down(platform, tiny_model):
         platform.wait_until(
             lambda: "Waiting for the MLflow server" in platform.job(job_id)["logs"], 60, "the job to wait"
         )
-        assert platform.job(job_id)["status"] == "RUNNING"
+        platform.wait_for_job(job_id, "RUNNING", seconds=5)
     finally:
         up(platform, "mlflow")
     assert platform.wait_for_job(job_id, "COMPLETED")["output_model_id"]

@@ -11,6 +11,7 @@ from registry.repositories.models import ModelRepository
 from registry.repositories.statistics import StatisticsRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.submissions import JOB_TAG, evaluation_of_parameters, job_of_parameters, submission_of, uid_of_tags
+from registry.tables import Model
 
 JOB = FinetuneParameters(model_id=1, job_name="a job", lora_r=4)
 
@@ -92,7 +93,82 @@ def test_log_lines_come_back_in_order(database):
         for line in ("first", "second", "naïve 🦊"):
             TrainingJobRepository(session).log(job_id, line)
     with database.reading() as session:
-        assert [line for _, line in TrainingJobRepository(session).log_lines(job_id)] == ["first", "second", "naïve 🦊"]
+        assert TrainingJobRepository(session).log_lines(job_id) == ["first", "second", "naïve 🦊"]
+
+
+def test_events_tell_what_happened_in_order_and_come_in_pages(database):
+    job_id, other = add_job(database, "run-1"), add_job(database)
+    with database.transaction() as session:
+        jobs = TrainingJobRepository(session)
+        job = jobs.get(job_id)
+        jobs.begin_attempt(job, "host", 7)
+        jobs.record_state(job, "RUNNING", utcnow())
+        jobs.add_events(job_id, [("step", {"step": 1, "loss": 2.5}), ("checkpoint", {"step": 1})])
+        jobs.log(job_id, "a line")
+        jobs.record_state(job, "RUNNING", utcnow())
+        jobs.log(other, "another job's line")
+    with database.reading() as session:
+        jobs = TrainingJobRepository(session)
+        events = jobs.events(job_id)
+        assert [event.kind for event in events] == ["attempt", "state", "step", "checkpoint", "log"]
+        assert events[2].data == {"step": 1, "loss": 2.5}
+        assert [event.id for event in jobs.events(job_id, after=events[1].id, limit=2)] == [e.id for e in events[2:4]]
+        assert jobs.attempts(job_id) == [{"number": 1, "host": "host", "pid": 7}]
+
+
+def test_the_queue_is_first_in_first_out_and_a_resumed_job_goes_to_its_end(database):
+    first, second, third = (add_job(database, f"run-{i}") for i in range(3))
+
+    def positions():
+        with database.reading() as session:
+            jobs = TrainingJobRepository(session)
+            return [jobs.queue_position(jobs.get(job_id)) for job_id in (first, second, third)]
+
+    assert positions() == [1, 2, 3]
+    with database.transaction() as session:
+        jobs = TrainingJobRepository(session)
+        jobs.record_state(jobs.get(first), "RUNNING", utcnow())
+    assert positions() == [None, 1, 2]
+    with database.transaction() as session:
+        jobs = TrainingJobRepository(session)
+        jobs.record_state(jobs.get(first), "PENDING", utcnow())
+    assert positions() == [3, 1, 2]
+
+
+def test_a_removed_job_leaves_nothing_but_others_alone(database):
+    job_id, other = add_job(database), add_job(database)
+    with database.transaction() as session:
+        IdempotencyRepository(session).add("POST /api/training", "key", "hash", job_id, {})
+        jobs = TrainingJobRepository(session)
+        jobs.log(job_id, "a line")
+        jobs.log(other, "a line")
+        jobs.remove(jobs.get(job_id))
+    with database.reading() as session:
+        jobs = TrainingJobRepository(session)
+        assert jobs.get(job_id) is None
+        assert jobs.log_lines(job_id) == []
+        assert jobs.log_lines(other) == ["a line"]
+        assert IdempotencyRepository(session).get("POST /api/training", "key") is None
+
+
+def test_a_model_in_use_says_by_what_and_a_deleted_one_is_gone(database):
+    job_id = add_job(database)
+    with database.transaction() as session:
+        models = ModelRepository(session)
+        assert models.users(1) == [f"training job {job_id}"]
+        jobs = TrainingJobRepository(session)
+        jobs.record_state(jobs.get(job_id), "CANCELLED", utcnow())
+        assert models.users(1) == []
+        child = models.add(Model(name="child", base_model="x", status="AVAILABLE", parent_model_id=1))
+        assert models.users(1) == [f"model {child.id}"]
+        child.deleted_at = utcnow()
+        assert models.users(1) == []
+        models.get(1).deleted_at = utcnow()
+    with database.reading() as session:
+        models = ModelRepository(session)
+        assert models.get(1) is None
+        assert [model.id for model in models.list()] == [2, 3]
+        assert models.count() == StatisticsRepository(session).counts().total_models == 2
 
 
 def test_an_evaluation_takes_all_five_metrics_or_none(database):

@@ -1,7 +1,5 @@
 """Model doors."""
 
-from typing import Any
-
 from fastapi import APIRouter, Response, status
 from fastapi.responses import StreamingResponse
 
@@ -17,13 +15,9 @@ from api.routes.models.schemas import (
     ModelList,
     ModelSummary,
 )
-from api.schemas import After, Limit, ModelId
+from api.schemas import EVENT_STREAM, After, Deleted, Limit, ModelId
 
 router = APIRouter(prefix="/models", tags=["models"])
-
-STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Text, or a stream of it"}
-}
 
 
 @router.get("")
@@ -39,13 +33,20 @@ def get_model(parts: Parts, model_id: ModelId) -> ModelDetail:
     return ModelDetail.model_validate(service.read_model(parts.database, model_id))
 
 
+@router.delete("/{model_id}")
+def delete_model(parts: Parts, model_id: ModelId) -> Deleted:
+    """Delete a model that nothing uses, and its adapter."""
+    service.delete_model(parts, model_id)
+    return Deleted(id=model_id, message="Model deleted successfully")
+
+
 @router.post("", status_code=status.HTTP_201_CREATED)
 def create_model(parts: Parts, body: ModelCreate, once: OnceOnly) -> ModelCreated:
     """Create a new model."""
     return ModelCreated(**service.create_model(parts, body, once).answer)
 
 
-@router.post("/{model_id}/generate", response_model=GenerateResponse, responses=STREAM)
+@router.post("/{model_id}/generate", response_model=GenerateResponse, responses=EVENT_STREAM)
 async def generate_text(parts: Parts, model_id: ModelId, body: GenerateRequest) -> Response | GenerateResponse:
     """Generate text using a specific model."""
     if body.stream:

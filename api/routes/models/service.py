@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -42,6 +43,19 @@ def model_in(session: Session, model_id: int) -> Model:
     if model is None:
         raise NotFound(f"There is no model with the id {model_id}; GET /api/models lists those there are.")
     return model
+
+
+def delete_model(platform: Platform, model_id: int) -> None:
+    """Delete a model and its adapter; raise `Conflict` with what uses it, if anything does."""
+    with platform.database.transaction() as session:
+        models, model = ModelRepository(session), model_in(session, model_id)
+        users = models.users(model_id)
+        if users:
+            raise Conflict(f"Model {model_id} ({model.name}) is used by {', '.join(users)}; end or delete those first.")
+        model.deleted_at = utcnow()
+        adapter = model.adapter
+    if adapter is not None:
+        shutil.rmtree(platform.settings.adapters_dir / adapter, ignore_errors=True)
 
 
 def require_loadable(model: Model) -> None:

@@ -1,21 +1,25 @@
 """Training doors."""
 
-from typing import Any
+import asyncio
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response, status
+from fastapi import APIRouter, Header, Request, Response, status
+from fastapi.responses import StreamingResponse
 
 from api.idempotency import OnceOnly
 from api.platform import Parts
-from api.routes.training import service
-from api.routes.training.presenter import detail_of, summary_of
+from api.routes.training import events, lifecycle, service
+from api.routes.training.presenter import summary_of
 from api.routes.training.schemas import (
     TrainingCreate,
     TrainingCreated,
     TrainingDetail,
+    TrainingEvents,
     TrainingList,
     TrainingTransition,
 )
-from api.schemas import After, JobId, Limit
+from api.schemas import EVENT_STREAM, After, Deleted, JobId, Limit
+from configs.recipe import LARGEST_ID
 
 router = APIRouter(prefix="/training", tags=["training"])
 
@@ -39,13 +43,37 @@ async def create_training_job(parts: Parts, body: TrainingCreate, once: OnceOnly
 @router.get("/{job_id}")
 def get_training_job(parts: Parts, job_id: JobId) -> TrainingDetail:
     """Get detailed information about a specific training job."""
-    return detail_of(service.read_job(parts.database, job_id), service.read_log(parts.database, job_id))
+    return service.read_detail(parts.database, job_id)
+
+
+@router.delete("/{job_id}")
+def delete_training_job(parts: Parts, job_id: JobId) -> Deleted:
+    """Delete an ended training job with its events and checkpoints; the model that it made stays."""
+    service.delete_job(parts, job_id)
+    return Deleted(id=job_id, message="Training job deleted successfully")
+
+
+@router.get("/{job_id}/events", response_model=TrainingEvents, responses=EVENT_STREAM)
+async def get_training_events(
+    parts: Parts,
+    job_id: JobId,
+    request: Request,
+    limit: Limit = None,
+    after: After = None,
+    last_event_id: Annotated[int, Header(ge=0, le=LARGEST_ID, description="Where a stream was cut off")] = 0,
+) -> Response | TrainingEvents:
+    """Get what happened to a training job; with `Accept: text/event-stream`, as it happens."""
+    first = await asyncio.to_thread(events.read_events, parts.database, job_id, after, limit)
+    if "text/event-stream" not in request.headers.get("accept", ""):
+        return TrainingEvents(events=first)
+    stream = events.stream_events(parts, job_id, last_event_id or after or 0)
+    return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
 
 @router.post("/{job_id}/pause", responses=NOT_YET)
 async def pause_training_job(parts: Parts, job_id: JobId, response: Response) -> TrainingTransition:
     """Pause a running training job."""
-    answer = await service.pause_job(parts, job_id)
+    answer = await lifecycle.pause_job(parts, job_id)
     response.status_code = status.HTTP_200_OK if answer.status == "PAUSED" else status.HTTP_202_ACCEPTED
     return answer
 
@@ -53,6 +81,20 @@ async def pause_training_job(parts: Parts, job_id: JobId, response: Response) ->
 @router.post("/{job_id}/resume", responses=NOT_YET)
 async def resume_training_job(parts: Parts, job_id: JobId, response: Response) -> TrainingTransition:
     """Resume a paused training job."""
-    answer = await service.resume_job(parts, job_id)
+    answer = await lifecycle.resume_job(parts, job_id)
     response.status_code = status.HTTP_200_OK if answer.status == "RUNNING" else status.HTTP_202_ACCEPTED
     return answer
+
+
+@router.post("/{job_id}/cancel", responses=NOT_YET)
+async def cancel_training_job(parts: Parts, job_id: JobId, response: Response) -> TrainingTransition:
+    """Cancel a training job; its last checkpoint is kept."""
+    answer = await lifecycle.cancel_job(parts, job_id)
+    response.status_code = status.HTTP_200_OK if answer.status == "CANCELLED" else status.HTTP_202_ACCEPTED
+    return answer
+
+
+@router.post("/{job_id}/restart")
+async def restart_training_job(parts: Parts, job_id: JobId) -> TrainingTransition:
+    """Start a cancelled or failed training job again from its last checkpoint."""
+    return await lifecycle.restart_job(parts, job_id)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from api.routes.training.schemas import Attempt, TrainingDetail, TrainingSummary
-from registry.tables import TrainingJob
+from api.routes.training.schemas import Attempt, PastAttempt, TrainingDetail, TrainingEvent, TrainingSummary
+from registry.tables import JobEvent, TrainingJob
 
 
 def summary_of(job: TrainingJob) -> TrainingSummary:
@@ -11,7 +11,9 @@ def summary_of(job: TrainingJob) -> TrainingSummary:
     return TrainingSummary(**_summary_fields(job))
 
 
-def detail_of(job: TrainingJob, logs: str) -> TrainingDetail:
+def detail_of(
+    job: TrainingJob, log_lines: list[str], attempts: list[dict[str, Any]], queue_position: int | None
+) -> TrainingDetail:
     """Return the job with settings, progress and log."""
     return TrainingDetail(
         **_summary_fields(job),
@@ -19,7 +21,10 @@ def detail_of(job: TrainingJob, logs: str) -> TrainingDetail:
         lora_alpha=job.recipe["lora_alpha"],
         lora_dropout=job.recipe["lora_dropout"],
         current_loss=job.current_loss,
-        logs=logs,
+        logs="\n".join(log_lines),
+        attempts=[PastAttempt(**attempt) for attempt in attempts],
+        queue_position=queue_position,
+        eta_seconds=_eta_seconds(job),
         pausing=job.pausing,
         error=job.error,
         step=job.step,
@@ -50,6 +55,19 @@ def _summary_fields(job: TrainingJob) -> dict[str, Any]:
         "started_at": job.started_at,
         "completed_at": job.completed_at,
     }
+
+
+def _eta_seconds(job: TrainingJob) -> float | None:
+    """Return the seconds of training that are left at the present pace; None unless it runs."""
+    if job.status != "RUNNING" or job.total_steps is None or job.seconds_per_step is None:
+        return None
+    return round((job.total_steps - job.step) * job.seconds_per_step, 1)
+
+
+def event_of(event: JobEvent) -> TrainingEvent:
+    """Return an event as clients see it: a log line carries its message among its data."""
+    data = {"message": event.message} if event.kind == "log" else event.data
+    return TrainingEvent(id=event.id, kind=event.kind, data=data, created_at=event.created_at)
 
 
 def _attempt_of(job: TrainingJob) -> Attempt | None:

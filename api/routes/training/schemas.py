@@ -53,6 +53,14 @@ class Attempt(ResponseBody):
     ended_at: Timestamp | None
 
 
+class PastAttempt(ResponseBody):
+    """A process that worked on a job."""
+
+    number: int
+    host: str
+    pid: int
+
+
 class TrainingDetail(TrainingSummary):
     """A training job with its settings, its progress and its log."""
 
@@ -69,6 +77,9 @@ class TrainingDetail(TrainingSummary):
     tokens_per_second: float | None
     recipe: dict[str, Any] = Field(description="Every hyperparameter")
     attempt: Attempt | None
+    attempts: list[PastAttempt]
+    queue_position: int | None = Field(description="Place among the jobs that wait for the device, from 1")
+    eta_seconds: float | None = Field(description="Training time that is left at the present pace")
     output_model_id: int | None = Field(description="The model that the completed job made")
     flow_run_id: str | None
     mlflow_run_id: str | None
@@ -81,9 +92,24 @@ class TrainingList(ResponseBody):
 
 
 class TrainingTransition(ResponseBody):
-    """Answer to a pause or a resume."""
+    """Answer to a pause, resume, cancel or restart."""
 
     id: int
     status: Status
     message: str
     pausing: bool = False
+
+
+class TrainingEvent(ResponseBody):
+    """Something that happened to a job."""
+
+    id: int
+    kind: Literal["log", "state", "attempt", "step", "evaluation", "checkpoint"]
+    data: dict[str, Any]
+    created_at: Timestamp
+
+
+class TrainingEvents(ResponseBody):
+    """A page of a job's events, oldest first; ask again with `after` set to the last id for more."""
+
+    events: list[TrainingEvent]

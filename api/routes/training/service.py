@@ -1,18 +1,19 @@
-"""What the training doors do: create, show, pause and resume jobs."""
+"""What the training doors do: create, show and delete jobs."""
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
 from api.errors import Conflict, NotFound, PartDown
 from api.idempotency import Answer, IdempotentRequest, create_once
-from api.orchestrator import FlowRun
 from api.platform import Platform
 from api.routes.models.service import model_in, require_loadable
-from api.routes.training.schemas import TrainingCreate, TrainingCreated, TrainingTransition
+from api.routes.training.presenter import detail_of
+from api.routes.training.schemas import TrainingCreate, TrainingCreated, TrainingDetail
+from registry.attempts import attempt_is_alive
 from registry.database import Database
 from registry.repositories.datasets import DatasetRepository
 from registry.repositories.training_jobs import TrainingJobRepository
@@ -22,7 +23,6 @@ from registry.tables import TrainingJob
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.1
 CREATED = "Training job created and started successfully"
 ACCEPTED = "Training job created; it starts as soon as the Prefect server answers"
 
@@ -36,16 +36,34 @@ def list_jobs(database: Database, limit: int | None, after: int | None) -> Seque
 def read_job(database: Database, job_id: int) -> TrainingJob:
     """Return the job, or raise `NotFound`."""
     with database.reading() as session:
-        job = TrainingJobRepository(session).get(job_id)
+        return job_in(session, job_id)
+
+
+def job_in(session: Session, job_id: int) -> TrainingJob:
+    """Return the job within a session, or raise `NotFound`."""
+    job = TrainingJobRepository(session).get(job_id)
     if job is None:
         raise NotFound(f"There is no training job with the id {job_id}; GET /api/training lists those there are.")
     return job
 
 
-def read_log(database: Database, job_id: int) -> str:
-    """Return the job's log as lines."""
+def read_detail(database: Database, job_id: int) -> TrainingDetail:
+    """Return the job with its log, attempts and place in the queue, or raise `NotFound`."""
     with database.reading() as session:
-        return "\n".join(message for _, message in TrainingJobRepository(session).log_lines(job_id))
+        jobs = TrainingJobRepository(session)
+        job = job_in(session, job_id)
+        return detail_of(job, jobs.log_lines(job_id), jobs.attempts(job_id), jobs.queue_position(job))
+
+
+def delete_job(platform: Platform, job_id: int) -> None:
+    """Delete an ended job with its events and checkpoints; the model that it made stays."""
+    with platform.database.transaction() as session:
+        job = job_in(session, job_id)
+        if job.status not in TERMINAL or attempt_is_alive(job):
+            raise Conflict(f"Training job {job_id} is {job.status}; cancel it before you delete it.")
+        TrainingJobRepository(session).remove(job)
+    # After the commit: files without a job are litter, a job without its files would be a lie.
+    shutil.rmtree(platform.settings.jobs_dir / str(job_id), ignore_errors=True)
 
 
 async def create_job(platform: Platform, body: TrainingCreate, once: IdempotentRequest | None) -> Answer:
@@ -73,66 +91,3 @@ def require_dataset(session: Session, dataset_id: int | None) -> None:
     """Raise `NotFound` if a named data set does not exist."""
     if dataset_id is not None and DatasetRepository(session).get(dataset_id) is None:
         raise NotFound(f"There is no data set with the id {dataset_id}; leave dataset_id out for the built-in one.")
-
-
-async def pause_job(platform: Platform, job_id: int) -> TrainingTransition:
-    """Ask the trainer to leave, and wait for it: `PAUSED`, or `RUNNING` and `pausing` when it takes longer."""
-    job = await asyncio.to_thread(read_job, platform.database, job_id)
-    if job.status not in ("PENDING", "RUNNING"):
-        raise Conflict(f"Training job {job_id} is {job.status}; only a PENDING or RUNNING job can be paused.")
-    run = await _flow_run_of(platform, job)
-    if run.state_type != "PAUSED" and not await platform.orchestrator.suspend(run):
-        raise Conflict(f"Training job {job_id} can't be paused: its run is {run.state_name} in Prefect.")
-    job = await _wait(platform, job_id, lambda job: job.status not in ("RUNNING", "PENDING"))
-    if job.status == "PAUSED":
-        return TrainingTransition(id=job.id, status="PAUSED", message="Training job paused successfully")
-    if job.status in ("RUNNING", "PENDING"):
-        message = "Training job is pausing; it is PAUSED as soon as the trainer has left the device"
-        return TrainingTransition(id=job.id, status="RUNNING", message=message, pausing=True)
-    raise Conflict(f"Training job {job_id} was not paused: it is {job.status}.")
-
-
-async def resume_job(platform: Platform, job_id: int) -> TrainingTransition:
-    """Let a paused job go on; wait until it runs, or is queued behind another."""
-    job = await asyncio.to_thread(read_job, platform.database, job_id)
-    if job.status != "PAUSED" and not job.pausing:
-        raise Conflict(f"Training job {job_id} is {job.status}; only a PAUSED job can be resumed.")
-    assert job.flow_run_id is not None
-    if not await platform.orchestrator.resume(job.flow_run_id):
-        raise Conflict(f"Training job {job_id} can't be resumed: Prefect says that its run is not paused.")
-    attempt = job.attempt
-    job = await _wait(platform, job_id, lambda job: _goes_on_or_queues(platform.database, job, attempt))
-    if job.status in ("PENDING", "PAUSED"):
-        message = "Training job resumed; it waits for its turn"
-        return TrainingTransition(id=job.id, status="PENDING", message=message)
-    return TrainingTransition(id=job.id, status="RUNNING", message="Training job resumed successfully")
-
-
-def _goes_on_or_queues(database: Database, job: TrainingJob, attempt: int) -> bool:
-    """Return whether a resumed job runs again, or waits because another job has the device."""
-    if job.status == "PENDING":
-        with database.reading() as session:
-            return TrainingJobRepository(session).another_runs(job.id)
-    return job.status != "PAUSED" and (job.attempt > attempt or job.status in TERMINAL)
-
-
-async def _flow_run_of(platform: Platform, job: TrainingJob) -> FlowRun:
-    if job.flow_run_id is None:
-        await platform.reconciler.submit_waiting()
-        job = await asyncio.to_thread(read_job, platform.database, job.id)
-    assert job.flow_run_id is not None
-    run = await platform.orchestrator.flow_run(job.flow_run_id)
-    if run is None:
-        raise Conflict(f"The flow run of training job {job.id} was deleted in Prefect.")
-    return run
-
-
-async def _wait(platform: Platform, job_id: int, done: Callable[[TrainingJob], bool]) -> TrainingJob:
-    """Return the job once `done` holds of it, or as it is when the waiting time is over."""
-    deadline = time.monotonic() + platform.settings.pause_wait_seconds
-    while True:
-        platform.reconciler.wake()
-        job = await asyncio.to_thread(read_job, platform.database, job_id)
-        if done(job) or time.monotonic() > deadline:
-            return job
-        await asyncio.sleep(POLL_SECONDS)

@@ -50,6 +50,7 @@ def upgrade() -> None:
         sa.Column("training_job_id", sa.Integer(), nullable=True),
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("updated_at", sa.DateTime(), nullable=False),
+        sa.Column("deleted_at", sa.DateTime(), nullable=True),
         sa.ForeignKeyConstraint(["parent_model_id"], ["models.id"], name=op.f("fk_models_parent_model_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_models")),
         sa.UniqueConstraint("training_job_id", name=op.f("uq_models_training_job_id")),
@@ -106,6 +107,7 @@ def upgrade() -> None:
         sa.Column("current_loss", sa.Double(), nullable=True),
         sa.Column("eval_loss", sa.Double(), nullable=True),
         sa.Column("tokens_per_second", sa.Double(), nullable=True),
+        sa.Column("seconds_per_step", sa.Double(), nullable=True),
         sa.Column("pausing", sa.Boolean(), nullable=False),
         sa.Column("output_model_id", sa.Integer(), nullable=True),
         sa.Column("uid", sa.String(length=32), nullable=False),
@@ -139,16 +141,20 @@ def upgrade() -> None:
         "job_events",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("job_id", sa.Integer(), nullable=False),
+        sa.Column("kind", sa.String(length=20), nullable=False),
         sa.Column("message", sa.Text(), nullable=False),
+        sa.Column("data", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.ForeignKeyConstraint(["job_id"], ["training_jobs.id"], name=op.f("fk_job_events_job_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_job_events")),
         sqlite_autoincrement=True,
     )
     op.create_index("ix_job_events_job_id_id", "job_events", ["job_id", "id"], unique=False)
+    op.create_index("ix_job_events_job_id_kind", "job_events", ["job_id", "kind", "id"], unique=False)
 
 
 def downgrade() -> None:
+    op.drop_index("ix_job_events_job_id_kind", "job_events")
     op.drop_index("ix_job_events_job_id_id", "job_events")
 
     op.drop_table("job_events")
