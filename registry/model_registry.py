@@ -20,11 +20,6 @@ class RegisteredVersion:
     name: str
     version: str
 
-    @property
-    def uri(self) -> str:
-        """Address for `mlflow.pyfunc.load_model`."""
-        return f"models:/{self.name}/{self.version}"
-
 
 def registered_name(base_model: str) -> str:
     """Return the registered model that collects all fine-tunes of one base: `org/Base.Name` → `base.name`."""

@@ -1,7 +1,6 @@
 """How a Prefect flow run's state reads as the status of a job or an evaluation."""
 
 TERMINAL = ("COMPLETED", "FAILED", "CANCELLED")
-STATUSES = ("PENDING", "RUNNING", "PAUSED", *TERMINAL)
 
 _STATUS_OF_STATE_TYPE = {
     "SCHEDULED": "PENDING",

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from registry.clock import utcnow
+from registry.repositories.idempotency import forget
 from registry.repositories.paging import page
 from registry.run_states import TERMINAL
 from registry.tables import Evaluation, Model, TrainingJob
@@ -27,9 +28,10 @@ class ModelRepository:
         """Return models in id order."""
         return page(self.session, Model, limit, after, Model.deleted_at.is_(None))
 
-    def count(self) -> int:
-        """Return how many models there are."""
-        return self.session.scalar(select(func.count()).select_from(Model).where(Model.deleted_at.is_(None))) or 0
+    def remove(self, model: Model) -> None:
+        """Hide the model from every list, and forget the request that made it: the same key may make a new one."""
+        model.deleted_at = utcnow()
+        forget(self.session, "%/models", model.id)
 
     def users(self, model_id: int) -> Sequence[str]:
         """Return what keeps a model from being deleted: unfinished jobs and evaluations, and models made from it."""

@@ -65,6 +65,15 @@ def test_a_key_belongs_to_its_path(client):
     assert client.post("/api/models", json=reordered, headers={"Idempotency-Key": "one"}).json() == first.json()
 
 
+def test_the_key_of_a_deleted_model_makes_a_new_one(client):
+    body, headers = {"name": "x", "base_model": "tiny-gpt2"}, {"Idempotency-Key": "of a deleted model"}
+    first = client.post("/api/models", json=body, headers=headers).json()["id"]
+    assert client.delete(f"/api/models/{first}").status_code == 200
+    second = client.post("/api/models", json=body, headers=headers).json()["id"]
+    assert second > first
+    assert client.get(f"/api/models/{second}").status_code == 200
+
+
 def test_health_says_which_parts_are_missing(client):
     health = client.get("/api/health").json()
     assert health["status"] == "degraded"

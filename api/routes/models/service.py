@@ -52,7 +52,7 @@ def delete_model(platform: Platform, model_id: int) -> None:
         users = models.users(model_id)
         if users:
             raise Conflict(f"Model {model_id} ({model.name}) is used by {', '.join(users)}; end or delete those first.")
-        model.deleted_at = utcnow()
+        models.remove(model)
         adapter = model.adapter
     if adapter is not None:
         shutil.rmtree(platform.settings.adapters_dir / adapter, ignore_errors=True)
