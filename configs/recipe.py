@@ -13,8 +13,9 @@ RecordId = Annotated[int, Field(ge=1, le=LARGEST_ID)]
 DatasetId = Annotated[int | None, Field(ge=1, le=LARGEST_ID)]
 # PostgreSQL stores no NUL characters.
 NO_NUL = r"^[^\x00]*$"
-# And a name of spaces names nothing.
-NAME = r"^[^\x00]*[^\s\x00][^\x00]*$"
+# And a name of spaces names nothing. Spelt out, as `\s` means other characters to clients than it does here.
+SPACES = r"\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+NAME = rf"^[^\x00]*[^{SPACES}][^\x00]*$"
 JobName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=NAME)]
 
 

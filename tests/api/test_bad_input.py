@@ -37,6 +37,7 @@ def test_json_that_is_no_object(client, text):
         ("lr_scheduler", "exponential", ("lr_scheduler is 'exponential'", "'linear', 'cosine' or 'constant'")),
         ("target_modules", [], ("target_modules", "at least 1 item")),
         ("job_name", "a\0b", ("job_name", "match pattern")),
+        ("job_name", "\x85\u3000", ("job_name", "at least 1 character")),
         ("job_name", "  ", ("job_name", "at least 1 character")),
         ("learnig_rate", 0.1, ("learnig_rate is not a known field",)),
         ("model_id", 2**40, ("model_id is 1099511627776",)),
