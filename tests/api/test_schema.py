@@ -51,8 +51,8 @@ def test_every_answer_is_as_documented(server):
         f"{server}/openapi.json",
         "--checks",
         "all",
-        "--seed",
-        "1",
+        # The same requests every time: a test that fails now and then, on another day's input, helps nobody.
+        "--generation-deterministic",
         "--workers",
         "1",
     ]
