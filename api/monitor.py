@@ -10,6 +10,7 @@ import httpx
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.errors import PartDown
+from api.supervision.parts import WORK_POOLS
 from configs.settings import Settings
 from registry.database import Database
 
@@ -19,7 +20,6 @@ INTERVAL_SECONDS = 1.0
 # Prefect needs 0.1 s to answer for its workers, and hears from them every ten seconds only.
 WORKER_INTERVAL_SECONDS = 5.0
 PROBE_TIMEOUT_SECONDS = 5.0
-WORK_POOLS = ("training", "evaluation")
 LABELS = {
     "database": "The database",
     "prefect": "The Prefect server",

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from api.engine.client import EngineRefused, EngineUnavailable
-from api.engine.schemas import EngineGenerateRequest
+from api.engine.schemas import DEFAULT_MAX_LENGTH, EngineGenerateRequest
 from api.errors import Conflict, NotFound, PartDown
 from api.idempotency import Answer, Created, IdempotentRequest, create_once
 from api.platform import Platform
@@ -21,8 +21,6 @@ from registry.repositories.models import ModelRepository
 from registry.repositories.statistics import StatisticsRepository
 from registry.tables import Model
 from registry.weights import Availability
-
-DEFAULT_MAX_LENGTH = 100
 
 
 def list_models(database: Database, limit: int | None, after: int | None) -> Sequence[Model]:
