@@ -11,6 +11,7 @@ from api.engine.client import EngineClient
 from api.monitor import Monitor
 from api.orchestrator import Orchestrator
 from api.reconciler import Reconciler
+from api.tracking import TrackingMirror
 from configs.settings import Settings
 from registry.database import Database
 
@@ -25,6 +26,7 @@ class Platform:
     engine: EngineClient
     monitor: Monitor
     reconciler: Reconciler
+    tracking: TrackingMirror
     availability: AvailabilityWatch
 
     @classmethod
@@ -39,12 +41,14 @@ class Platform:
             engine=EngineClient(settings.engine_url),
             monitor=Monitor(settings, database),
             reconciler=Reconciler(database, orchestrator),
+            tracking=TrackingMirror(settings, database),
             availability=AvailabilityWatch(settings, database),
         )
 
     def start(self) -> list[asyncio.Task[None]]:
         """Start what works beside the requests."""
-        return [asyncio.create_task(part.run()) for part in (self.monitor, self.reconciler, self.availability)]
+        parts = (self.monitor, self.reconciler, self.tracking, self.availability)
+        return [asyncio.create_task(part.run()) for part in parts]
 
     async def close(self) -> None:
         """Close connections."""

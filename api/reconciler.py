@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.errors import PartDown
 from api.orchestrator import EVALUATE, FINETUNE, FlowRun, Orchestrator
-from api.recovery import has_died, may_go_on
+from api.recovery import cause, has_died, objection
 from configs.recipe import EvaluationParameters, FinetuneParameters
 from registry.attempts import attempt_is_alive
 from registry.clock import utcnow
@@ -96,11 +96,11 @@ class Reconciler:
             if run.state_type == "CANCELLING":
                 await self._orchestrator.end_cancelled(run)
                 continue
-            objection = await asyncio.to_thread(self._objection, kind, run)
-            if objection is None:
+            reason = await asyncio.to_thread(self._objection, kind, run)
+            if reason is None:
                 await self._orchestrator.retry(run, "Its process died; it goes on from its newest checkpoint.")
             else:
-                await self._orchestrator.give_up(run, objection)
+                await self._orchestrator.give_up(run, reason)
             # Counted last: if Prefect did not answer, the next pass decides anew.
             await asyncio.to_thread(self._count_crash, kind, run)
 
@@ -149,13 +149,9 @@ class Reconciler:
         return [run for run in runs if records[run.id] is not None and has_died(records[run.id], run)]
 
     def _objection(self, kind: type[Repository], run: FlowRun) -> str | None:
-        """Return why a run that has died may not go on, or None if it may."""
         with self._database.reading() as session:
             repository: Any = kind(session)
-            record = repository.by_flow_run(run.id)
-        if may_go_on(record):
-            return None
-        return f"Its process died {record.crashes + 1} times in a row from the same place; the last time: {_cause(run)}"
+            return objection(repository.by_flow_run(run.id), run)
 
     def _count_crash(self, kind: type[Repository], run: FlowRun) -> None:
         with self._database.transaction() as session:
@@ -163,7 +159,7 @@ class Reconciler:
             record = repository.by_flow_run(run.id)
             repository.count_crash(record)
             if isinstance(record, TrainingJob):
-                repository.log(record.id, f"Attempt {record.attempt} died: {_cause(run)}")
+                repository.log(record.id, f"Attempt {record.attempt} died: {cause(run)}")
 
     def _record_deleted(self, kind: type[Repository], flow_run_ids: set[str]) -> None:
         """A run deleted in Prefect will never end by itself: its record is cancelled, and says so."""
@@ -172,10 +168,6 @@ class Reconciler:
                 repository: Any = kind(session)
                 record = repository.by_flow_run(flow_run_id)
                 repository.record_state(record, "CANCELLED", utcnow(), "Its flow run was deleted in Prefect.")
-
-
-def _cause(run: FlowRun) -> str:
-    return run.state_message or "its process is gone"
 
 
 def _differs(record: TrainingJob | Evaluation | None, run: FlowRun) -> bool:
@@ -191,7 +183,7 @@ def _status(record: TrainingJob | Evaluation, run: FlowRun) -> str:
     status = status_of(run.state_type)
     if status == "PAUSED" and attempt_is_alive(record):
         return "RUNNING"
-    if run.state_type == "CRASHED" and may_go_on(record):
+    if run.state_type == "CRASHED" and objection(record, run) is None:
         # In a few seconds it is scheduled again.
         return "PENDING"
     return status

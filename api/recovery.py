@@ -1,17 +1,20 @@
-"""What to do with a run whose process has died: let it go on from its newest checkpoint, a bounded number of times."""
+"""What to do with a run whose process has died: let it go on from its newest checkpoint, unless that is hopeless."""
 
+import socket
 from datetime import timedelta
 
 from api.orchestrator import FlowRun
-from registry.attempts import attempt_is_alive
+from registry.attempts import attempt_is_alive, oom_kills
 from registry.clock import utcnow
-from registry.tables import FlowBacked
+from registry.tables import FlowBacked, TrainingJob
 
 MOST_CRASHES_AT_ONE_PLACE = 3
 # Prefect's worker may still be tidying up after a crash; what it writes last must not undo the retry.
 SETTLE = timedelta(seconds=5)
 # A run that Prefect believes to be starting or running has had this long to record its process.
 CLAIM = timedelta(seconds=30)
+# How Prefect says that the process ended by SIGKILL, which is what the kernel sends when memory runs out.
+KILLED = "-9"
 
 
 def has_died(record: FlowBacked, run: FlowRun) -> bool:
@@ -22,6 +25,35 @@ def has_died(record: FlowBacked, run: FlowRun) -> bool:
     return run.state_type in ("PENDING", "RUNNING", "CANCELLING") and age > CLAIM and not attempt_is_alive(record)
 
 
-def may_go_on(record: FlowBacked) -> bool:
-    """Return whether another attempt is worth it: not if the last ones all died from the same place."""
-    return record.crash_step != record.attempt_step or record.crashes < MOST_CRASHES_AT_ONE_PLACE
+def objection(record: FlowBacked, run: FlowRun) -> str | None:
+    """Return why another attempt at a run that has died would be in vain, and what to change; None if it would not."""
+    if _killed_for_memory(record, run):
+        return _out_of_memory(record)
+    if record.crash_step == record.attempt_step and record.crashes >= MOST_CRASHES_AT_ONE_PLACE:
+        return f"Its process died {record.crashes + 1} times in a row from the same place; the last time: {cause(run)}"
+    return None
+
+
+def cause(run: FlowRun) -> str:
+    """Return how Prefect says that a run's process ended."""
+    return run.state_message or "its process is gone"
+
+
+def _killed_for_memory(record: FlowBacked, run: FlowRun) -> bool:
+    """Return whether the kernel has killed for memory since the attempt began, and the attempt ended like that."""
+    before, now = record.attempt_oom_kills, oom_kills()
+    if before is None or now is None or record.attempt_host != socket.gethostname():
+        return False
+    # Fewer than before: the machine has started anew, and its count with it.
+    return now > before and run.state_type == "CRASHED" and KILLED in cause(run)
+
+
+def _out_of_memory(record: FlowBacked) -> str:
+    sentence = "The kernel killed its process for lack of memory: "
+    if not isinstance(record, TrainingJob):
+        return sentence + "free some, or evaluate while nothing is trained."
+    recipe = record.recipe
+    return sentence + (
+        f"lower batch_size (now {recipe['batch_size']}; raise gradient_accumulation by the same factor for the same "
+        f"result) or max_seq_length (now {recipe['max_seq_length']}) in a new job, or free memory and restart this one."
+    )

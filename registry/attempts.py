@@ -1,11 +1,24 @@
-"""Whether the process that works on a job or an evaluation is still there."""
+"""Whether the process that works on a job or an evaluation is still there, and what the kernel did to it."""
 
+import re
 import socket
 from datetime import UTC
+from pathlib import Path
 
 import psutil
 
 from registry.tables import FlowBacked
+
+_KERNEL_COUNTS = Path("/proc/vmstat")
+
+
+def oom_kills() -> int | None:
+    """Return how many processes the kernel has killed for lack of memory since it started; None where it won't say."""
+    try:
+        found = re.search(r"^oom_kill (\d+)$", _KERNEL_COUNTS.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) if found else None
 
 
 def attempt_is_alive(record: FlowBacked) -> bool:

@@ -1,4 +1,4 @@
-"""How a Prefect flow run's state reads as the status of a job or an evaluation."""
+"""How a Prefect flow run's state reads as our status, and our status as that of an MLflow run."""
 
 TERMINAL = ("COMPLETED", "FAILED", "CANCELLED")
 
@@ -13,6 +13,16 @@ _STATUS_OF_STATE_TYPE = {
     "FAILED": "FAILED",
     "CRASHED": "FAILED",
     "CANCELLED": "CANCELLED",
+}
+
+# MLflow knows no pause: what waits or is paused is "scheduled" there, and the tag `job_status` has the status itself.
+MLFLOW_STATUS = {
+    "PENDING": "SCHEDULED",
+    "RUNNING": "RUNNING",
+    "PAUSED": "SCHEDULED",
+    "COMPLETED": "FINISHED",
+    "FAILED": "FAILED",
+    "CANCELLED": "KILLED",
 }
 
 

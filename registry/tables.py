@@ -63,6 +63,8 @@ class FlowBacked:
     flow_state_at: Mapped[datetime | None]
     """Moment of the newest Prefect state seen; an older one, arriving late, changes nothing."""
     mlflow_run_id: Mapped[str | None] = mapped_column(String(64))
+    mlflow_behind: Mapped[bool] = mapped_column(default=False, index=True)
+    """MLflow has not been told of the newest status yet."""
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     started_at: Mapped[datetime | None]
@@ -73,6 +75,8 @@ class FlowBacked:
     attempt_pid: Mapped[int | None]
     attempt_started_at: Mapped[datetime | None]
     attempt_ended_at: Mapped[datetime | None]
+    attempt_oom_kills: Mapped[int | None]
+    """How many processes the kernel had killed for lack of memory when the newest attempt began."""
     attempt_step: Mapped[int] = mapped_column(default=0)
     """Steps that were done when the newest attempt began: where it went on from."""
     crashes: Mapped[int] = mapped_column(default=0)

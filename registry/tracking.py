@@ -84,9 +84,7 @@ class TrackedRun:
         found = self.client.search_runs([self.experiment_id], query, max_results=1)
         if not found:
             return None
-        run_id = str(found[0].info.run_id)
-        self.client.update_run(run_id, status="RUNNING")
-        return run_id
+        return str(found[0].info.run_id)
 
     def _create(self, name: str, tags: Mapping[str, str]) -> str:
         run = self.client.create_run(self.experiment_id, run_name=name, tags=dict(tags))
@@ -142,7 +140,3 @@ class TrackedRun:
     def log_table(self, columns: Mapping[str, list[Any]], name: str) -> None:
         """Store rows as a table that MLflow's UI shows; `name` ends with `.json`."""
         self.client.log_table(self.run_id, data=dict(columns), artifact_file=name)
-
-    def finish(self, status: str) -> None:
-        """End the run: `FINISHED`, `FAILED` or `KILLED`."""
-        self.client.set_terminated(self.run_id, status=status)

@@ -1,8 +1,6 @@
 """One process's turn at a training job: claims it, opens its stores, and leaves it in order however it ends."""
 
 import fcntl
-import os
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -16,26 +14,21 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 from prefect.logging import get_run_logger
-from sqlalchemy.exc import IntegrityError
 
 from configs.recipe import FinetuneParameters, TrainingRecipe
 from configs.settings import Settings, get_settings
 from registry.database import Database
-from registry.repositories.models import ModelRepository
 from registry.repositories.training_jobs import TrainingJobRepository
-from registry.submissions import JOB_TAG, job_of_parameters, uid_of_tags
+from registry.submissions import JOB_TAG, job_of_parameters
 from registry.tables import Model, TrainingJob
 from registry.tracking import TrackedRun, until_available
+from tasks.flow_run import claim, current_flow_run, full_disks_named, recorded_attempt
 from tasks.job_log import JobLog
 from tasks.reporter import Reporter
 from tasks.trace import Trace
 
 EXPERIMENT = "training"
 POLL_SECONDS = 2.0
-
-
-class UnknownModel(Exception):
-    """The job names a model that does not exist."""
 
 
 class Attempt:
@@ -68,44 +61,24 @@ def begin_attempt(parameters: FinetuneParameters) -> Iterator[Attempt]:
     """
     settings = get_settings()
     database = Database(settings.platform_database_url)
-    job, model = _claim(database, parameters)
+    job, model = claim(
+        database,
+        TrainingJobRepository,
+        JOB_TAG,
+        parameters.model_id,
+        lambda flow_run_id: job_of_parameters(parameters, flow_run_id),
+    )
     attempt = Attempt(settings, database, job, model, JobLog(database, job.id, get_run_logger()))
     attempt.folder.mkdir(parents=True, exist_ok=True)
     with _exclusive(attempt.folder / "lock"):
-        _record_begin(database, job.id)
         try:
-            _open_stores(attempt)
-            with _tracked(attempt):
-                yield attempt
+            with recorded_attempt(database, TrainingJobRepository, job.id):
+                _open_stores(attempt)
+                with _tracked(attempt), full_disks_named(attempt.folder):
+                    yield attempt
         finally:
             attempt.log.flush()
-            _record_end(database, job.id)
             database.close()
-
-
-def _claim(database: Database, parameters: FinetuneParameters) -> tuple[TrainingJob, Model]:
-    """Return the job behind which this flow run stands; a run started in Prefect's UI gets a job of its own now."""
-    context = FlowRunContext.get()
-    assert context is not None
-    assert context.flow_run is not None
-    flow_run_id, tags = str(context.flow_run.id), list(context.flow_run.tags)
-
-    def claim() -> tuple[TrainingJob, Model]:
-        with database.transaction() as session:
-            model = ModelRepository(session).get(parameters.model_id)
-            if model is None:
-                raise UnknownModel(f"There is no model with the id {parameters.model_id}.")
-            job = TrainingJobRepository(session).of_flow_run(
-                flow_run_id, uid_of_tags(tags, JOB_TAG), lambda: job_of_parameters(parameters, flow_run_id)
-            )
-            assert job is not None
-            return job, model
-
-    try:
-        return claim()
-    except IntegrityError:
-        # The API noticed the same run at the same moment, and has made its job.
-        return claim()
 
 
 @contextmanager
@@ -116,30 +89,13 @@ def _exclusive(path: Path) -> Iterator[TextIO]:
         yield lock
 
 
-def _record_begin(database: Database, job_id: int) -> None:
-    with database.transaction() as session:
-        jobs = TrainingJobRepository(session)
-        job = jobs.require(job_id)
-        jobs.begin_attempt(job, socket.gethostname(), os.getpid())
-
-
-def _record_end(database: Database, job_id: int) -> None:
-    with database.transaction() as session:
-        jobs = TrainingJobRepository(session)
-        job = jobs.require(job_id)
-        jobs.end_attempt(job)
-
-
 def _open_stores(attempt: Attempt) -> None:
     """Open the job's MLflow run, waiting for the server if need be, and link it from Prefect."""
-    context = FlowRunContext.get()
-    assert context is not None
-    assert context.flow_run is not None
     tags = {
         "training_job_id": str(attempt.job_id),
         "training_job_uid": attempt.job_uid,
         "model_id": str(attempt.model.id),
-        "prefect.flow_run_id": str(context.flow_run.id),
+        "prefect.flow_run_id": str(current_flow_run().id),
     }
     identity = {"training_job_uid": attempt.job_uid}
 
@@ -151,8 +107,8 @@ def _open_stores(attempt: Attempt) -> None:
 
     attempt.run = until_available(open_run, attempt.log.announce, "open the job's run")
     with attempt.database.transaction() as session:
-        job = TrainingJobRepository(session).require(attempt.job_id)
-        job.mlflow_run_id = attempt.run.run_id
+        jobs = TrainingJobRepository(session)
+        jobs.link_mlflow_run(jobs.require(attempt.job_id), attempt.run.run_id)
     create_link_artifact(
         attempt.run.url, link_text=f"MLflow run of training job {attempt.job_id}", key=f"mlflow-job-{attempt.job_id}"
     )
@@ -166,39 +122,34 @@ def _open_stores(attempt: Attempt) -> None:
 
 @contextmanager
 def _tracked(attempt: Attempt) -> Iterator[None]:
-    """End the MLflow run as the attempt ends: a paused one stays open for the next attempt."""
+    """Leave with every number delivered; which status the MLflow run has is the API's business, as it is Prefect's."""
     try:
         yield
     except Pause:
-        until_available(attempt.reporter.flush, attempt.log.announce, "take the last metrics")
+        _deliver(attempt)
         raise
     except Exception as error:
         attempt.log.line(f"Failed: {error}")
-        _finish(attempt, "FAILED")
+        _deliver(attempt)
         raise
     except BaseException:
-        # Cancelled: the process has 30 seconds before it is killed, so nothing here waits for a server.
         attempt.log.line("Stopped before the end")
-        _finish_at_once(attempt)
+        _deliver_at_once(attempt)
         raise
     else:
-        _finish(attempt, "FINISHED")
+        _deliver(attempt)
     finally:
         attempt.reporter.close()
 
 
-def _finish(attempt: Attempt, status: str) -> None:
-    def finish() -> None:
-        attempt.reporter.flush()
-        attempt.run.finish(status)
-
-    until_available(finish, attempt.log.announce, "take the last metrics")
+def _deliver(attempt: Attempt) -> None:
+    until_available(attempt.reporter.flush, attempt.log.announce, "take the last metrics")
 
 
-def _finish_at_once(attempt: Attempt) -> None:
+def _deliver_at_once(attempt: Attempt) -> None:
+    """Try once: a process that is stopped has 30 seconds before it is killed, so nothing here waits for a server."""
     try:
         attempt.reporter.flush()
-        attempt.run.finish("KILLED")
     except Exception as error:  # noqa: BLE001 - leaving anyway; what could not be sent is in the trace
         attempt.log.line(f"MLflow did not take the last metrics: {error}")
 
@@ -209,9 +160,8 @@ class PauseWatch:
     def __init__(self) -> None:
         context = FlowRunContext.get()
         assert context is not None
-        assert context.flow_run is not None
         self._request = context.flow_run_suspension_request
-        self._flow_run_id = context.flow_run.id
+        self._flow_run_id = current_flow_run().id
         self._polled: State[Any] | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="pause watch", daemon=True)

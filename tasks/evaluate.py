@@ -1,8 +1,6 @@
 """The `evaluate` tasks: a model's five metrics over held-out rows, and a fresh fine-tune's sample generations."""
 
 import json
-import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -10,20 +8,18 @@ from dataclasses import asdict, dataclass
 from prefect import task
 from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
-from sqlalchemy.exc import IntegrityError
 from transformers import PreTrainedModel
 
 from configs.recipe import EvaluationParameters, TrainingRecipe
 from configs.settings import Settings, get_settings
 from registry.database import Database
 from registry.repositories.evaluations import EvaluationRepository
-from registry.repositories.models import ModelRepository
-from registry.submissions import EVALUATION_TAG, evaluation_of_parameters, uid_of_tags
+from registry.submissions import EVALUATION_TAG, evaluation_of_parameters
 from registry.tables import Evaluation, Model
 from registry.tracking import TrackedRun, until_available
-from tasks.attempt import Attempt, UnknownModel
+from tasks.attempt import Attempt
+from tasks.flow_run import claim, current_flow_run, full_disks_named, recorded_attempt
 from tasks.job_log import RunLogger
 from tasks.metrics.perplexity import negative_log_likelihood, perplexity
 from tasks.metrics.text import text_metrics
@@ -79,70 +75,52 @@ class Measured:
 
 @contextmanager
 def begin_evaluation(parameters: EvaluationParameters) -> Iterator[EvaluationContext]:
-    """Claim the flow run's evaluation and open its MLflow run; end that as the evaluation ends."""
+    """Claim the flow run's evaluation for this process and open its MLflow run.
+
+    Raises `UnknownModel` for a run started from Prefect's form with a model that does not exist.
+    """
     settings = get_settings()
     database = Database(settings.platform_database_url)
     try:
-        evaluation, model, flow_run_id = _claim(database, parameters)
+        evaluation, model = claim(
+            database,
+            EvaluationRepository,
+            EVALUATION_TAG,
+            parameters.model_id,
+            lambda flow_run_id: evaluation_of_parameters(parameters, flow_run_id),
+        )
         context = EvaluationContext(settings, database, evaluation, model, get_run_logger())
-        context.run = until_available(
-            lambda: _open_run(context, evaluation.uid, flow_run_id), context.logger.info, "open the evaluation's run"
-        )
-        create_link_artifact(
-            context.run.url, link_text=f"MLflow run of evaluation {evaluation.id}", key=f"mlflow-eval-{evaluation.id}"
-        )
-        try:
+        with (
+            recorded_attempt(database, EvaluationRepository, evaluation.id),
+            full_disks_named(settings.data_dir),
+        ):
+            context.run = until_available(
+                lambda: _open_run(context, evaluation.uid), context.logger.info, "open the evaluation's run"
+            )
+            create_link_artifact(
+                context.run.url,
+                link_text=f"MLflow run of evaluation {evaluation.id}",
+                key=f"mlflow-eval-{evaluation.id}",
+            )
             yield context
-        except BaseException as error:
-            context.run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
-            raise
-        until_available(lambda: context.run.finish("FINISHED"), context.logger.info, "close the run")
     finally:
         database.close()
 
 
-def _claim(database: Database, parameters: EvaluationParameters) -> tuple[Evaluation, Model, str]:
-    run_context = FlowRunContext.get()
-    assert run_context is not None
-    assert run_context.flow_run is not None
-    flow_run_id, tags = str(run_context.flow_run.id), list(run_context.flow_run.tags)
-
-    def claim() -> tuple[Evaluation, Model, str]:
-        with database.transaction() as session:
-            model = ModelRepository(session).get(parameters.model_id)
-            if model is None:
-                raise UnknownModel(f"There is no model with the id {parameters.model_id}.")
-            evaluations = EvaluationRepository(session)
-            evaluation = evaluations.of_flow_run(
-                flow_run_id,
-                uid_of_tags(tags, EVALUATION_TAG),
-                lambda: evaluation_of_parameters(parameters, flow_run_id),
-            )
-            assert evaluation is not None
-            evaluations.begin_attempt(evaluation, socket.gethostname(), os.getpid())
-            return evaluation, model, flow_run_id
-
-    try:
-        return claim()
-    except IntegrityError:
-        # The API noticed the same run at the same moment, and has made its record.
-        return claim()
-
-
-def _open_run(context: EvaluationContext, uid: str, flow_run_id: str) -> TrackedRun:
+def _open_run(context: EvaluationContext, uid: str) -> TrackedRun:
     run = TrackedRun(context.settings.mlflow_url, EXPERIMENT, context.parameters.eval_name, {"evaluation_uid": uid})
     run.set_tags(
         {
             "evaluation_id": str(context.evaluation_id),
             "model_id": str(context.model.id),
-            "prefect.flow_run_id": flow_run_id,
+            "prefect.flow_run_id": str(current_flow_run().id),
             **_version_tags(context.model),
         }
     )
     run.log_params({**context.parameters.model_dump(), "base_model": context.model.base_model})
     with context.database.transaction() as session:
-        evaluation = EvaluationRepository(session).require(context.evaluation_id)
-        evaluation.mlflow_run_id = run.run_id
+        evaluations = EvaluationRepository(session)
+        evaluations.link_mlflow_run(evaluations.require(context.evaluation_id), run.run_id)
     return run
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from registry.clock import utcnow
@@ -13,6 +13,9 @@ from registry.run_states import TERMINAL
 from registry.tables import Evaluation, TrainingJob
 
 Record = TypeVar("Record", TrainingJob, Evaluation)
+Outcome = Literal["completed", "paused", "failed", "stopped", "died"]
+"""How an attempt ended: `stopped` by a signal (a cancellation, a stop of the platform), `died` without a word."""
+DIED: Outcome = "died"
 
 
 class FlowBackedRepository(Generic[Record]):
@@ -87,7 +90,9 @@ class FlowBackedRepository(Generic[Record]):
             return False
         before = (record.status, record.error)
         record.flow_state_at = state_at
-        record.status = status
+        if record.status != status:
+            record.status = status
+            record.mlflow_behind = True
         if status == "RUNNING" and record.started_at is None:
             record.started_at = state_at
         # Restarted after an end: a run that goes on has not completed.
@@ -95,20 +100,41 @@ class FlowBackedRepository(Generic[Record]):
         record.error = error if status in ("FAILED", "CANCELLED") else None
         return before != (record.status, record.error)
 
-    def begin_attempt(self, record: Record, host: str, pid: int) -> None:
-        """Record that a process has taken the record up."""
+    def link_mlflow_run(self, record: Record, mlflow_run_id: str) -> None:
+        """Record which MLflow run carries the record's numbers."""
+        record.mlflow_run_id = mlflow_run_id
+        record.mlflow_behind = True
+
+    def untold(self, limit: int = 100) -> Sequence[Record]:
+        """Return records whose MLflow run does not show their status yet."""
+        behind = select(self.table).where(self.table.mlflow_behind, self.table.mlflow_run_id.is_not(None))
+        return self.session.scalars(behind.order_by(self.table.id).limit(limit)).all()
+
+    def mark_told(self, record_id: int, status: str) -> None:
+        """Record that MLflow shows `status`; if it has changed meanwhile, MLflow is still behind."""
+        told = update(self.table).where(self.table.id == record_id, self.table.status == status)
+        self.session.execute(told.values(mlflow_behind=False))
+
+    def begin_attempt(self, record: Record, host: str, pid: int, oom_kills: int | None = None) -> None:
+        """Record that a process has taken the record up; one before it that has not ended has died."""
+        self.end_attempt(record, DIED)
         record.attempt += 1
         record.attempt_host = host
         record.attempt_pid = pid
         record.attempt_started_at = utcnow()
         record.attempt_ended_at = None
+        record.attempt_oom_kills = oom_kills
 
-    def end_attempt(self, record: Record) -> None:
-        """Record that the process is leaving, with nothing more to write."""
+    def end_attempt(self, record: Record, outcome: Outcome) -> bool:
+        """Record that the newest attempt is over, unless that is known; return whether it was not."""
+        if record.attempt == 0 or record.attempt_ended_at is not None:
+            return False
         record.attempt_ended_at = utcnow()
+        return True
 
     def count_crash(self, record: Record) -> int:
         """Record that the newest attempt died; return how many in a row did that from the same place."""
+        self.end_attempt(record, DIED)
         same_place = record.crash_step == record.attempt_step
         record.crashes = record.crashes + 1 if same_place else 1
         record.crash_step = record.attempt_step

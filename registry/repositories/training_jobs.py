@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import delete, func, insert, select
 
 from registry.clock import utcnow
-from registry.repositories.flow_backed import FlowBackedRepository
+from registry.repositories.flow_backed import FlowBackedRepository, Outcome
 from registry.repositories.idempotency import forget
 from registry.tables import JobEvent, TrainingJob
 
@@ -44,9 +44,16 @@ class TrainingJobRepository(FlowBackedRepository[TrainingJob]):
         return self.session.scalars(query.order_by(JobEvent.id).limit(limit)).all()
 
     def attempts(self, job_id: int) -> list[dict[str, Any]]:
-        """Return what was recorded of each attempt, in order."""
-        query = select(JobEvent.data).where(JobEvent.job_id == job_id, JobEvent.kind == "attempt")
-        return list(self.session.scalars(query.order_by(JobEvent.id)))
+        """Return each attempt in order: `number`, `host`, `pid`, `started_at`, and `ended_at` and `outcome` or None."""
+        query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.kind == "attempt").order_by(JobEvent.id)
+        attempts: dict[int, dict[str, Any]] = {}
+        for event in self.session.scalars(query):
+            number = event.data["number"]
+            if "outcome" in event.data:
+                attempts[number] |= {"ended_at": event.created_at, "outcome": event.data["outcome"]}
+            else:
+                attempts[number] = {**event.data, "started_at": event.created_at, "ended_at": None, "outcome": None}
+        return list(attempts.values())
 
     def record_state(self, record: TrainingJob, status: str, state_at: datetime, error: str | None = None) -> bool:
         """Mirror a Prefect state, and tell of it as an event if the status has changed."""
@@ -56,10 +63,17 @@ class TrainingJobRepository(FlowBackedRepository[TrainingJob]):
             self.add_events(record.id, [("state", {"status": record.status, "error": record.error})])
         return changed
 
-    def begin_attempt(self, record: TrainingJob, host: str, pid: int) -> None:
+    def begin_attempt(self, record: TrainingJob, host: str, pid: int, oom_kills: int | None = None) -> None:
         """Record that a process has taken the job up, and tell of it as an event."""
-        super().begin_attempt(record, host, pid)
+        super().begin_attempt(record, host, pid, oom_kills)
         self.add_events(record.id, [("attempt", {"number": record.attempt, "host": host, "pid": pid})])
+
+    def end_attempt(self, record: TrainingJob, outcome: Outcome) -> bool:
+        """Record that the newest attempt is over, and tell of it as an event."""
+        ended = super().end_attempt(record, outcome)
+        if ended:
+            self.add_events(record.id, [("attempt", {"number": record.attempt, "outcome": outcome})])
+        return ended
 
     def another_runs(self, job_id: int) -> bool:
         """Return whether a job other than this one is running."""

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,16 @@ class Progress:
     eval_step: int | None = None
     eval_loss: float | None = None
     """Newest held-out loss and the step it was measured after."""
+    best_step: int | None = None
+    best_loss: float | None = None
+    """Lowest held-out loss so far and the step it was measured after."""
+
+    def evaluated(self, step: int, eval_loss: float) -> "Progress":
+        """Return the progress with a held-out loss measured after `step`."""
+        evaluated = replace(self, eval_step=step, eval_loss=eval_loss)
+        if self.best_loss is not None and eval_loss >= self.best_loss:
+            return evaluated
+        return replace(evaluated, best_step=step, best_loss=eval_loss)
 
 
 @dataclass(frozen=True)
@@ -67,11 +77,11 @@ class Checkpoint:
             raise CheckpointMismatch(f"{self.path} belongs to another run: {changes}")
 
 
-def save_checkpoint(folder_root: Path, state: TrainingState, *, best_step: int | None = None) -> Path:
+def save_checkpoint(folder_root: Path, state: TrainingState) -> Path:
     """Write `state` as `folder_root/step-NNNNNNNN` and return that folder; it appears complete or not at all.
 
-    Keeps the newest two checkpoints, and that of `best_step` if given, and removes what an interrupted save left.
-    One process at a time may save in `folder_root`.
+    Keeps the newest two checkpoints and the one of the lowest held-out loss, and removes what an interrupted save
+    left. One process at a time may save in `folder_root`.
     """
     folder_root.mkdir(parents=True, exist_ok=True)
     for leftover in folder_root.glob(f"{_UNFINISHED}*"):
@@ -93,7 +103,7 @@ def save_checkpoint(folder_root: Path, state: TrainingState, *, best_step: int |
         target.rename(aside)
     unfinished.rename(target)
     _sync_folder(folder_root)
-    _prune(folder_root, best_step)
+    _prune(folder_root, state.progress.best_step)
     return target
 
 

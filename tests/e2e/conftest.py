@@ -3,6 +3,7 @@
 import pytest
 
 from tests.e2e.platform_process import ROOT, PlatformProcess
+from tests.e2e.tiny_job import submit
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +22,14 @@ def platform(tmp_path_factory, models_dir):
     process.start()
     yield process
     process.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(platform):
+    return platform.http.post("/models", json={"name": "Tiny", "base_model": "tiny-llama"}).json()["id"]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(platform, tiny_model):
+    """The tiny job as it ends when nobody touches it."""
+    return platform.wait_for_job(submit(platform, tiny_model), "COMPLETED")

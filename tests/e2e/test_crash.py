@@ -1,56 +1,61 @@
-"""A process dies, or the whole platform is stopped: an accepted job goes on by itself, and no step is logged twice."""
+"""A process dies, or all of them do: an accepted job goes on by itself, and ends as if nothing had happened."""
 
+import random
 import signal
 
 import psutil
-import pytest
-from mlflow import MlflowClient
 
-STEPS = 600
+from tests.e2e.tiny_job import STEPS, act, assert_equals, start, submit, wait_for_step
 
 
-@pytest.fixture(scope="module")
-def tiny_model(platform):
-    return platform.http.post("/models", json={"name": "Tiny", "base_model": "tiny-llama"}).json()["id"]
+def kill(pid: int) -> None:
+    psutil.Process(pid).send_signal(signal.SIGKILL)
 
 
-@pytest.fixture
-def running_job(platform, tiny_model):
-    """A job in the middle, with a checkpoint behind it."""
-    job_id = platform.train(model_id=tiny_model, max_steps=STEPS, max_seq_length=64, batch_size=2, lora_r=2)
-    folder = platform.data_dir / "jobs" / str(job_id) / "checkpoints"
-    platform.wait_until(lambda: list(folder.glob("step-*")), 120, "a first checkpoint")
-    job = platform.job(job_id)
-    assert job["status"] == "RUNNING"
-    return job
+def test_a_trainer_killed_at_three_random_steps_goes_on_exactly(platform, tiny_model, undisturbed):
+    steps = sorted(random.sample(range(5, STEPS // 2), 3))
+    print(f"killing after steps {steps}")
+    job_id = submit(platform, tiny_model)
+    for number, step in enumerate(steps, start=1):
+        platform.wait_until(lambda n=number: platform.job(job_id)["attempt"]["number"] == n, 60, f"attempt {number}")
+        kill(wait_for_step(platform, job_id, step)["attempt"]["pid"])
+    job = assert_equals(platform, job_id, undisturbed)
+    assert [attempt["outcome"] for attempt in job["attempts"]] == ["died", "died", "died", "completed"]
 
 
-def assert_went_on(platform, job, attempts: int) -> None:
-    done = platform.wait_for_job(job["id"], "COMPLETED")
-    assert done["attempt"]["number"] == attempts
-    assert done["step"] == STEPS
-    assert "Resumed after step" in done["logs"]
-    client = MlflowClient(platform.mlflow_url)
-    assert client.get_run(done["mlflow_run_id"]).info.status == "FINISHED"
-    steps = [point.step for point in client.get_metric_history(done["mlflow_run_id"], "loss")]
-    assert sorted(steps) == list(range(1, STEPS + 1))
+def test_a_killed_worker_leaves_a_job_that_goes_on(platform, tiny_model, undisturbed):
+    job_id = start(platform, tiny_model)
+    trainer = psutil.Process(platform.job(job_id)["attempt"]["pid"])
+    forkserver = trainer.parent()
+    kill(forkserver.parent().pid)
+    platform.wait_until(lambda: not trainer.is_running(), 30, "the trainer to leave with its worker")
+    assert len(assert_equals(platform, job_id, undisturbed)["attempts"]) == 2
 
 
-def test_a_killed_trainer_goes_on_from_its_checkpoint(platform, running_job):
-    psutil.Process(running_job["attempt"]["pid"]).send_signal(signal.SIGKILL)
-    assert_went_on(platform, running_job, attempts=2)
+def test_killed_servers_do_not_disturb_the_trainer(platform, tiny_model, undisturbed):
+    job_id = start(platform, tiny_model)
+    for part in ("prefect", "mlflow", "api"):
+        kill(platform.pid(part))
+    platform.wait_until(lambda: platform.health() == "healthy", 120, "everything to be back")
+    job = assert_equals(platform, job_id, undisturbed)
+    assert [attempt["outcome"] for attempt in job["attempts"]] == ["completed"]
 
 
-def test_a_stopped_platform_goes_on_where_it_was(platform, running_job):
+def test_a_power_cut_costs_no_job(platform, tiny_model, undisturbed):
+    running, queued = start(platform, tiny_model), submit(platform, tiny_model)
+    paused = submit(platform, tiny_model)
+    act(platform, paused, "pause")
+    platform.cut_power()
+    platform.start()
+    assert platform.job(paused)["status"] == "PAUSED"
+    act(platform, paused, "resume", 202)
+    for job_id in (running, queued, paused):
+        assert_equals(platform, job_id, undisturbed)
+
+
+def test_a_stopped_platform_goes_on_where_it_was(platform, tiny_model, undisturbed):
+    job_id = start(platform, tiny_model)
     platform.stop()
     platform.start()
-    assert_went_on(platform, running_job, attempts=2)
-
-
-def test_a_killed_worker_leaves_a_job_that_goes_on(platform, running_job):
-    trainer = psutil.Process(running_job["attempt"]["pid"])
-    forkserver = trainer.parent()
-    worker = forkserver.parent()
-    worker.send_signal(signal.SIGKILL)
-    platform.wait_until(lambda: not trainer.is_running(), 30, "the trainer to leave with its worker")
-    assert_went_on(platform, running_job, attempts=2)
+    job = assert_equals(platform, job_id, undisturbed)
+    assert [attempt["outcome"] for attempt in job["attempts"]] == ["stopped", "completed"]

@@ -1,12 +1,5 @@
 """A part is down: what needs it says so, the rest works, and everything recovers by itself."""
 
-import pytest
-
-
-@pytest.fixture(scope="module")
-def tiny_model(platform):
-    return platform.http.post("/models", json={"name": "Tiny", "base_model": "tiny-llama"}).json()["id"]
-
 
 def down(platform, part: str):
     platform.control("stop", part)

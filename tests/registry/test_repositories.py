@@ -113,7 +113,57 @@ def test_events_tell_what_happened_in_order_and_come_in_pages(database):
         assert [event.kind for event in events] == ["attempt", "state", "step", "checkpoint", "log"]
         assert events[2].data == {"step": 1, "loss": 2.5}
         assert [event.id for event in jobs.events(job_id, after=events[1].id, limit=2)] == [e.id for e in events[2:4]]
-        assert jobs.attempts(job_id) == [{"number": 1, "host": "host", "pid": 7}]
+        (attempt,) = jobs.attempts(job_id)
+        assert attempt == {
+            "number": 1,
+            "host": "host",
+            "pid": 7,
+            "started_at": events[0].created_at,
+            "ended_at": None,
+            "outcome": None,
+        }
+
+
+def test_an_attempt_ends_once_and_one_that_did_not_say_so_has_died(database):
+    job_id = add_job(database, "run-1")
+    with database.transaction() as session:
+        jobs = TrainingJobRepository(session)
+        job = jobs.get(job_id)
+        assert not jobs.end_attempt(job, "completed")
+        for pid in (1, 2, 3):
+            jobs.begin_attempt(job, "host", pid)
+            if pid == 2:
+                assert jobs.end_attempt(job, "paused")
+                assert not jobs.end_attempt(job, "died")
+        assert [attempt["outcome"] for attempt in jobs.attempts(job_id)] == ["died", "paused", None]
+        assert [attempt["ended_at"] is None for attempt in jobs.attempts(job_id)] == [False, False, True]
+        assert jobs.count_crash(job) == 1
+        assert jobs.attempts(job_id)[2]["outcome"] == "died"
+
+
+def test_mlflow_is_behind_until_it_was_told_the_newest_status(database):
+    job_id = add_job(database, "run-1")
+
+    def untold():
+        with database.reading() as session:
+            return [(job.id, job.status) for job in TrainingJobRepository(session).untold()]
+
+    with database.transaction() as session:
+        jobs = TrainingJobRepository(session)
+        jobs.record_state(jobs.get(job_id), "RUNNING", utcnow())
+    assert untold() == []  # there is no MLflow run to tell
+    with database.transaction() as session:
+        jobs = TrainingJobRepository(session)
+        jobs.link_mlflow_run(jobs.get(job_id), "abc")
+    assert untold() == [(job_id, "RUNNING")]
+    with database.transaction() as session:
+        jobs = TrainingJobRepository(session)
+        jobs.record_state(jobs.get(job_id), "PAUSED", utcnow())
+        jobs.mark_told(job_id, "RUNNING")
+    assert untold() == [(job_id, "PAUSED")]
+    with database.transaction() as session:
+        TrainingJobRepository(session).mark_told(job_id, "PAUSED")
+    assert untold() == []
 
 
 def test_the_queue_is_first_in_first_out_and_a_resumed_job_goes_to_its_end(database):

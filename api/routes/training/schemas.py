@@ -53,12 +53,10 @@ class Attempt(ResponseBody):
     ended_at: Timestamp | None
 
 
-class PastAttempt(ResponseBody):
-    """A process that worked on a job."""
+class PastAttempt(Attempt):
+    """A process that works or worked on a job, and how that ended."""
 
-    number: int
-    host: str
-    pid: int
+    outcome: Literal["completed", "paused", "failed", "stopped", "died"] | None
 
 
 class TrainingDetail(TrainingSummary):

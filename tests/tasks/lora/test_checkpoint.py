@@ -105,7 +105,10 @@ def test_saving_a_step_again_replaces_it_and_never_leaves_nothing(tmp_path):
 
 def test_the_newest_two_and_the_best_are_kept(tmp_path):
     for step in range(1, 7):
-        save_checkpoint(tmp_path, state_at(step), best_step=2 if step > 2 else None)
+        state = state_at(step)
+        progress = state.progress.evaluated(1, 3.0).evaluated(2, 2.0).evaluated(3, 2.0).evaluated(4, 2.5)
+        assert (progress.best_step, progress.best_loss, progress.eval_step) == (2, 2.0, 4)
+        save_checkpoint(tmp_path, replace(state, progress=progress if step > 2 else state.progress))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000005", "step-00000006"]
     discard_newer(tmp_path, 5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000005"]

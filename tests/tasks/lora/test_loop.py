@@ -36,7 +36,10 @@ def test_the_report_of_a_run(tiny_llama_dir, tmp_path):
     assert [record.epoch for record in recorder.records] == [1] * 4 + [2] * 4
     assert [step for kind, step, _ in recorder.events if kind == "evaluation"] == [3, 6, 8]
     assert recorder.events[-1] == ("evaluation", 8, outcome.eval_loss)
-    assert [path.name for path in recorder.saved] == ["step-00000008"]
+    losses = [loss for kind, _, loss in recorder.events if kind == "evaluation"]
+    best = [step for number, step in enumerate((3, 6)) if losses[number] == min(losses[: number + 1])]
+    assert best
+    assert [path.name for path in recorder.saved] == [f"step-{step:08d}" for step in (*best, 8)]
     for record in recorder.records:
         assert record.tokens == sum(len(rows[row].input_ids) for row in record.sample_ids)
         assert record.tokens_per_second == pytest.approx(record.tokens / record.seconds)
