@@ -87,6 +87,10 @@ class Reconciler:
                 gone = set(asked) - {run.id for run in found}
                 await asyncio.to_thread(self._record_deleted, kind, gone)
 
+    async def refresh(self, kind: type[Repository], flow_run_id: str) -> None:
+        """Mirror one run's state now: what was changed in Prefect a moment ago must count for what is asked here."""
+        await self._carry(kind, await self._orchestrator.flow_runs([flow_run_id]))
+
     async def _carry(self, kind: type[Repository], runs: Sequence[FlowRun]) -> None:
         """Mirror the runs' states, make pauses last, and let those go on whose process has died."""
         for run in runs:

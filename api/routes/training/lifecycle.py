@@ -1,10 +1,11 @@
 """What changes a training job's course: pause, resume, cancel, restart."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 
-from api.errors import Conflict
+from api.errors import Conflict, PartDown
 from api.orchestrator import FlowRun
 from api.platform import Platform
 from api.routes.training.schemas import TrainingTransition
@@ -14,12 +15,14 @@ from registry.repositories.training_jobs import TrainingJobRepository
 from registry.run_states import TERMINAL
 from registry.tables import TrainingJob
 
+logger = logging.getLogger(__name__)
+
 POLL_SECONDS = 0.1
 
 
 async def pause_job(platform: Platform, job_id: int) -> TrainingTransition:
     """Ask the trainer to leave, and wait for it: `PAUSED`, or `RUNNING` and `pausing` when it takes longer."""
-    job = await asyncio.to_thread(read_job, platform.database, job_id)
+    job = await _present(platform, job_id)
     if job.status not in ("PENDING", "RUNNING"):
         raise Conflict(f"Training job {job_id} is {job.status}; only a PENDING or RUNNING job can be paused.")
     run = await _flow_run_of(platform, job)
@@ -36,7 +39,7 @@ async def pause_job(platform: Platform, job_id: int) -> TrainingTransition:
 
 async def cancel_job(platform: Platform, job_id: int) -> TrainingTransition:
     """Take the job off the device for good; its last checkpoint is kept, so that it can be restarted."""
-    job = await asyncio.to_thread(read_job, platform.database, job_id)
+    job = await _present(platform, job_id)
     if job.status in TERMINAL:
         raise Conflict(f"Training job {job_id} is {job.status} already; there is nothing to cancel.")
     run = await _flow_run_of(platform, job)
@@ -53,7 +56,7 @@ async def cancel_job(platform: Platform, job_id: int) -> TrainingTransition:
 
 async def restart_job(platform: Platform, job_id: int) -> TrainingTransition:
     """Queue a cancelled or failed job again, as a new attempt from its last checkpoint."""
-    job = await asyncio.to_thread(read_job, platform.database, job_id)
+    job = await _present(platform, job_id)
     if job.status not in ("CANCELLED", "FAILED"):
         raise Conflict(f"Training job {job_id} is {job.status}; only a CANCELLED or FAILED job can be restarted.")
     run = await _flow_run_of(platform, job)
@@ -72,7 +75,7 @@ def _forgive(database: Database, job_id: int) -> None:
 
 async def resume_job(platform: Platform, job_id: int) -> TrainingTransition:
     """Let a paused job go on; wait until it runs, or is queued behind another."""
-    job = await asyncio.to_thread(read_job, platform.database, job_id)
+    job = await _present(platform, job_id)
     if job.status != "PAUSED" and not job.pausing:
         raise Conflict(f"Training job {job_id} is {job.status}; only a PAUSED job can be resumed.")
     assert job.flow_run_id is not None
@@ -92,6 +95,19 @@ def _goes_on_or_queues(database: Database, job: TrainingJob, attempt: int) -> bo
         with database.reading() as session:
             return TrainingJobRepository(session).another_runs(job.id)
     return job.status != "PAUSED" and (job.attempt > attempt or job.status in TERMINAL)
+
+
+async def _present(platform: Platform, job_id: int) -> TrainingJob:
+    """Return the job with its status as Prefect knows it at this moment, if Prefect answers."""
+    job = await asyncio.to_thread(read_job, platform.database, job_id)
+    if job.flow_run_id is None:
+        return job
+    try:
+        await platform.reconciler.refresh(TrainingJobRepository, job.flow_run_id)
+    except PartDown as error:
+        # What needs Prefect will say so; what the last known status forbids is answered by that.
+        logger.warning("training job %d is as last seen: %s", job_id, error)
+    return await asyncio.to_thread(read_job, platform.database, job_id)
 
 
 async def _flow_run_of(platform: Platform, job: TrainingJob) -> FlowRun:
