@@ -8,6 +8,19 @@ import torch
 from tests.tiny_models import save_tiny_gpt2, save_tiny_llama
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--screenshots", type=Path, metavar="DIR", help="save pictures of the pages that tests click through"
+    )
+
+
+@pytest.fixture(scope="session")
+def screenshots(request: pytest.FixtureRequest) -> Path | None:
+    """The folder for pictures of pages; none: no pictures are taken."""
+    folder: Path | None = request.config.getoption("--screenshots")
+    return folder
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     """On models this small a second thread only waits, the longer the busier the machine."""
