@@ -93,10 +93,11 @@ class Reconciler:
 
     async def _carry(self, kind: type[Repository], runs: Sequence[FlowRun]) -> None:
         """Mirror the runs' states, make pauses last, and let those go on whose process has died."""
+        died = await asyncio.to_thread(self._mirror, kind, runs)
         for run in runs:
             if run.pause_limited:
                 await self._orchestrator.lift_pause_limit(run.id)
-        for run in await asyncio.to_thread(self._mirror, kind, runs):
+        for run in died:
             if run.state_type == "CANCELLING":
                 await self._orchestrator.end_cancelled(run)
                 continue
@@ -225,5 +226,6 @@ def _record(repository: Any, record: TrainingJob | Evaluation, run: FlowRun) -> 
     status = _status(record, run)
     if isinstance(record, TrainingJob):
         record.pausing = status == "RUNNING" and run.state_type == "PAUSED"
+        record.cancelling = run.state_type == "CANCELLING"
     reason = (run.state_message or "").removeprefix("Flow run encountered an exception: ") or None
     repository.record_state(record, status, run.state_at, reason)

@@ -104,6 +104,8 @@ class TrainingJob(FlowBacked, Base):
     """A moving average, for the time that is left."""
     pausing: Mapped[bool] = mapped_column(default=False)
     """A pause was asked for and the trainer has not left yet."""
+    cancelling: Mapped[bool] = mapped_column(default=False)
+    """A cancellation was asked for and the trainer has not left yet."""
     output_model_id: Mapped[int | None] = mapped_column(ForeignKey("models.id"))
 
 

@@ -1,9 +1,18 @@
 """One running platform for the end-to-end tests, with the packaged SmolLM2 and the tiny models in its folder."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.e2e.platform_process import ROOT, PlatformProcess
 from tests.e2e.tiny_job import submit
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lies here: it drives the real platform."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.e2e)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import httpx
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
-READY_SECONDS = 240
+READY_SECONDS = 300
 STOP_SECONDS = 40
 PARTS = ("api", "mlflow", "engine", "prefect")
 

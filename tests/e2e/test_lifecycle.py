@@ -3,6 +3,7 @@
 import json
 import random
 import time
+from datetime import UTC, datetime, timedelta
 
 import httpx
 
@@ -96,6 +97,31 @@ def test_queued_jobs_have_a_place_and_can_be_paused_cancelled_and_deleted(platfo
         assert platform.http.delete(f"/training/{job_id}").status_code == 200
         assert platform.http.get(f"/training/{job_id}").status_code == 404
         assert not (platform.data_dir / "jobs" / str(job_id)).exists()
+
+
+def test_a_schedule_in_prefect_makes_a_job_when_it_is_due(platform, tiny_model):
+    name = "by schedule"
+    due = datetime.now(UTC) + timedelta(seconds=10)
+    deployment = httpx.get(f"{platform.prefect_url}/deployments/name/finetune/finetune").json()
+    schedules = f"{platform.prefect_url}/deployments/{deployment['id']}/schedules"
+    schedule = {
+        "active": True,
+        "schedule": {"interval": 24 * 3600, "anchor_date": due.isoformat()},
+        "parameters": {"job": {"model_id": tiny_model, "job_name": name, "max_steps": 3, "max_seq_length": 64}},
+        "max_scheduled_runs": 1,
+    }
+    (made,) = httpx.post(schedules, json=[schedule]).raise_for_status().json()
+
+    def scheduled():
+        jobs = platform.http.get("/training").json()["training_jobs"]
+        return next((job for job in jobs if job["job_name"] == name), None)
+
+    try:
+        job = platform.wait_until(scheduled, 90, "the scheduled job")
+    finally:
+        httpx.delete(f"{schedules}/{made['id']}").raise_for_status()
+    assert job["created_at"] >= due.replace(tzinfo=None).isoformat(timespec="microseconds")
+    assert platform.wait_for_job(job["id"], "COMPLETED")["step"] == 3
 
 
 def test_ten_pauses_and_resumes_in_a_row(platform, tiny_model):

@@ -83,11 +83,9 @@ def history(platform: PlatformProcess, job: dict[str, Any]) -> dict[str, list[tu
 
 def adapter_bytes(platform: PlatformProcess, job: dict[str, Any]) -> bytes:
     """Return the registered adapter of the one model that the job made."""
-    made = [
-        model["id"]
-        for model in platform.http.get("/models").json()["models"]
-        if (model["parameters"] or {}).get("training_job_id") == job["id"]
-    ]
+    ids = [model["id"] for model in platform.http.get("/models").json()["models"]]
+    models = [platform.http.get(f"/models/{model_id}").json() for model_id in ids]
+    made = [model["id"] for model in models if (model["parameters"] or {}).get("training_job_id") == job["id"]]
     assert made == [job["output_model_id"]]
     folder = MlflowClient(platform.mlflow_url).download_artifacts(job["mlflow_run_id"], "adapter")
     with open(f"{folder}/adapter_model.safetensors", "rb") as file:  # noqa: PTH123

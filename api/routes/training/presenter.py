@@ -26,6 +26,7 @@ def detail_of(
         queue_position=queue_position,
         eta_seconds=_eta_seconds(job),
         pausing=job.pausing,
+        cancelling=job.cancelling,
         error=job.error,
         step=job.step,
         total_steps=job.total_steps,

@@ -68,6 +68,7 @@ class TrainingDetail(TrainingSummary):
     current_loss: float | None
     logs: str
     pausing: bool = Field(description="A pause was asked for and the trainer has not left the device yet")
+    cancelling: bool = Field(description="A cancellation was asked for and the trainer has not left the device yet")
     error: str | None
     step: int
     total_steps: int | None

@@ -1,4 +1,4 @@
-"""Which records MLflow has not been told of, and what tells a lack of memory from another death."""
+"""What MLflow has not been told of, what tells a lack of memory from another death, and who is being cancelled."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -18,3 +18,5 @@ def upgrade() -> None:
             batch.add_column(sa.Column("mlflow_behind", sa.Boolean(), nullable=False, server_default=sa.true()))
             batch.add_column(sa.Column("attempt_oom_kills", sa.Integer(), nullable=True))
             batch.create_index(f"ix_{table}_mlflow_behind", ["mlflow_behind"])
+    with op.batch_alter_table("training_jobs") as batch:
+        batch.add_column(sa.Column("cancelling", sa.Boolean(), nullable=False, server_default=sa.false()))
