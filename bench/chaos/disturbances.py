@@ -1,0 +1,162 @@
+"""What is done to the platform: parts killed, everything killed or stopped and started, jobs paused and cancelled."""
+
+import random
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+
+from bench.chaos.doors import DONE, DOORS, REFUSED, Doors
+from bench.chaos.ledger import Job, Ledger
+from bench.chaos.observer import trainers
+from bench.chaos.platform import ChaosPlatform
+
+WEIGHTS = {
+    "kill trainer": 4,
+    "kill worker": 2,
+    "kill forkserver": 2,
+    "kill prefect": 2,
+    "kill mlflow": 2,
+    "kill api": 2,
+    "kill engine": 1,
+    "kill supervisord": 1,
+    "kill up": 1,
+    "power cut": 1,
+    "ctrl-c": 1,
+    "pause api, resume api": 2,
+    "pause api, resume prefect": 2,
+    "pause prefect, resume api": 2,
+    "pause prefect, resume prefect": 1,
+    "pause, resume 0.5 s later": 2,
+    "cancel, restart": 2,
+}
+"""How often each disturbance comes in a round."""
+STARTS = 3
+END_SECONDS = 30.0
+
+
+class Disturbances:
+    """Draws one disturbance after the other, each as often as its weight says, in random order."""
+
+    def __init__(self, platform: ChaosPlatform, doors: Doors, ledger: Ledger, rng: random.Random) -> None:
+        self._platform, self._doors, self._ledger, self._rng = platform, doors, ledger, rng
+        self._round: list[str] = []
+        # Doors are asked in threads, so that a kill can come while one waits for its answer.
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="door")
+        self._whole: dict[str, Callable[[], None]] = {
+            "power cut": self._cut_power,
+            "ctrl-c": self._press_ctrl_c,
+        }
+
+    def close(self) -> None:
+        """Wait for the doors that have not answered yet."""
+        self._threads.shutdown()
+
+    def next(self) -> None:
+        """Do the next disturbance; returns when the platform runs again if it had to be started."""
+        if not self._round:
+            self._round = [name for name, weight in WEIGHTS.items() for _ in range(weight)]
+            self._rng.shuffle(self._round)
+        name = self._round.pop()
+        if name in self._whole:
+            self._whole[name]()
+            self._ledger.count(name, DONE)
+            self._start()
+        elif name.startswith("kill "):
+            self._kill(name)
+        else:
+            self._at_door(name)
+
+    def revive(self) -> None:
+        """Start the platform if it has ended by itself, which it may only do when a part can't be kept running."""
+        if self._platform.ended:
+            said = "".join(self._platform.output[-40:])
+            if "could not be kept running" in said:
+                self._ledger.note("the platform stopped because a part could not be kept running")
+            else:
+                self._ledger.violation(f"`make run` ended by itself:\n{said}")
+            self._start()
+
+    def _kill(self, name: str) -> None:
+        part = name.removeprefix("kill ")
+        process = self._trainer() if part == "trainer" else self._platform.part(part)
+        if process is None:
+            self._ledger.count(name, REFUSED, "(it is not there)")
+            return
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            self._ledger.count(name, REFUSED, "(it ended just now)")
+            return
+        self._ledger.count(name, DONE, f"(process {process.pid})")
+        if part == "supervisord" and not self._platform.wait_ended(END_SECONDS):
+            self._ledger.violation(f"`make run` still runs {END_SECONDS:.0f} s after its supervisor was killed")
+        if part in ("supervisord", "up"):
+            self._platform.wait_ended(END_SECONDS)
+            self._start()
+
+    def _trainer(self) -> psutil.Process | None:
+        found = sorted(trainers(self._platform.data_dir))
+        try:
+            return psutil.Process(self._rng.choice(found)[1]) if found else None
+        except psutil.NoSuchProcess:
+            return None
+
+    def _cut_power(self) -> None:
+        self._platform.kill_all()
+
+    def _press_ctrl_c(self) -> None:
+        try:
+            self._platform.stop()
+        except (AssertionError, subprocess.TimeoutExpired) as error:
+            left = [(process.pid, " ".join(process.cmdline())[:80]) for process in self._platform.processes()]
+            self._ledger.violation(f"Ctrl-C left processes behind: {left} ({str(error).splitlines()[0]})")
+            self._platform.kill_all()
+
+    def _start(self) -> None:
+        for _ in range(STARTS):
+            try:
+                self._ledger.say(f"ready again after {self._platform.start():.1f} s")
+            except AssertionError as error:
+                self._ledger.violation(f"the platform did not start: {error}")
+                self._platform.kill_all()
+            else:
+                return
+        raise RuntimeError("The platform can't be started any more.")
+
+    def _at_door(self, name: str) -> None:
+        jobs = [job for job in self._ledger.accepted() if job.status in ("PENDING", "RUNNING") and job.flow_run_id]
+        running = [job for job in jobs if job.status == "RUNNING"]
+        if not jobs:
+            self._ledger.count(name, REFUSED, "(no job is running or queued)")
+            return
+        # Mostly the running one: the others wait in the queue, where less can go wrong.
+        job = self._rng.choice(running if running and self._rng.random() < 0.8 else jobs)
+        delay, doors = self._rng.uniform(0.2, 5.0), (self._rng.choice(DOORS), self._rng.choice(DOORS))
+        if name == "cancel, restart":
+            self._threads.submit(self._cancel, name, job, delay)
+        elif name == "pause, resume 0.5 s later":
+            self._threads.submit(self._pause, name, job, doors[0], doors[1], 0.0)
+            self._threads.submit(self._resume_soon, job, doors[1])
+        else:
+            pause, resume = (part.split()[1] for part in name.split(", "))
+            self._threads.submit(self._pause, name, job, pause, resume, delay)
+
+    def _pause(self, name: str, job: Job, door: str, resume_door: str, delay: float) -> None:
+        job.resume_door, job.hold_until = resume_door, float("inf")
+        outcome = self._doors.pause(job, door)
+        job.hold_until = time.monotonic() + delay
+        self._ledger.count(name, outcome, f"(job {job.id})")
+
+    def _resume_soon(self, job: Job, door: str) -> None:
+        time.sleep(0.5)
+        outcome = self._doors.resume(job, door)
+        self._ledger.count("resume 0.5 s after the pause", outcome, f"(job {job.id}, {door})")
+
+    def _cancel(self, name: str, job: Job, delay: float) -> None:
+        job.hold_until = float("inf")
+        outcome = self._doors.cancel(job)
+        job.hold_until = time.monotonic() + delay
+        self._ledger.count(name, outcome, f"(job {job.id})")
