@@ -89,13 +89,14 @@ def disturb(disturbances: Disturbances, rng: random.Random, seconds: float) -> N
 def finish(disturbances: Disturbances, caretaker: Caretaker, ledger: Ledger) -> None:
     """Let every job go on to its end, undisturbed."""
     caretaker.submitting = False
-    disturbances.close()
+    disturbances.settle()
     ledger.say(f"no more disturbances; {len(ledger.unfinished())} jobs are unfinished")
     deadline = time.monotonic() + FINISH_SECONDS
     while ledger.unfinished() and time.monotonic() < deadline:
         disturbances.revive()
         time.sleep(0.5)
     caretaker.end()
+    disturbances.close()
     for job in ledger.unfinished():
         ledger.violation(f"job {job.id} ({job.key}) is {job.status} {FINISH_SECONDS:.0f} s after the last disturbance")
 

@@ -77,7 +77,7 @@ def check_numbers(platform: ChaosPlatform, job_ids: list[int]) -> list[str]:
         wrong.append(f"the API lists the jobs {listed}, submitted were {job_ids}")
     made = Counter[int]()
     for model in platform.http.get("/models").json()["models"]:
-        parameters = platform.http.get(f"/models/{model['id']}").json()["parameters"]
+        parameters = platform.http.get(f"/models/{model['id']}").json()["parameters"] or {}
         if "training_job_id" in parameters:
             made[parameters["training_job_id"]] += 1
     if made != Counter(job_ids):

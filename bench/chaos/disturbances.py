@@ -3,12 +3,11 @@
 import random
 import subprocess
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import psutil
 
-from bench.chaos.doors import DONE, DOORS, REFUSED, Doors
+from bench.chaos.doors import DONE, DOORS, Doors
 from bench.chaos.ledger import Job, Ledger
 from bench.chaos.observer import trainers
 from bench.chaos.platform import ChaosPlatform
@@ -33,7 +32,11 @@ WEIGHTS = {
     "cancel, restart": 2,
 }
 """How often each disturbance comes in a round."""
+WHOLE = ("kill supervisord", "kill up", "power cut", "ctrl-c")
+"""After these the platform has to be started again."""
 STARTS = 3
+GIVEN_UP = "could not be kept running"
+"""What `make run` says before it ends because of a part that dies again and again, which is right of it."""
 END_SECONDS = 30.0
 
 
@@ -43,69 +46,79 @@ class Disturbances:
     def __init__(self, platform: ChaosPlatform, doors: Doors, ledger: Ledger, rng: random.Random) -> None:
         self._platform, self._doors, self._ledger, self._rng = platform, doors, ledger, rng
         self._round: list[str] = []
-        # Doors are asked in threads, so that a kill can come while one waits for its answer.
+        # Doors are asked in threads, so that a kill can come while one waits for its answer; so is the start, which
+        # is disturbed too.
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="door")
-        self._whole: dict[str, Callable[[], None]] = {
-            "power cut": self._cut_power,
-            "ctrl-c": self._press_ctrl_c,
-        }
+        self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="start")
+        self._starting: Future[None] | None = None
+        self._output_begins = 0
 
-    def close(self) -> None:
-        """Wait for the doors that have not answered yet."""
+    def settle(self) -> None:
+        """Wait for the doors that have not answered yet; no disturbance may come after this."""
         self._threads.shutdown()
 
+    def close(self) -> None:
+        """Wait for a start that is under way."""
+        self._starter.shutdown()
+
     def next(self) -> None:
-        """Do the next disturbance; returns when the platform runs again if it had to be started."""
+        """Do the next disturbance that is possible right now; the others keep their turn."""
         if not self._round:
             self._round = [name for name, weight in WEIGHTS.items() for _ in range(weight)]
             self._rng.shuffle(self._round)
-        name = self._round.pop()
-        if name in self._whole:
-            self._whole[name]()
-            self._ledger.count(name, DONE)
-            self._start()
-        elif name.startswith("kill "):
-            self._kill(name)
-        else:
-            self._at_door(name)
+        for place in range(len(self._round) - 1, -1, -1):
+            name = self._round[place]
+            if self._do(name):
+                del self._round[place]
+                return
 
     def revive(self) -> None:
         """Start the platform if it has ended by itself, which it may only do when a part can't be kept running."""
+        if self._starting is not None:
+            if not self._starting.done():
+                return
+            self._starting.result()
+            self._starting = None
         if self._platform.ended:
-            said = "".join(self._platform.output[-40:])
-            if "could not be kept running" in said:
-                self._ledger.note("the platform stopped because a part could not be kept running")
-            else:
-                self._ledger.violation(f"`make run` ended by itself:\n{said}")
+            self._judge_end()
             self._start()
 
-    def _kill(self, name: str) -> None:
+    def _do(self, name: str) -> bool:
+        """Do a disturbance; return False, having done nothing, if it is not possible right now."""
+        if name in WHOLE and self._starting is not None:
+            return False
+        if name.startswith("kill "):
+            return self._kill(name)
+        if name == "power cut":
+            self._platform.kill_all()
+        elif name == "ctrl-c":
+            self._press_ctrl_c()
+        else:
+            return self._at_door(name)
+        self._ledger.count(name, DONE)
+        self._start()
+        return True
+
+    def _kill(self, name: str) -> bool:
         part = name.removeprefix("kill ")
-        process = self._trainer() if part == "trainer" else self._platform.part(part)
-        if process is None:
-            self._ledger.count(name, REFUSED, "(it is not there)")
-            return
         try:
+            process = self._trainer() if part == "trainer" else self._platform.part(part)
+            if process is None:
+                return False
             process.kill()
         except psutil.NoSuchProcess:
-            self._ledger.count(name, REFUSED, "(it ended just now)")
-            return
+            return False
         self._ledger.count(name, DONE, f"(process {process.pid})")
-        if part == "supervisord" and not self._platform.wait_ended(END_SECONDS):
-            self._ledger.violation(f"`make run` still runs {END_SECONDS:.0f} s after its supervisor was killed")
-        if part in ("supervisord", "up"):
-            self._platform.wait_ended(END_SECONDS)
+        if name in WHOLE:
+            if not self._platform.wait_ended(END_SECONDS):
+                self._ledger.violation(f"`make run` still runs {END_SECONDS:.0f} s after: {name}")
+                self._platform.kill_all()
             self._start()
+        return True
 
     def _trainer(self) -> psutil.Process | None:
         found = sorted(trainers(self._platform.data_dir))
-        try:
-            return psutil.Process(self._rng.choice(found)[1]) if found else None
-        except psutil.NoSuchProcess:
-            return None
-
-    def _cut_power(self) -> None:
-        self._platform.kill_all()
+        return psutil.Process(self._rng.choice(found)[1]) if found else None
 
     def _press_ctrl_c(self) -> None:
         try:
@@ -116,22 +129,34 @@ class Disturbances:
             self._platform.kill_all()
 
     def _start(self) -> None:
+        """Begin to start the platform; `revive` sees when it is ready."""
+        self._starting = self._starter.submit(self._start_now)
+
+    def _start_now(self) -> None:
         for _ in range(STARTS):
+            self._output_begins = len(self._platform.output)
             try:
                 self._ledger.say(f"ready again after {self._platform.start():.1f} s")
             except AssertionError as error:
-                self._ledger.violation(f"the platform did not start: {error}")
+                self._ledger.say(f"the start failed: {str(error).splitlines()[0]}")
+                self._judge_end()
                 self._platform.kill_all()
             else:
                 return
         raise RuntimeError("The platform can't be started any more.")
 
-    def _at_door(self, name: str) -> None:
+    def _judge_end(self) -> None:
+        said = "".join(self._platform.output[self._output_begins :])
+        if GIVEN_UP in said:
+            self._ledger.note("the platform stopped because a part could not be kept running")
+        else:
+            self._ledger.violation(f"`make run` ended by itself or was never ready:\n{said[-2000:]}")
+
+    def _at_door(self, name: str) -> bool:
         jobs = [job for job in self._ledger.accepted() if job.status in ("PENDING", "RUNNING") and job.flow_run_id]
+        if not jobs or self._starting is not None:
+            return False
         running = [job for job in jobs if job.status == "RUNNING"]
-        if not jobs:
-            self._ledger.count(name, REFUSED, "(no job is running or queued)")
-            return
         # Mostly the running one: the others wait in the queue, where less can go wrong.
         job = self._rng.choice(running if running and self._rng.random() < 0.8 else jobs)
         delay, doors = self._rng.uniform(0.2, 5.0), (self._rng.choice(DOORS), self._rng.choice(DOORS))
@@ -143,6 +168,7 @@ class Disturbances:
         else:
             pause, resume = (part.split()[1] for part in name.split(", "))
             self._threads.submit(self._pause, name, job, pause, resume, delay)
+        return True
 
     def _pause(self, name: str, job: Job, door: str, resume_door: str, delay: float) -> None:
         job.resume_door, job.hold_until = resume_door, float("inf")
