@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
+from mlflow.exceptions import MlflowException
 from transformers.utils.logging import disable_progress_bar
 
 from bench.chaos.caretaker import Caretaker
@@ -105,7 +107,11 @@ def check(platform: ChaosPlatform, ledger: Ledger, references: dict[str, Outcome
     """Check every job, and the lists of all."""
     ledger.say(f"checking {len(ledger.accepted())} jobs")
     for job in ledger.accepted():
-        for wrong in check_job(platform, job, references[job.kind]):
+        try:
+            found = check_job(platform, job, references[job.kind])
+        except (httpx.HTTPError, MlflowException, LookupError, OSError) as error:
+            found = [f"can't be read: {error!r}"]
+        for wrong in found:
             ledger.violation(f"job {job.id} ({job.kind}) {wrong}")
     for wrong in check_numbers(platform, reference_ids + [job.id for job in ledger.accepted() if job.id is not None]):
         ledger.violation(wrong)
@@ -149,7 +155,7 @@ def run(arguments: argparse.Namespace, folder: Path, ledger: Ledger) -> None:
         check(platform, ledger, references, reference_ids)
         attempts, died = count_crashes(platform, ledger)
         doors.close()
-        platform.stop()
+        disturbances.press_ctrl_c()
         observer.end()
         for wrong in [*observer.violations(), *check_leftovers(platform)]:
             ledger.violation(wrong)

@@ -92,7 +92,7 @@ class Disturbances:
         if name == "power cut":
             self._platform.kill_all()
         elif name == "ctrl-c":
-            self._press_ctrl_c()
+            self.press_ctrl_c()
         else:
             return self._at_door(name)
         self._ledger.count(name, DONE)
@@ -120,7 +120,8 @@ class Disturbances:
         found = sorted(trainers(self._platform.data_dir))
         return psutil.Process(self._rng.choice(found)[1]) if found else None
 
-    def _press_ctrl_c(self) -> None:
+    def press_ctrl_c(self) -> None:
+        """Stop the platform in order; it is a violation if that leaves a process behind."""
         try:
             self._platform.stop()
         except (AssertionError, subprocess.TimeoutExpired) as error:
