@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 from mlflow import MlflowClient
 
-from bench.chaos.kinds import Outcome, read_outcome
+from bench.chaos.kinds import Outcome, read_outcome, spans
 from bench.chaos.ledger import Job, Ledger
 from bench.chaos.observer import lock_holders, trace_writers
 from bench.chaos.platform import ChaosPlatform
@@ -42,7 +42,7 @@ def _wrong_events(platform: ChaosPlatform, detail: dict[str, Any]) -> list[str]:
         after = page[-1]["id"]
     missing = [step for step in range(1, detail["total_steps"] + 1) if not steps[step]]
     twice = sorted(step for step, count in steps.items() if count > 1)
-    return [f"step events missing {missing}, twice {twice}"] if missing or twice else []
+    return [f"step events missing {spans(missing)}, twice {spans(twice)}"] if missing or twice else []
 
 
 def _wrong_runs(platform: ChaosPlatform, detail: dict[str, Any]) -> list[str]:

@@ -28,6 +28,17 @@ def job_kinds(steps: int) -> dict[str, dict[str, Any]]:
     }
 
 
+def spans(steps: list[int]) -> str:
+    """Return sorted steps as people write them: `3, 7-9`; `none` if there are none."""
+    runs: list[list[int]] = []
+    for step in steps:
+        if runs and step == runs[-1][-1] + 1:
+            runs[-1].append(step)
+        else:
+            runs.append([step])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs) or "none"
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a completed job has logged and made."""
@@ -47,7 +58,9 @@ class Outcome:
                 twice = sorted({step for step in steps if steps.count(step) > 1})
                 missing = sorted({step for step, _ in other} - set(steps))
                 wrong = sorted({step for step, _ in set(mine) - set(other)})
-                found.append(f"{name} differs: logged twice {twice}, missing {missing}, other value {wrong}")
+                found.append(
+                    f"{name} differs: logged twice {spans(twice)}, missing {spans(missing)}, other value {spans(wrong)}"
+                )
         found += [
             f"the adapter {place} has the SHA-256 {mine}, not {reference.adapters[place]}"
             for place, mine in self.adapters.items()
