@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests.e2e.platform_process import PARTS, PlatformProcess
+from tests.e2e.platform_process import PARTS, READY_SECONDS, PlatformProcess
 
 PORTS = range(15_000, 30_000)
 """Below the ports that the kernel gives to outgoing connections: a restarted part must find its own free."""
@@ -81,11 +81,24 @@ class ChaosPlatform(PlatformProcess):
                 return process
         return None
 
+    def start(self) -> float:
+        """Run `make run` and wait until it says that every part is ready; return the seconds that took."""
+        begins, started = len(self.output), time.monotonic()
+        super().start()
+        # The parts of a platform that was killed may still have answered.
+        self.wait_until(lambda: self.ended or self._ready(begins), READY_SECONDS, "`make run` to say that all is ready")
+        if not self._ready(begins):
+            raise AssertionError("`make run` ended before all was ready")
+        return time.monotonic() - started
+
     def stop(self) -> None:
         """Press Ctrl-C; the ended process is kept in mind, so that what it left behind can be looked for."""
         process = self._process
         super().stop()
         self._process = process
+
+    def _ready(self, begins: int) -> bool:
+        return any("Ready after" in line for line in self.output[begins:])
 
     def kill_all(self) -> None:
         """Take the power away: freeze every process of the platform, then kill them all."""
