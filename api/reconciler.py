@@ -162,9 +162,15 @@ class Reconciler:
         with self._database.transaction() as session:
             repository: Any = kind(session)
             record = repository.by_flow_run(run.id)
-            repository.count_crash(record)
+            # A worker that died before it began says nothing of the job.
+            begun = run.state_type != "PENDING"
+            if begun:
+                repository.count_crash(record)
             if isinstance(record, TrainingJob):
-                repository.log(record.id, f"Attempt {record.attempt} died: {cause(run)}")
+                died = (
+                    f"Attempt {record.attempt} died" if begun and record.attempt else "The worker died before it began"
+                )
+                repository.log(record.id, f"{died}: {cause(run)}")
 
     def _record_deleted(self, kind: type[Repository], flow_run_ids: set[str]) -> None:
         """A run deleted in Prefect will never end by itself: its record is cancelled, and says so."""

@@ -110,7 +110,9 @@ class TrackedRun:
 
     def last_step(self, metric: str) -> int:
         """Return the highest step at which this metric was logged, or 0."""
-        return max((int(point.step) for point in self.client.get_metric_history(self.run_id, metric)), default=0)
+        # MLflow keeps the newest point beside the history, which is as long as the job; only this private list has it.
+        points = self.client.get_run(self.run_id).data._metric_objs
+        return next((int(point.step) for point in points if point.key == metric), 0)
 
     def add_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Queue metrics of a step; `flush` sends them. Cheap: called between two training steps."""

@@ -41,8 +41,11 @@ class Reporter:
         self._lock = threading.Lock()
         self._seconds_per_step: float | None = None
         self._epochs = 0
-        self._logged_step = run.last_step("loss")
-        self._logged_evaluation = run.last_step("eval_loss")
+        # The last step of each kind that each store has got: an attempt that was killed may have told one of them.
+        self._tracked = {"step": run.last_step("loss"), "evaluation": run.last_step("eval_loss")}
+        with database.reading() as session:
+            jobs = TrainingJobRepository(session)
+            self._told = {kind: jobs.last_event_step(job_id, kind) for kind in self._tracked}
         self._progress_artifact: UUID | None = None
         self._progress_told = (-1.0, 0.0)
         self._stop = threading.Event()
@@ -69,11 +72,8 @@ class Reporter:
             "learning_rate": record.learning_rate,
             "tokens_per_second": record.tokens_per_second,
         }
-        self._trace.append(record.step, metrics, sample_ids=record.sample_ids)
-        if record.step > self._logged_step:
-            self._run.add_metrics(metrics, record.step)
-            self._logged_step = record.step
-            self._event("step", step=record.step, epoch=record.epoch, **metrics)
+        self._trace.append(record.step, metrics, epoch=record.epoch, sample_ids=record.sample_ids)
+        self._pass_on("step", record.step, metrics, epoch=record.epoch)
         if self._last is not None and record.epoch > self._last.epoch:
             self._log.line(f"Epoch {self._last.epoch}/{self._epochs} completed with loss {self._last.loss:.4f}")
         self._last = record
@@ -90,10 +90,7 @@ class Reporter:
     def on_evaluation(self, step: int, eval_loss: float) -> None:
         """Keep a held-out loss."""
         self._trace.append(step, {"eval_loss": eval_loss})
-        if step > self._logged_evaluation:
-            self._run.add_metrics({"eval_loss": eval_loss}, step)
-            self._logged_evaluation = step
-            self._event("evaluation", step=step, eval_loss=eval_loss)
+        self._pass_on("evaluation", step, {"eval_loss": eval_loss})
         self._update(eval_loss=eval_loss)
         self._log.line(f"Step {step}: held-out loss {eval_loss:.4f}")
 
@@ -126,18 +123,22 @@ class Reporter:
         with self._lock:
             self._events.append((kind, data))
 
+    def _pass_on(self, kind: str, step: int, metrics: dict[str, float], **more: Any) -> None:
+        """Queue for each store what it has not got: steps that are done again after a crash give the same numbers."""
+        if step > self._tracked[kind]:
+            self._run.add_metrics(metrics, step)
+            self._tracked[kind] = step
+        if step > self._told[kind]:
+            self._event(kind, step=step, **more, **metrics)
+            self._told[kind] = step
+
     def _send_missing(self) -> None:
-        """Queue the steps that a killed process had measured and not sent."""
+        """Queue what a killed process had measured and not sent."""
         for row in self._trace.rows():
-            for name, value in row.metrics.items():
-                last = self._logged_evaluation if name == "eval_loss" else self._logged_step
-                if row.step > last:
-                    self._run.add_metrics({name: value}, row.step)
-        for row in self._trace.rows():
-            if "loss" in row.metrics:
-                self._logged_step = max(self._logged_step, row.step)
             if "eval_loss" in row.metrics:
-                self._logged_evaluation = max(self._logged_evaluation, row.step)
+                self._pass_on("evaluation", row.step, row.metrics)
+            else:
+                self._pass_on("step", row.step, row.metrics, epoch=row.epoch)
 
     def _loop(self) -> None:
         while not self._stop.wait(INTERVAL_SECONDS):

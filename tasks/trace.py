@@ -13,6 +13,8 @@ class TraceRow:
 
     step: int
     metrics: dict[str, float]
+    epoch: int | None = None
+    """Pass over the rows, from 1; of a step."""
 
 
 class Trace:
@@ -43,7 +45,7 @@ class Trace:
                 new = {name: value for name, value in row["metrics"].items() if (row["step"], name) not in seen}
                 seen |= {(row["step"], name) for name in new}
                 if new:
-                    yield TraceRow(row["step"], new)
+                    yield TraceRow(row["step"], new, row.get("epoch"))
 
     def close(self) -> None:
         """Close the file."""

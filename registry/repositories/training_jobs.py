@@ -43,6 +43,12 @@ class TrainingJobRepository(FlowBackedRepository[TrainingJob]):
         query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.id > after)
         return self.session.scalars(query.order_by(JobEvent.id).limit(limit)).all()
 
+    def last_event_step(self, job_id: int, kind: str) -> int:
+        """Return the step of the job's newest event of a kind, or 0."""
+        newest = select(JobEvent.data).where(JobEvent.job_id == job_id, JobEvent.kind == kind)
+        data = self.session.scalar(newest.order_by(JobEvent.id.desc()).limit(1))
+        return int(data["step"]) if data else 0
+
     def attempts(self, job_id: int) -> list[dict[str, Any]]:
         """Return each attempt in order: `number`, `host`, `pid`, `started_at`, and `ended_at` and `outcome` or None."""
         query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.kind == "attempt").order_by(JobEvent.id)

@@ -97,7 +97,6 @@ class PlatformProcess:
 
     def processes(self) -> list[psutil.Process]:
         """Return every process of this platform, whoever its parent is by now."""
-        assert self._process is not None
         found = []
         for process in psutil.process_iter():
             try:

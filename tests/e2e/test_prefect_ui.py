@@ -3,10 +3,10 @@
 from datetime import UTC, datetime
 
 import httpx
-import psutil
 import pytest
 
 from tests.e2e.browser import WINDOW, PrefectUI, chromium, find_chromium
+from tests.e2e.tiny_job import assert_off_the_device
 
 CHROMIUM = find_chromium()
 pytestmark = pytest.mark.skipif(
@@ -82,7 +82,7 @@ def test_a_job_suspended_in_prefect_is_paused(platform, prefect_ui, running_job)
     assert_shown(platform, read, run_id, "PAUSED", clicked, "suspended in the UI")
     job = platform.wait_for_job(job_id, "PAUSED", seconds=30)
     assert not job["pausing"]
-    assert not psutil.pid_exists(job["attempt"]["pid"])
+    assert_off_the_device(job)
     prefect_ui.wait_for_state("Suspended")
     prefect_ui.picture("paused")
     # The dialog gives a pause five minutes; the platform lets it last.
@@ -120,7 +120,7 @@ def test_a_job_cancelled_in_prefect_leaves_the_device(platform, prefect_ui, runn
     read = job_when(platform, job_id, lambda job: job["cancelling"] or job["status"] == "CANCELLED")
     assert_shown(platform, read, run_id, "CANCELLING", clicked, "cancelled in the UI")
     job = platform.wait_for_job(job_id, "CANCELLED", seconds=30)
-    assert not psutil.pid_exists(job["attempt"]["pid"])
+    assert_off_the_device(job)
     prefect_ui.wait_for_state("Cancelled")
     prefect_ui.picture("cancelled")
 

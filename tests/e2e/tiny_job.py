@@ -81,6 +81,16 @@ def history(platform: PlatformProcess, job: dict[str, Any]) -> dict[str, list[tu
     }
 
 
+def event_steps(platform: PlatformProcess, job: dict[str, Any]) -> list[int]:
+    """Return the steps that clients were told of, in the order in which they were told."""
+    page = platform.http.get(f"/training/{job['id']}/events").json()["events"]
+    events = list(page)
+    while page:
+        page = platform.http.get(f"/training/{job['id']}/events", params={"after": events[-1]["id"]}).json()["events"]
+        events += page
+    return [event["data"]["step"] for event in events if event["kind"] == "step"]
+
+
 def adapter_bytes(platform: PlatformProcess, job: dict[str, Any]) -> bytes:
     """Return the registered adapter of the one model that the job made."""
     ids = [model["id"] for model in platform.http.get("/models").json()["models"]]
@@ -98,6 +108,7 @@ def assert_equals(platform: PlatformProcess, job_id: int, undisturbed: dict[str,
     expected = history(platform, undisturbed)
     assert [step for step, _ in expected["loss"]] == list(range(1, STEPS + 1))
     assert history(platform, job) == expected
+    assert [step for step, _ in expected["loss"]] == event_steps(platform, job)
     assert adapter_bytes(platform, job) == adapter_bytes(platform, undisturbed)
     assert_mlflow_agrees(platform, job_id)
     return job

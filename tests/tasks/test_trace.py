@@ -9,12 +9,12 @@ def test_rows_come_back_and_repeated_steps_count_once(tmp_path):
     trace.close()
     resumed = Trace(tmp_path / "trace.jsonl")
     resumed.append(2, {"loss": 2.0})
-    resumed.append(3, {"loss": 1.5})
+    resumed.append(3, {"loss": 1.5}, epoch=2)
     assert list(resumed.rows()) == [
         TraceRow(1, {"loss": 2.5}),
         TraceRow(1, {"eval_loss": 2.4}),
         TraceRow(2, {"loss": 2.0}),
-        TraceRow(3, {"loss": 1.5}),
+        TraceRow(3, {"loss": 1.5}, epoch=2),
     ]
     resumed.close()
 
