@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+import time
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -16,6 +17,8 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, P
 from flows.worker.warm_start import ForkedEngineStarter, NoHooks
 
 POLL_SECONDS = 0.5
+FULL_POLL_SECONDS = 30.0
+"""Prefect's UI calls a queue that was not asked for a minute "not ready"."""
 HEARTBEAT_SECONDS = 10
 
 _logger = logging.getLogger("prefect.worker.warm")
@@ -25,6 +28,7 @@ class WarmWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
     """Prefect's process worker, but a run is a fork of a warm process, and no outage of the server ends it."""
 
     type = "process"
+    _polled_at = 0.0
     job_configuration = ProcessJobConfiguration
     job_configuration_variables = ProcessVariables
 
@@ -65,9 +69,17 @@ class WarmWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
     async def serve(self) -> None:
         """Poll for flow runs and send heartbeats until cancelled."""
         async with self, anyio.create_task_group() as loops:
-            loops.start_soon(_repeat, self.get_and_submit_flow_runs, POLL_SECONDS)
+            loops.start_soon(_repeat, self._poll, POLL_SECONDS)
             loops.start_soon(_repeat, self._sync_and_initialize, float(self.heartbeat_interval_seconds))
             _logger.info("Worker '%s' polls work pool '%s'", self.name, self._work_pool_name)
+
+    async def _poll(self) -> None:
+        """Ask for runs that are due; seldom while no slot is free, as a poll costs the server 25 ms of a core."""
+        full = self._limiter is not None and self._limiter.available_tokens < 1
+        if full and time.monotonic() - self._polled_at < FULL_POLL_SECONDS:
+            return
+        self._polled_at = time.monotonic()
+        await self.get_and_submit_flow_runs()
 
 
 async def _repeat(work: Callable[[], Awaitable[object]], seconds: float) -> None:
