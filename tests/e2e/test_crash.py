@@ -17,7 +17,7 @@ def test_a_trainer_killed_at_three_random_steps_goes_on_exactly(platform, tiny_m
     print(f"killing after steps {steps}")
     job_id = submit(platform, tiny_model)
     for number, step in enumerate(steps, start=1):
-        platform.wait_until(lambda n=number: platform.job(job_id)["attempt"]["number"] == n, 60, f"attempt {number}")
+        platform.wait_until(lambda n=number: len(platform.job(job_id)["attempts"]) == n, 60, f"attempt {number}")
         kill(wait_for_step(platform, job_id, step)["attempt"]["pid"])
     job = assert_equals(platform, job_id, undisturbed)
     assert [attempt["outcome"] for attempt in job["attempts"]] == ["died", "died", "died", "completed"]

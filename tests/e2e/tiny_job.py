@@ -20,10 +20,14 @@ def submit(platform: PlatformProcess, model_id: int, **changes: Any) -> int:
 
 def wait_for_step(platform: PlatformProcess, job_id: int, step: int) -> dict[str, Any]:
     """Return the job once it has done `step` steps, or more; it must still run then."""
-    platform.wait_until(lambda: platform.job(job_id)["step"] >= step, 120, f"job {job_id} to reach step {step}")
-    job = platform.job(job_id)
-    assert job["status"] == "RUNNING", job
-    return job
+
+    def reached() -> dict[str, Any] | None:
+        job = platform.job(job_id)
+        assert job["status"] in ("PENDING", "PAUSED", "RUNNING"), job
+        # A trainer's first steps may come before Prefect's word that it runs.
+        return job if job["step"] >= step and job["status"] == "RUNNING" else None
+
+    return platform.wait_until(reached, 120, f"job {job_id} to reach step {step}")
 
 
 def start(platform: PlatformProcess, model_id: int, **changes: Any) -> int:
