@@ -11,6 +11,7 @@ from fastapi.staticfiles import StaticFiles
 from api.errors import DOCUMENTED_ERRORS, install_error_handlers
 from api.guards import BodyLimit, HostGuard
 from api.platform import Platform
+from api.routes.datasets.endpoints import router as datasets
 from api.routes.evaluations.endpoints import router as evaluations
 from api.routes.health.endpoints import router as health
 from api.routes.models.endpoints import router as models
@@ -37,12 +38,14 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.platform = Platform.build(settings)
     doors = APIRouter(prefix="/api", responses=DOCUMENTED_ERRORS)
-    for router in (health, models, training, evaluations, statistics):
+    for router in (health, models, datasets, training, evaluations, statistics):
         doors.include_router(router)
     app.include_router(doors)
     _serve_documentation(app)
     install_error_handlers(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
+    app.add_middleware(
+        BodyLimit, max_bytes=settings.max_request_bytes, of_paths={"/api/datasets": settings.max_upload_bytes}
+    )
     app.add_middleware(HostGuard, allowed_hosts=settings.allowed_hosts)
     return app
 

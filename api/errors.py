@@ -38,6 +38,10 @@ class Invalid(PlatformError):
     """A field is wrong in a way that only the server could see."""
 
 
+class DatasetInvalid(PlatformError):
+    """An uploaded data set can't be used; the details are the report of its checks."""
+
+
 class TooLarge(PlatformError):
     """The request body is larger than the platform accepts."""
 
@@ -72,6 +76,7 @@ STATUS_OF_ERROR: Mapping[type[PlatformError], tuple[int, str]] = {
     Conflict: (409, "conflict"),
     TooLarge: (413, "too_large"),
     Invalid: (422, "invalid"),
+    DatasetInvalid: (422, "invalid_dataset"),
     EvaluationFailed: (500, "evaluation_failed"),
     PartDown: (503, "part_down"),
 }

@@ -1,5 +1,7 @@
 """ASGI guards before any route: foreign hosts are refused, and bodies have a limit."""
 
+from collections.abc import Mapping
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import ForeignHost, TooLarge, platform_error_response
@@ -24,20 +26,23 @@ class HostGuard:
 
 
 class BodyLimit:
-    """Refuses request bodies beyond a limit, declared or streamed, before they fill memory."""
+    """Refuses request bodies beyond a limit, declared or streamed, before they fill memory or disk."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, of_paths: Mapping[str, int]) -> None:
+        """`of_paths` gives paths a limit of their own, in bytes as `max_bytes` is."""
         self.app = app
         self.max_bytes = max_bytes
+        self.of_paths = of_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 413."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        error = TooLarge(f"The request body is larger than {self.max_bytes} bytes, the most that is accepted.")
+        limit = self.of_paths.get(scope["path"], self.max_bytes)
+        error = TooLarge(f"The request body is larger than {limit} bytes, the most that is accepted here.")
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if declared.isdigit() and int(declared) > self.max_bytes:
+        if declared.isdigit() and int(declared) > limit:
             await platform_error_response(error)(scope, receive, send)
             return
         received = 0
@@ -46,21 +51,21 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_bytes:
+            if received > limit:
                 raise error
             return message
 
         async def send_unless_too_large(message: Message) -> None:
             # The app takes the error for a body that can't be parsed, and would answer 400.
-            if received <= self.max_bytes:
+            if received <= limit:
                 await send(message)
 
         try:
             await self.app(scope, counted, send_unless_too_large)
         except TooLarge:
-            if received <= self.max_bytes:
+            if received <= limit:
                 raise
-        if received > self.max_bytes:
+        if received > limit:
             await platform_error_response(error)(scope, receive, send)
 
 

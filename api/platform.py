@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 
 from api.availability import AvailabilityWatch
 from api.engine.client import EngineClient
+from api.ingestion import Ingestion
 from api.monitor import Monitor
 from api.orchestrator import Orchestrator
 from api.reconciler import Reconciler
@@ -27,6 +28,7 @@ class Platform:
     monitor: Monitor
     reconciler: Reconciler
     tracking: TrackingMirror
+    ingestion: Ingestion
     availability: AvailabilityWatch
 
     @classmethod
@@ -42,12 +44,13 @@ class Platform:
             monitor=Monitor(settings, database),
             reconciler=Reconciler(database, orchestrator),
             tracking=TrackingMirror(settings, database),
+            ingestion=Ingestion(settings, database),
             availability=AvailabilityWatch(settings, database),
         )
 
     def start(self) -> list[asyncio.Task[None]]:
         """Start what works beside the requests."""
-        parts = (self.monitor, self.reconciler, self.tracking, self.availability)
+        parts = (self.monitor, self.reconciler, self.tracking, self.ingestion, self.availability)
         return [asyncio.create_task(part.run()) for part in parts]
 
     async def close(self) -> None:

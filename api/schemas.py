@@ -25,6 +25,7 @@ Timestamp = Annotated[
 ModelId = Annotated[int, Path(ge=1, le=LARGEST_ID, description="Id of a model")]
 JobId = Annotated[int, Path(ge=1, le=LARGEST_ID, description="Id of a training job")]
 EvaluationId = Annotated[int, Path(ge=1, le=LARGEST_ID, description="Id of an evaluation")]
+DatasetId = Annotated[int, Path(ge=1, le=LARGEST_ID, description="Id of a data set")]
 Limit = Annotated[int | None, Query(ge=1, le=LARGEST_ID, description="At most this many; all when left out")]
 After = Annotated[int | None, Query(ge=0, le=LARGEST_ID, description="Only ids greater than this one")]
 

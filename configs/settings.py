@@ -49,6 +49,12 @@ class Settings(BaseSettings):
 
     max_request_bytes: int = Field(2 * 1024 * 1024, ge=1024)
     """Largest JSON request body; more is a 413."""
+    max_upload_bytes: int = Field(4 * 1024**3, ge=1024)
+    """Largest uploaded data set; more is a 413."""
+    upload_wait_seconds: float = Field(60.0, ge=0)
+    """How long an upload waits for its rows to be checked before it answers 202."""
+    ingest_memory_gb: float = Field(4.0, gt=0)
+    """Most memory that reading an uploaded file may take; one that needs more is refused."""
     engine_memory_budget_gb: float = Field(4.0, gt=0)
     """Weights kept in memory by the inference engine; the least recently used model is evicted beyond it."""
     engine_concurrency: int = Field(8, ge=1)
@@ -83,8 +89,13 @@ class Settings(BaseSettings):
 
     @property
     def datasets_dir(self) -> Path:
-        """Tokenized data sets, cached by content hash."""
+        """Data sets: rows by content hash, their tokens, and uploads on their way to be checked."""
         return self.data_dir / "datasets"
+
+    @property
+    def local_datasets_dir(self) -> Path:
+        """Files that a data set can be made of by naming them."""
+        return self.data_dir / "local-datasets"
 
     @property
     def logs_dir(self) -> Path:

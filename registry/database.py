@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from alembic import command
 from alembic.config import Config
@@ -100,7 +101,15 @@ def _seed(url: str) -> None:
         # The counter marks a seeded database: a catalogue model that was deleted later must not come back.
         if session.get(Counter, GENERATIONS) is None:
             session.add(Counter(name=GENERATIONS, value=0))
-            session.add(Dataset(name="Python standard library docstrings", source=STDLIB_DOCSTRINGS))
+            session.add(
+                Dataset(
+                    uid=uuid4().hex,
+                    name="Python standard library docstrings",
+                    source=STDLIB_DOCSTRINGS,
+                    status="READY",
+                    settings={},
+                )
+            )
             for entry in load_catalogue():
                 session.add(Model(**entry.model_dump(), status="LOADING"))
                 session.flush()

@@ -153,9 +153,22 @@ class Dataset(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
-    source: Mapped[str] = mapped_column(String(40))
-    """Where the rows come from: `stdlib-docstrings`, made on this machine."""
+    uid: Mapped[str] = mapped_column(String(32), unique=True)
+    """Our name for it, a UUID in hex: the uploaded file waits under it to be checked."""
+    source: Mapped[str] = mapped_column(String(200))
+    """Where the rows come from: `stdlib-docstrings` (made on this machine), `upload`, a local name or a hub id."""
+    status: Mapped[str] = mapped_column(String(20))
+    """`VALIDATING`, `READY` or `INVALID`."""
+    error: Mapped[str | None] = mapped_column(Text)
+    settings: Mapped[dict[str, Any]]
+    """`configs.dataset.DatasetSettings`: how it was read, and how it is split."""
+    rows: Mapped[int | None]
+    content_hash: Mapped[str | None] = mapped_column(String(64))
+    """SHA-256 over the rows, and the name of their folder under `datasets_dir`; none for the built-in data set."""
+    report: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    deleted_at: Mapped[datetime | None]
+    """A deleted data set is shown nowhere; its row stays, as jobs and evaluations name it."""
 
 
 class Counter(Base):

@@ -1,8 +1,15 @@
 """Queries on data sets."""
 
+from collections.abc import Sequence
+
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.tables import Dataset
+from registry.clock import utcnow
+from registry.repositories.idempotency import forget
+from registry.repositories.paging import page
+from registry.run_states import TERMINAL
+from registry.tables import Dataset, Evaluation, TrainingJob
 
 
 class DatasetRepository:
@@ -12,5 +19,47 @@ class DatasetRepository:
         self.session = session
 
     def get(self, dataset_id: int) -> Dataset | None:
-        """Return the data set, or None."""
-        return self.session.get(Dataset, dataset_id)
+        """Return the data set, or None if there is none or it was deleted."""
+        dataset = self.session.get(Dataset, dataset_id)
+        return dataset if dataset is not None and dataset.deleted_at is None else None
+
+    def list(self, limit: int | None = None, after: int | None = None) -> Sequence[Dataset]:
+        """Return data sets in id order."""
+        return page(self.session, Dataset, limit, after, Dataset.deleted_at.is_(None))
+
+    def add(self, dataset: Dataset) -> Dataset:
+        """Insert a data set; its id is set on return."""
+        self.session.add(dataset)
+        self.session.flush()
+        return dataset
+
+    def unchecked(self) -> Sequence[Dataset]:
+        """Return data sets whose rows have not been checked to the end, oldest first."""
+        query = select(Dataset).where(Dataset.status == "VALIDATING", Dataset.deleted_at.is_(None))
+        return self.session.scalars(query.order_by(Dataset.id)).all()
+
+    def users(self, dataset_id: int) -> Sequence[str]:
+        """Return what keeps a data set from being deleted: unfinished jobs and evaluations that name it."""
+        jobs = select(TrainingJob).where(TrainingJob.status.not_in(TERMINAL))
+        evaluations = select(Evaluation).where(Evaluation.status.not_in(TERMINAL))
+        using_jobs = [job.id for job in self.session.scalars(jobs) if job.recipe.get("dataset_id") == dataset_id]
+        using_evaluations = [
+            evaluation.id
+            for evaluation in self.session.scalars(evaluations)
+            if evaluation.parameters.get("dataset_id") == dataset_id
+        ]
+        held_out = [dataset.id for dataset in self.list() if dataset.settings.get("held_out_dataset_id") == dataset_id]
+        kinds = (("training job", using_jobs), ("evaluation", using_evaluations), ("data set", held_out))
+        return [f"{kind} {found}" for kind, ids in kinds for found in ids]
+
+    def shared(self, dataset: Dataset) -> bool:
+        """Return whether another data set has the same rows, and so the same folder."""
+        others = select(Dataset.id).where(
+            Dataset.content_hash == dataset.content_hash, Dataset.id != dataset.id, Dataset.deleted_at.is_(None)
+        )
+        return self.session.scalar(others.limit(1)) is not None
+
+    def remove(self, dataset: Dataset) -> None:
+        """Hide the data set from every list, and forget the request that made it: the same key may make a new one."""
+        dataset.deleted_at = utcnow()
+        forget(self.session, "%/datasets", dataset.id)

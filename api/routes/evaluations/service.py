@@ -8,9 +8,9 @@ from sqlalchemy.orm import Session
 from api.errors import EvaluationFailed, NotFound, PartDown
 from api.idempotency import Answer, IdempotentRequest, create_once
 from api.platform import Platform
+from api.routes.datasets.service import require_dataset
 from api.routes.evaluations.schemas import EvaluateRequest, EvaluateResponse, Metrics
 from api.routes.models.service import model_in, require_loadable
-from api.routes.training.service import require_dataset
 from configs.recipe import EvaluationParameters
 from registry.database import Database
 from registry.repositories.evaluations import EvaluationRepository

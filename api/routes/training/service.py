@@ -10,12 +10,12 @@ from sqlalchemy.orm import Session
 from api.errors import Conflict, NotFound, PartDown
 from api.idempotency import Answer, IdempotentRequest, create_once
 from api.platform import Platform
+from api.routes.datasets.service import require_dataset
 from api.routes.models.service import model_in, require_loadable
 from api.routes.training.presenter import detail_of
 from api.routes.training.schemas import TrainingCreate, TrainingCreated, TrainingDetail
 from registry.attempts import attempt_is_alive
 from registry.database import Database
-from registry.repositories.datasets import DatasetRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.run_states import TERMINAL
 from registry.submissions import job_of_parameters
@@ -85,9 +85,3 @@ def _insert_job(session: Session, body: TrainingCreate, message: str) -> tuple[i
     job = TrainingJobRepository(session).add(job_of_parameters(body))
     answer = TrainingCreated(id=job.id, job_name=job.job_name, model_id=job.model_id, status="PENDING", message=message)
     return job.id, answer.model_dump()
-
-
-def require_dataset(session: Session, dataset_id: int | None) -> None:
-    """Raise `NotFound` if a named data set does not exist."""
-    if dataset_id is not None and DatasetRepository(session).get(dataset_id) is None:
-        raise NotFound(f"There is no data set with the id {dataset_id}; leave dataset_id out for the built-in one.")

@@ -1,0 +1,100 @@
+"""Data set doors."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response, status
+
+from api.platform import Parts
+from api.routes.datasets import service
+from api.routes.datasets.schemas import (
+    DatasetCreated,
+    DatasetDetail,
+    DatasetImport,
+    DatasetList,
+    DatasetPreview,
+    DatasetSummary,
+)
+from api.schemas import After, DatasetId, Deleted, Limit
+from configs.dataset import DatasetSettings
+from configs.recipe import LARGEST_ID
+
+router = APIRouter(prefix="/datasets", tags=["datasets"])
+
+NOT_YET: dict[int | str, dict[str, Any]] = {202: {"model": DatasetCreated, "description": "Received, being checked"}}
+
+
+def _form_schema() -> dict[str, Any]:
+    """Return the schema of the multipart form: the settings as fields beside the file."""
+    schema = DatasetSettings.model_json_schema()
+    fields = {
+        name: {"type": "string", "description": field.get("description", "")}
+        for name, field in schema["properties"].items()
+    }
+    file = {"type": "string", "format": "binary", "description": "JSONL, JSON, CSV, Parquet or plain text"}
+    return {
+        "type": "object",
+        "properties": {"file": file, **fields},
+        "required": ["file"],
+        "additionalProperties": False,
+    }
+
+
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": _form_schema()},
+            "application/json": {"schema": DatasetImport.model_json_schema()},
+        },
+    }
+}
+
+
+@router.get("")
+def list_datasets(parts: Parts, limit: Limit = None, after: After = None) -> DatasetList:
+    """Get all data sets."""
+    datasets = service.list_datasets(parts.database, limit, after)
+    return DatasetList(datasets=[DatasetSummary.model_validate(dataset) for dataset in datasets])
+
+
+@router.post("", status_code=status.HTTP_201_CREATED, responses=NOT_YET, openapi_extra=BODY)
+async def create_dataset(
+    parts: Parts,
+    request: Request,
+    response: Response,
+    idempotency_key: Annotated[
+        str | None,
+        Header(min_length=1, max_length=255, description="Makes a repeated request return the first answer"),
+    ] = None,
+) -> DatasetCreated:
+    """Upload a data set (multipart field `file`) or name a local one or one of the hub (JSON); every row is checked."""
+    created = await service.create_dataset(parts, request, idempotency_key)
+    response.status_code = status.HTTP_201_CREATED if created.status == "READY" else status.HTTP_202_ACCEPTED
+    return created
+
+
+@router.get("/{dataset_id}")
+def get_dataset(parts: Parts, dataset_id: DatasetId) -> DatasetDetail:
+    """Get a data set with its report."""
+    return DatasetDetail.model_validate(service.read_dataset(parts.database, dataset_id))
+
+
+@router.get("/{dataset_id}/preview")
+async def preview_dataset(
+    parts: Parts,
+    dataset_id: DatasetId,
+    rows: Annotated[int, Query(ge=1, le=100, description="How many of the first rows")] = 5,
+    rendered: Annotated[bool, Query(description="Also the text and the tokens that a model is trained on")] = False,
+    model_id: Annotated[
+        int | None, Query(ge=1, le=LARGEST_ID, description="Model that reads them; none: the one it was checked with")
+    ] = None,
+) -> DatasetPreview:
+    """Get the first rows, and on demand what the model is trained on, token by token."""
+    return await service.preview(parts, dataset_id, rows, rendered, model_id)
+
+
+@router.delete("/{dataset_id}")
+def delete_dataset(parts: Parts, dataset_id: DatasetId) -> Deleted:
+    """Delete a data set with its rows; jobs that used it keep their results."""
+    service.delete_dataset(parts, dataset_id)
+    return Deleted(id=dataset_id, message="Data set deleted successfully")

@@ -1,0 +1,137 @@
+"""What the data set doors do: accept an upload, wait for its checks, show, preview and delete."""
+
+import asyncio
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from uuid import uuid4
+
+from fastapi import Request
+from sqlalchemy.orm import Session
+
+from api.errors import Conflict, DatasetInvalid, NotFound
+from api.idempotency import Answer, IdempotentRequest, create_once
+from api.platform import Platform
+from api.routes.datasets.schemas import DatasetCreated, DatasetDetail, DatasetImport, DatasetPreview, PreviewRow
+from api.routes.datasets.uploads import Upload, receive
+from api.routes.models.service import model_in
+from registry.database import Database
+from registry.repositories.datasets import DatasetRepository
+from registry.tables import Dataset
+
+DONE = "Data set checked and stored"
+WAITING = "Data set received; its rows are being checked"
+
+
+def list_datasets(database: Database, limit: int | None, after: int | None) -> Sequence[Dataset]:
+    """Return data sets in id order."""
+    with database.reading() as session:
+        return DatasetRepository(session).list(limit, after)
+
+
+def dataset_in(session: Session, dataset_id: int) -> Dataset:
+    """Return the data set within a session, or raise `NotFound`."""
+    dataset = DatasetRepository(session).get(dataset_id)
+    if dataset is None:
+        raise NotFound(f"There is no data set with the id {dataset_id}; GET /api/datasets lists those there are.")
+    return dataset
+
+
+def read_dataset(database: Database, dataset_id: int) -> Dataset:
+    """Return the data set, or raise `NotFound`."""
+    with database.reading() as session:
+        return dataset_in(session, dataset_id)
+
+
+def require_dataset(session: Session, dataset_id: int | None) -> None:
+    """Raise `NotFound` or `Conflict` unless a named data set is there and can be used."""
+    if dataset_id is None:
+        return
+    dataset = dataset_in(session, dataset_id)
+    if dataset.status != "READY":
+        reason = dataset.error or "its rows are still being checked; try again soon"
+        raise Conflict(f"Data set {dataset_id} ({dataset.name}) is {dataset.status}: {reason}")
+
+
+async def create_dataset(platform: Platform, request: Request, key: str | None) -> DatasetCreated:
+    """Accept a data set, wait for its checks, and answer with what was found.
+
+    Raises `DatasetInvalid` with the report if it can't be used; nothing of it is kept then.
+    """
+    uid = uuid4().hex
+    path = platform.ingestion.upload_path(uid)
+    try:
+        upload = await receive(request, path)
+        once = IdempotentRequest(f"POST {request.url.path}", key, upload.body_hash) if key else None
+        created = await asyncio.to_thread(
+            create_once, platform.database, once, lambda session: _insert(session, uid, upload)
+        )
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    dataset = await asyncio.to_thread(read_dataset, platform.database, created.resource_id)
+    if dataset.uid != uid:
+        # The same key has made it before.
+        path.unlink(missing_ok=True)
+    with suppress(TimeoutError):
+        checks = asyncio.shield(platform.ingestion.start(dataset.id))
+        await asyncio.wait_for(checks, platform.settings.upload_wait_seconds)
+    dataset = await asyncio.to_thread(read_dataset, platform.database, created.resource_id)
+    if dataset.status == "INVALID":
+        await asyncio.to_thread(delete_dataset, platform, dataset.id)
+        raise DatasetInvalid(f"The data set can't be used: {dataset.error}", report=dataset.report)
+    detail = DatasetDetail.model_validate(dataset)
+    return DatasetCreated(**detail.model_dump(), message=DONE if dataset.status == "READY" else WAITING)
+
+
+def _insert(session: Session, uid: str, upload: Upload) -> tuple[int, Answer]:
+    settings = upload.settings
+    if settings.model_id is not None:
+        model_in(session, settings.model_id)
+    require_dataset(session, settings.held_out_dataset_id)
+    if isinstance(settings, DatasetImport):
+        source, name = settings.dataset, settings.dataset
+    else:
+        source, name = "upload", upload.file_name or "upload"
+    dataset = DatasetRepository(session).add(
+        Dataset(
+            uid=uid,
+            name=settings.name or name[:200],
+            source=source,
+            status="VALIDATING",
+            settings=settings.model_dump(exclude={"name"}),
+        )
+    )
+    return dataset.id, {}
+
+
+async def preview(
+    platform: Platform, dataset_id: int, rows: int, rendered: bool, model_id: int | None
+) -> DatasetPreview:
+    """Return the first rows of a data set that is ready."""
+    dataset = await asyncio.to_thread(_ready, platform.database, dataset_id, model_id)
+    found = await platform.ingestion.preview(dataset, rows, rendered, model_id)
+    return DatasetPreview(id=dataset_id, rows=[PreviewRow(**row) for row in found])
+
+
+def _ready(database: Database, dataset_id: int, model_id: int | None) -> Dataset:
+    with database.reading() as session:
+        require_dataset(session, dataset_id)
+        if model_id is not None:
+            model_in(session, model_id)
+        return dataset_in(session, dataset_id)
+
+
+def delete_dataset(platform: Platform, dataset_id: int) -> None:
+    """Delete a data set and its rows; `Conflict` with what uses it, if anything does."""
+    with platform.database.transaction() as session:
+        datasets, dataset = DatasetRepository(session), dataset_in(session, dataset_id)
+        if dataset.status == "VALIDATING":
+            raise Conflict(f"Data set {dataset_id} ({dataset.name}) is being checked; delete it when that is done.")
+        users = datasets.users(dataset_id)
+        if users:
+            raise Conflict(f"Data set {dataset_id} ({dataset.name}) is used by {', '.join(users)}; end those first.")
+        datasets.remove(dataset)
+        content = dataset.content_hash if dataset.content_hash and not datasets.shared(dataset) else None
+    if content is not None:
+        shutil.rmtree(platform.settings.datasets_dir / content, ignore_errors=True)
