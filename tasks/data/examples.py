@@ -1,9 +1,13 @@
-"""One training example: a question with its answer, or a plain text."""
+"""One training example: a conversation, of which a question with its answer is the shortest, or a plain text."""
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
 
 class DatasetError(ValueError):
@@ -11,32 +15,146 @@ class DatasetError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """A row to train or evaluate on; of a text, `prompt` is empty and `answer` is the text.
+class Message:
+    """One turn of a conversation. The JSON texts are canonical (`canonical_json`), so that equal turns are equal.
 
-    Raises DatasetError for a text with a prompt, and for a string that UTF-8 cannot hold (JSON can smuggle in half
-    a surrogate pair, which would otherwise fail much later, inside a tokenizer).
+    Raises DatasetError for a string that UTF-8 cannot hold (JSON can smuggle in half a surrogate pair, which would
+    otherwise fail much later, inside a tokenizer).
     """
 
-    kind: Literal["instruction", "text"]
-    prompt: str
-    answer: str
+    role: Role
+    content: str
+    learned: bool = True
+    """Whether an assistant's turn is trained on (OpenAI's `weight`); the other roles' turns never are."""
+    tool_calls: str | None = None
+    """JSON list of an assistant's calls, as in OpenAI's chat API but with `arguments` as an object."""
+    tool_call_id: str | None = None
+    name: str | None = None
 
     def __post_init__(self) -> None:
-        if self.kind == "text" and self.prompt:
-            raise DatasetError("a plain text has no prompt; give an instruction, or leave the prompt empty")
-        for name, value in (("prompt", self.prompt), ("answer", self.answer)):
-            try:
-                value.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise DatasetError(
-                    f"the {name} holds half a surrogate pair at character {error.start}; send whole characters"
-                ) from error
+        for field in ("content", "tool_calls", "tool_call_id", "name"):
+            _require_whole_characters(f"the {self.role}'s {field}", getattr(self, field) or "")
+
+    @property
+    def is_target(self) -> bool:
+        """Whether this turn carries a loss."""
+        return self.role == "assistant" and self.learned
+
+    def for_template(self) -> dict[str, Any]:
+        """Return the turn as chat templates expect it."""
+        turn: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.tool_calls is not None:
+            turn["tool_calls"] = json.loads(self.tool_calls)
+        for field in ("tool_call_id", "name"):
+            if (value := getattr(self, field)) is not None:
+                turn[field] = value
+        return turn
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A row to train or evaluate on: `messages` of a conversation, or a `text`; exactly one of them is not empty.
+
+    A conversation ends with the assistant's turn and has at least one that is learned. Raises DatasetError otherwise.
+    """
+
+    messages: tuple[Message, ...] = ()
+    text: str | None = None
+    tools: str | None = None
+    """JSON list of the tools that the assistant could call, as in OpenAI's chat API."""
+
+    def __post_init__(self) -> None:
+        if (self.text is None) == (not self.messages):
+            raise DatasetError("a row is either a conversation or a plain text")
+        if self.text is not None:
+            _require_whole_characters("the text", self.text)
+            return
+        _require_whole_characters("tools", self.tools or "")
+        if self.messages[-1].role != "assistant":
+            raise DatasetError(
+                f"the last message is the {self.messages[-1].role}'s; it must be the assistant's, to be learned"
+            )
+        if not any(message.is_target for message in self.messages):
+            raise DatasetError("every assistant message has weight 0, so there is nothing to learn")
+
+    @classmethod
+    def question(cls, prompt: str, answer: str) -> "Example":
+        """Return the conversation of one question and its answer."""
+        return cls((Message("user", prompt), Message("assistant", answer)))
+
+    @property
+    def prompt(self) -> str:
+        """What a person reads as the question: all turns before the last, with their roles if there are several."""
+        before = self.messages[:-1]
+        if len(before) == 1:
+            return before[0].content
+        return "\n".join(f"{message.role}: {message.content or message.tool_calls or ''}" for message in before)
+
+    @property
+    def answer(self) -> str:
+        """What a response is compared with: the last turn, or the whole text."""
+        if self.text is not None:
+            return self.text
+        last = self.messages[-1]
+        return last.content or last.tool_calls or ""
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 of kind, prompt and answer, as 64 hex digits; the same on every machine and in every process.
+        """SHA-256 of the content, as 64 hex digits; the same on every machine and in every process.
 
-        The three are hashed as a JSON list, so that no two different rows run together into the same bytes.
+        It is hashed as a JSON list, so that no two different rows run together into the same bytes.
         """
-        return hashlib.sha256(json.dumps([self.kind, self.prompt, self.answer]).encode("ascii")).hexdigest()
+        return hashlib.sha256(json.dumps(self._content()).encode("ascii")).hexdigest()
+
+    def _content(self) -> list[Any]:
+        if self.text is not None:
+            return ["text", "", self.text]
+        if self.tools is None and len(self.messages) == 2 and self == Example.question(self.prompt, self.answer):
+            return ["instruction", self.prompt, self.answer]
+        return ["conversation", self.as_json()]
+
+    def as_json(self) -> str:
+        """Return the whole example as canonical JSON; `Example.from_json` reads it back."""
+        if self.text is not None:
+            return canonical_json({"text": self.text})
+        messages = [
+            {
+                name: getattr(message, name)
+                for name in _MESSAGE_DEFAULTS
+                if getattr(message, name) != _MESSAGE_DEFAULTS[name]
+            }
+            for message in self.messages
+        ]
+        return canonical_json({"messages": messages} | ({"tools": self.tools} if self.tools is not None else {}))
+
+    @classmethod
+    def from_json(cls, content: str) -> "Example":
+        """Return what `as_json` wrote."""
+        value: Mapping[str, Any] = json.loads(content)
+        messages = tuple(Message(**message) for message in value.get("messages", ()))
+        return cls(messages, value.get("text"), value.get("tools"))
+
+
+# A field that has its default is not written: most turns are a role and a content.
+_MESSAGE_DEFAULTS: dict[str, Any] = {
+    "role": None,
+    "content": None,
+    "learned": True,
+    "tool_calls": None,
+    "tool_call_id": None,
+    "name": None,
+}
+
+
+def canonical_json(value: Any) -> str:
+    """Return JSON that is equal for equal values: sorted keys, no spaces, characters as they are."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _require_whole_characters(name: str, value: str) -> None:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DatasetError(
+            f"{name} holds half a surrogate pair at character {error.start}; send whole characters"
+        ) from error
