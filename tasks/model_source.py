@@ -15,6 +15,7 @@ from registry.weights import obtain
 from tasks.data.examples import Example
 from tasks.data.prepared import PreparedDataset
 from tasks.data.prepared import prepare as prepare_examples
+from tasks.data.rows import ListedExamples
 from tasks.data.stdlib_docstrings import stdlib_docstring_examples
 from tasks.data.stored_examples import read_examples, write_examples
 from tasks.inference.device import choose_device, choose_dtype
@@ -90,9 +91,9 @@ class ModelSource:
         return NamedDataset(dataset.name, dataset.source, prepared)
 
 
-def _examples(datasets_dir: Path, source: str) -> list[Example]:
+def _examples(datasets_dir: Path, source: str) -> ListedExamples:
     """Return the rows of a built-in data set, made once: a newer Python must not change the data of a paused job."""
     path = datasets_dir / f"{source}.jsonl"
     if not path.exists():
         write_examples(_EXAMPLES_OF_SOURCE[source](), path)
-    return read_examples(path)
+    return ListedExamples(read_examples(path))

@@ -1,36 +1,49 @@
-"""The fingerprint of a prepared data set: everything that decides its token ids, hashed."""
+"""The fingerprints of a prepared data set: everything that decides its token ids, hashed."""
 
 import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from tasks.data.examples import Example
-
 FORMAT_VERSION = 1
-"""Raise it whenever rendering, tokenizing, splitting or the files on disk change, so that old caches are left alone."""
+"""Raise it whenever rendering, tokenizing or splitting change: a paused job must not go on with other token ids."""
+CACHE_VERSION = 1
+"""Raise it whenever the files of the token cache change, so that old ones are left alone."""
 
 
 def dataset_fingerprint(
-    examples: Sequence[Example],
+    hashes: NDArray[np.uint8],
     tokenizer: PreTrainedTokenizerBase,
     max_seq_length: int,
     held_out_fraction: float,
+    held_out_hashes: NDArray[np.uint8] | None = None,
 ) -> str:
     """Return 64 hex digits over the rows in their order, the tokenizer's content and the two numbers.
 
-    The tokenizer counts by what it does (vocabulary, merges, special tokens, chat template), not by its path, so that
-    the same tokenizer in two folders shares a cache.
+    The tokenizer counts by what it does (vocabulary, merges, special tokens, chat template), not by its path.
     """
-    digest = hashlib.sha256()
     settings = [FORMAT_VERSION, max_seq_length, held_out_fraction, _tokenizer_content(tokenizer)]
-    digest.update(json.dumps(settings, sort_keys=True).encode("ascii"))
-    for example in examples:
-        digest.update(bytes.fromhex(example.content_hash))
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode("ascii"))
+    digest.update(hashes.tobytes())
+    if held_out_hashes is not None:
+        digest.update(b"held out")
+        digest.update(held_out_hashes.tobytes())
+    return digest.hexdigest()
+
+
+def tokens_fingerprint(hashes: NDArray[np.uint8], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return 64 hex digits over what decides the whole rows' token ids: the rows in their order, and the tokenizer.
+
+    So the same tokenizer in two folders shares a cache, and so do all lengths and all splits.
+    """
+    settings = [FORMAT_VERSION, CACHE_VERSION, _tokenizer_content(tokenizer)]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode("ascii"))
+    digest.update(hashes.tobytes())
     return digest.hexdigest()
 
 

@@ -1,15 +1,18 @@
-"""Counts what became of the rows while they are tokenized."""
+"""Counts what becomes of the rows of a data set under one split and one length."""
 
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from tasks.data.template import TokenizedExample
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.data.split import Positions
+from tasks.data.tokenized_rows import TokenTable
 
 
 @dataclass(frozen=True, slots=True)
 class PreparationReport:
-    """What became of the rows. `rows` = `train_rows` + `held_out_rows` + `unusable_rows`."""
+    """What became of the rows. `rows` = `train_rows` + `held_out_rows` + `unusable_rows` + `leaked_rows`."""
 
     rows: int
     train_rows: int
@@ -26,47 +29,58 @@ class PreparationReport:
     """Percentiles of the tokens of all rows before any cut: what `max_seq_length` would have to be."""
     length_p95: int
     length_max: int
+    leaked_rows: int = 0
+    """Rows left out of training because the own held-out data set has them too."""
 
 
-class RowTally:
-    """Passes rows through, leaving out the unusable ones, and counts."""
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of a split: which rows of a table it has, and which of them keep something to learn when cut."""
 
-    def __init__(self) -> None:
-        self._full_lengths: list[int] = []
-        self._tokens = 0
-        self._answer_tokens = 0
-        self._cut_rows = 0
-        self._unusable_rows = 0
+    positions: Positions
+    usable: Positions
+    full_lengths: NDArray[np.int32]
+    """Tokens of each of `positions`, before any cut."""
+    tokens: int
+    """Tokens of the usable rows when they are cut; `answer_tokens` and `cut_rows` are theirs too."""
+    answer_tokens: int
+    cut_rows: int
 
-    def usable(self, rows: Iterable[TokenizedExample]) -> Iterator[tuple[int, TokenizedExample]]:
-        """Yield (position, row) of each row that keeps a token to learn from."""
-        for position, row in enumerate(rows):
-            self._full_lengths.append(row.full_length)
-            if row.answer_tokens == 0:
-                self._unusable_rows += 1
-                continue
-            self._tokens += len(row.input_ids)
-            self._answer_tokens += row.answer_tokens
-            self._cut_rows += row.was_cut
-            yield position, row
-
-    def report(self, train_rows: int, held_out_rows: int) -> PreparationReport:
-        """Return the counts, once both sides have passed through."""
-        lengths = sorted(self._full_lengths)
-        return PreparationReport(
-            rows=len(lengths),
-            train_rows=train_rows,
-            held_out_rows=held_out_rows,
-            tokens=self._tokens,
-            answer_tokens=self._answer_tokens,
-            cut_rows=self._cut_rows,
-            unusable_rows=self._unusable_rows,
-            length_p50=_percentile(lengths, 0.50),
-            length_p95=_percentile(lengths, 0.95),
-            length_max=lengths[-1],
+    @classmethod
+    def of(cls, table: TokenTable, positions: Positions, max_seq_length: int) -> "Side":
+        """Count the rows at `positions`."""
+        answer_tokens = table.answer_tokens(max_seq_length)
+        usable = positions[answer_tokens[positions] > 0]
+        lengths = table.lengths[usable]
+        return cls(
+            positions,
+            usable,
+            full_lengths=table.lengths[positions],
+            tokens=int(np.minimum(lengths, max_seq_length).sum(dtype=np.int64)),
+            answer_tokens=int(answer_tokens[usable].sum()),
+            cut_rows=int((lengths > max_seq_length).sum()),
         )
 
 
-def _percentile(ordered: list[int], share: float) -> int:
+def preparation_report(train: Side, held_out: Side, leaked_rows: int) -> PreparationReport:
+    """Return the counts of both sides together."""
+    lengths = np.sort(np.concatenate([train.full_lengths, held_out.full_lengths]))
+    kept = len(train.usable) + len(held_out.usable)
+    return PreparationReport(
+        rows=len(lengths) + leaked_rows,
+        train_rows=len(train.usable),
+        held_out_rows=len(held_out.usable),
+        tokens=train.tokens + held_out.tokens,
+        answer_tokens=train.answer_tokens + held_out.answer_tokens,
+        cut_rows=train.cut_rows + held_out.cut_rows,
+        unusable_rows=len(lengths) - kept,
+        length_p50=percentile(lengths, 0.50),
+        length_p95=percentile(lengths, 0.95),
+        length_max=int(lengths[-1]),
+        leaked_rows=leaked_rows,
+    )
+
+
+def percentile(ordered: NDArray[np.int32], share: float) -> int:
     """Nearest rank: the smallest value that at least `share` of the values do not exceed."""
-    return ordered[math.ceil(share * len(ordered)) - 1]
+    return int(ordered[math.ceil(share * len(ordered)) - 1])

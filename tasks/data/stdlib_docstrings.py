@@ -72,4 +72,4 @@ def _module_examples(module: str, path: Path) -> Iterator[Example]:
         answer = inspect.cleandoc(ast.get_docstring(node, clean=False) or "").strip()
         if answer:
             signature = f"{module}.{node.name}({ast.unparse(node.args)})"
-            yield Example("instruction", f"What does the Python function `{signature}` do?", answer)
+            yield Example.question(f"What does the Python function `{signature}` do?", answer)

@@ -1,10 +1,9 @@
-"""Examples as a file of JSON lines, written whole or not at all."""
+"""Examples as a file of JSON lines, written whole or not at all: for a built-in data set, which is small."""
 
 import json
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from tasks.data.examples import Example
@@ -15,7 +14,7 @@ def write_examples(examples: Sequence[Example], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
         for example in examples:
-            file.write(json.dumps(asdict(example)) + "\n")
+            file.write(example.as_json() + "\n")
         file.flush()
         os.fsync(file.fileno())
     Path(file.name).replace(path)
@@ -24,4 +23,12 @@ def write_examples(examples: Sequence[Example], path: Path) -> None:
 def read_examples(path: Path) -> list[Example]:
     """Return the examples in the order they were written."""
     with path.open(encoding="utf-8") as file:
-        return [Example(**json.loads(line)) for line in file]
+        return [_example(line) for line in file]
+
+
+def _example(line: str) -> Example:
+    value = json.loads(line)
+    # As files were written before there were conversations; a paused job may still need them.
+    if value.get("kind") == "instruction":
+        return Example.question(value["prompt"], value["answer"])
+    return Example.from_json(line)

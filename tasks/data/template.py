@@ -1,142 +1,140 @@
-"""From an example to the text and the token ids that are trained on, with the loss on the answer only."""
+"""From an example to the text that is trained on, in the tokenizer's own chat format."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import json
+import re
+from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from tasks.data.examples import DatasetError, Example
+from tasks.data.chat_rendering import ChatRendering, end_of_sequence
+from tasks.data.control_tokens import ControlTokens, without_marks
+from tasks.data.copying_template import only_copies
+from tasks.data.examples import DatasetError, Example, Message
+from tasks.data.segments import RenderedExample, Segment
 
 IGNORED_LABEL = -100
 """Label of a token that takes no part in the loss, as in torch's cross entropy."""
-ROWS_PER_CALL = 256
-"""Rows handed to the tokenizer at once: enough to keep its threads busy, few enough to stay small."""
+MOST_PATTERNS = 1000
+"""Orders of turns whose fixed texts are kept."""
+_SLOT = "\U000f0002"
+
+_Pattern = list[tuple[list[str | int], bool]]
+"""For each segment its pieces, fixed texts and numbers of turns, and whether it is learned."""
 
 
-@dataclass(frozen=True, slots=True)
-class RenderedExample:
-    """The text trained on, in two parts: `prompt + answer`. Special tokens are spelled out in it."""
+class Renderer:
+    """Writes examples in a tokenizer's own chat format, if it has one.
 
-    prompt: str
-    answer: str
+    With a chat template, what comes before an answer is what the model sees at inference: it ends where the template
+    begins the assistant's turn. The answer ends with the token that ends the turn. Whitespace that the template puts
+    after that token is not learned, and is left out at the very end: generation has stopped by then, and a token that
+    never varies only flatters the loss. A template that ends a turn with no special token gets the tokenizer's
+    end-of-sequence token there, without which the model would not learn to stop.
 
+    Without a template: the turns one after the other, parted by newlines, the assistant's with an end of sequence.
+    Text: the text, end of sequence. Both begin with the tokenizer's begin-of-sequence token if it puts one before a
+    text by itself.
+    """
 
-@dataclass(frozen=True, slots=True)
-class TokenizedExample:
-    """A row of token ids, cut to the longest length allowed; `full_length` is its length before the cut."""
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self.control_tokens = ControlTokens(tokenizer)
+        self._start = _start_of_text(tokenizer)
+        template = tokenizer.chat_template
+        self._only_copies = isinstance(template, str) and only_copies(template)
+        self._patterns: dict[tuple[tuple[str, bool], ...], _Pattern | None] = {}
 
-    input_ids: list[int]
-    prompt_length: int
-    full_length: int
+    def render(self, example: Example) -> RenderedExample:
+        """Return the segments of one example.
 
-    @property
-    def labels(self) -> list[int]:
-        """As long as `input_ids` and not shifted: the ids of the answer, IGNORED_LABEL over the prompt."""
-        return [IGNORED_LABEL] * self.prompt_length + self.input_ids[self.prompt_length :]
+        Raises DatasetError if the chat template fails or loses an answer, if tools need a template and there is none,
+        or if an end-of-sequence token is missing.
+        """
+        if example.text is not None:
+            return RenderedExample((Segment(self._start + example.text + end_of_sequence(self._tokenizer), True),))
+        marked = self.control_tokens.must_be_marked(example)
+        if self._only_copies and not marked and (pattern := self._pattern(example)) is not None:
+            return _filled(pattern, example.messages)
+        learned = [message.is_target for message in example.messages]
+        turns = [message.for_template() for message in example.messages]
+        tools = json.loads(example.tools) if example.tools is not None else None
+        if marked:
+            turns, tools = self.control_tokens.mark(turns), self.control_tokens.mark(tools)
+        if self._tokenizer.chat_template:
+            segments = ChatRendering(self._tokenizer, self.control_tokens, turns, tools).segments(learned)
+        else:
+            segments = self._plain(turns, tools, learned)
+        if marked:
+            segments = [self._encoded(segment) for segment in segments]
+        return RenderedExample(tuple(segments))
 
-    @property
-    def was_cut(self) -> bool:
-        """Whether tokens were cut off the end."""
-        return self.full_length > len(self.input_ids)
+    def loses_text(self, example: Example, rendered: RenderedExample) -> bool:
+        """Return whether the template has left out words of some message, or written them differently."""
+        text = rendered.text
+        return any(message.content.strip() not in text for message in example.messages)
 
-    @property
-    def answer_tokens(self) -> int:
-        """Tokens that are predicted, and so carry a loss; nothing predicts the first token of a row."""
-        return len(self.input_ids) - max(self.prompt_length, min(1, len(self.input_ids)))
+    def _plain(self, turns: list[dict[str, Any]], tools: Any, learned: list[bool]) -> list[Segment]:
+        if tools or any("tool_calls" in turn or turn["role"] == "tool" for turn in turns):
+            raise DatasetError("the row has tools, and the model has no chat template to write them in; remove them")
+        segments, before = [], self._start
+        for turn, is_learned in zip(turns, learned, strict=True):
+            text = turn["content"]
+            if turn["role"] == "assistant":
+                text += end_of_sequence(self._tokenizer)
+            if is_learned:
+                segments += [Segment(before, learned=False), Segment(text, learned=True)]
+                before = "\n"
+            else:
+                before += text + "\n"
+        if before != "\n":
+            segments.append(Segment(before.removesuffix("\n"), learned=False))
+        return [segment for segment in segments if segment.text]
+
+    def _encoded(self, segment: Segment) -> Segment:
+        token_ids = self.control_tokens.encode_marked(segment.text)
+        return Segment(without_marks(segment.text), segment.learned, tuple(token_ids))
+
+    def _pattern(self, example: Example) -> _Pattern | None:
+        """Return what is fixed in all conversations of this order of turns; None if more than contents vary."""
+        if example.tools is not None or not all(map(_has_only_content, example.messages)):
+            return None
+        order = tuple((message.role, message.is_target) for message in example.messages)
+        if order not in self._patterns:
+            if len(self._patterns) >= MOST_PATTERNS:
+                self._patterns.clear()
+            self._patterns[order] = self._make_pattern(order)
+        return self._patterns[order]
+
+    def _make_pattern(self, order: tuple[tuple[str, bool], ...]) -> _Pattern | None:
+        turns = [{"role": role, "content": f"{_SLOT}{turn}{_SLOT}"} for turn, (role, _) in enumerate(order)]
+        rendering = ChatRendering(self._tokenizer, self.control_tokens, turns, tools=None)
+        segments = rendering.segments([learned for _, learned in order])
+        if not (rendering.begins_alike and segments[-1].learned):
+            # Where an answer begins, or the end of the last turn, may depend on what the contents are.
+            return None
+        pattern: _Pattern = []
+        for segment in segments:
+            pieces = re.split(f"{_SLOT}([0-9]+){_SLOT}", segment.text)
+            slots = [int(piece) if place % 2 else piece for place, piece in enumerate(pieces)]
+            pattern.append(([piece for piece in slots if piece != ""], segment.learned))
+        return pattern
 
 
 def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> RenderedExample:
-    """Return the text that an example is trained on, in the tokenizer's own chat format if it has one.
-
-    Instruction with a chat template: the prompt ends where the assistant's turn begins, and the answer ends with the
-    token that ends the turn. Whitespace that the template puts after that token is left out: generation has stopped
-    by then, and a token that never varies only flatters the loss. A template that ends a turn with no special token
-    gets the tokenizer's end-of-sequence token, without which the model would not learn to stop.
-
-    Instruction without a template: `prompt`, a newline, `answer`, end of sequence. Text: the text, end of sequence.
-    Both begin with the tokenizer's begin-of-sequence token if it puts one before a text by itself.
-
-    Raises DatasetError if the chat template fails or loses the answer, or an end-of-sequence token is missing.
-    """
-    if example.kind == "instruction" and tokenizer.chat_template:
-        return _render_chat(example, tokenizer)
-    start = _start_of_text(tokenizer)
-    if example.kind == "instruction":
-        return RenderedExample(f"{start}{example.prompt}\n", example.answer + _end_of_sequence(tokenizer))
-    return RenderedExample("", start + example.answer + _end_of_sequence(tokenizer))
+    """Return the segments of one example; for many, keep a `Renderer`."""
+    return Renderer(tokenizer).render(example)
 
 
-def tokenize(example: Example, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> TokenizedExample:
-    """Return one example as token ids; see `tokenize_all`."""
-    return next(tokenize_all([example], tokenizer, max_seq_length))
+def _has_only_content(message: Message) -> bool:
+    return message.tool_calls is None and message.name is None and message.tool_call_id is None
 
 
-def tokenize_all(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_seq_length: int
-) -> Iterator[TokenizedExample]:
-    """Yield each example as at most `max_seq_length` token ids, in order.
-
-    Prompt and answer are tokenized apart, as they are at inference, so that no token straddles the border between
-    them. A longer row loses its end, and with it the token that ends it: the model must not learn to stop in the middle
-    of a sentence. A row that keeps no `answer_tokens` is of no use; the caller leaves it out and counts it.
-
-    Raises DatasetError as `render` does.
-    """
-    for start in range(0, len(examples), ROWS_PER_CALL):
-        rendered = [render(example, tokenizer) for example in examples[start : start + ROWS_PER_CALL]]
-        prompts = _token_ids([row.prompt for row in rendered], tokenizer)
-        answers = _token_ids([row.answer for row in rendered], tokenizer)
-        for prompt, answer in zip(prompts, answers, strict=True):
-            input_ids = (prompt + answer)[:max_seq_length]
-            yield TokenizedExample(input_ids, min(len(prompt), len(input_ids)), len(prompt) + len(answer))
-
-
-def _token_ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    # Rendered text spells its special tokens out, so the tokenizer must not add them a second time; and a row longer
-    # than the model's context is cut by us, not warned about.
-    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-    token_ids: list[list[int]] = encoded["input_ids"]
-    return token_ids
-
-
-def _render_chat(example: Example, tokenizer: PreTrainedTokenizerBase) -> RenderedExample:
-    question = {"role": "user", "content": example.prompt}
-    messages = [question, {"role": "assistant", "content": example.answer}]
-    try:
-        prompt: str = tokenizer.apply_chat_template([question], tokenize=False, add_generation_prompt=True)
-        full: str = tokenizer.apply_chat_template(messages, tokenize=False)
-    except (TemplateError, TypeError, ValueError) as error:
-        raise DatasetError(f"the tokenizer's chat template cannot render a question and answer: {error}") from error
-    if full.startswith(prompt):
-        answer = full[len(prompt) :]
-    else:
-        # Some templates open the turn otherwise for generation (say, with `<think>`) than they show a past one. The
-        # prompt must be the one the model will see at inference, so only the answer's end is taken from the full text.
-        position = full.rfind(example.answer.strip())
-        if position < 0:
-            raise DatasetError(
-                "the tokenizer's chat template changes or drops the assistant's answer, so it cannot be trained on"
-            )
-        answer = full[position:]
-    ended = answer.rstrip()
-    if _ends_with_special_token(ended, tokenizer):
-        return RenderedExample(prompt, ended)
-    return RenderedExample(prompt, answer + _end_of_sequence(tokenizer))
-
-
-def _ends_with_special_token(text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    # Nearly every template ends a turn with the end-of-sequence token; listing all special tokens is slow.
-    if tokenizer.eos_token and text.endswith(tokenizer.eos_token):
-        return True
-    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return text.endswith((*tokenizer.all_special_tokens, *added))
-
-
-def _end_of_sequence(tokenizer: PreTrainedTokenizerBase) -> str:
-    if not tokenizer.eos_token:
-        raise DatasetError("the tokenizer has no end-of-sequence token, so a model could not learn to stop")
-    return str(tokenizer.eos_token)
+def _filled(pattern: _Pattern, messages: tuple[Message, ...]) -> RenderedExample:
+    segments = (
+        Segment("".join([piece if isinstance(piece, str) else messages[piece].content for piece in pieces]), learned)
+        for pieces, learned in pattern
+    )
+    return RenderedExample(tuple(segments))
 
 
 def _start_of_text(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -1,31 +1,83 @@
 """Tokenized rows on disk: written once as an Arrow file, read back memory-mapped, one row at a time."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
-from datasets import Dataset, Features, List, Value
-from datasets.arrow_writer import ArrowWriter
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
-from tasks.data.template import TokenizedExample
+from tasks.data.tokenizing import TokenBatch, TokenizedExample, cut
 
-FEATURES: dict[str, Any] = {
-    "input_ids": List(Value("int32")),
-    "prompt_length": Value("int32"),
-    "full_length": Value("int64"),
-    "length": Value("int32"),
-    "position": Value("int64"),
-}
+SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "spans": pa.list_(pa.int32())})
+"""`spans` has the start and the end of each learned segment, one after the other."""
+
+
+class TokenWriter:
+    """Writes batches of rows to an Arrow file at `path`; the file is good once it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = pa.OSFile(str(path), "wb")
+        self._writer = pa.ipc.new_file(self._file, SCHEMA)
+
+    def write(self, batch: TokenBatch) -> None:
+        """Append whole rows."""
+        columns = [_lists(batch.token_ids, batch.lengths), _lists(batch.spans.ravel(), 2 * batch.span_counts)]
+        self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+
+    def close(self) -> None:
+        """End the file; a second call does nothing."""
+        if not self._file.closed:
+            self._writer.close()
+            self._file.close()
+
+
+class TokenTable:
+    """Whole tokenized rows of an Arrow file; only those that are looked at are read into memory.
+
+    Raises OSError or `pyarrow.ArrowInvalid` for a file that is missing or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        self._ids = [_Lists(batch.column("input_ids")) for batch in batches]
+        self._spans = [_Lists(batch.column("spans")) for batch in batches]
+        self._ends = np.cumsum([batch.num_rows for batch in batches], dtype=np.int64)
+        self.lengths = _joined([lists.lengths for lists in self._ids])
+        """Tokens of each row."""
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def row(self, position: int, max_seq_length: int) -> TokenizedExample:
+        """Return one row, cut to `max_seq_length` tokens."""
+        number = int(np.searchsorted(self._ends, position, side="right"))
+        place = position - (int(self._ends[number - 1]) if number else 0)
+        return cut(self._ids[number].at(place), self._spans[number].at(place).reshape(-1, 2), max_seq_length)
+
+    def answer_tokens(self, max_seq_length: int) -> NDArray[np.int64]:
+        """Return for each row how many tokens carry a loss when it is cut; see `TokenizedExample.answer_tokens`."""
+        counts = _joined([lists.lengths // 2 for lists in self._spans])
+        spans = _joined([lists.values for lists in self._spans]).reshape(-1, 2)
+        kept = np.minimum(spans[:, 1], max_seq_length) - np.maximum(spans[:, 0], 1)
+        row_of = np.repeat(np.arange(len(counts)), counts)
+        totals: NDArray[np.int64] = np.bincount(row_of, np.maximum(kept, 0), len(counts)).astype(np.int64)
+        return totals
 
 
 class TokenizedRows(Sequence[TokenizedExample]):
-    """Rows of an Arrow file, indexable like a list; only the rows that are looked at are read into memory."""
+    """Some rows of a table in an order of their own, each cut to the longest length allowed; indexable like a list."""
 
-    def __init__(self, path: Path) -> None:
-        self._rows = Dataset.from_file(str(path))
+    def __init__(self, table: TokenTable, positions: NDArray[np.int64], max_seq_length: int) -> None:
+        self._table = table
+        self._max_seq_length = max_seq_length
+        self.positions = positions
+        """Place of each row in the table."""
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.positions)
 
     @overload
     def __getitem__(self, index: int) -> TokenizedExample: ...
@@ -34,33 +86,35 @@ class TokenizedRows(Sequence[TokenizedExample]):
     def __getitem__(self, index: int | slice) -> TokenizedExample | list[TokenizedExample]:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
-        row = self._rows[index]
-        return TokenizedExample(row["input_ids"], row["prompt_length"], row["full_length"])
+        return self._table.row(int(self.positions[index]), self._max_seq_length)
 
     @property
     def lengths(self) -> list[int]:
         """Tokens of each row, in order, without reading the rows."""
-        return list(self._rows["length"][:])
+        lengths: list[int] = np.minimum(self._table.lengths[self.positions], self._max_seq_length).tolist()
+        return lengths
+
+
+class _Lists:
+    """A column of lists of one batch, as two views on the file's memory."""
+
+    def __init__(self, column: pa.ListArray) -> None:
+        self._starts = column.offsets.to_numpy()
+        self.values: NDArray[np.int32] = column.values.to_numpy()
 
     @property
-    def positions(self) -> list[int]:
-        """Place of each row in the list that it was written from; unusable rows left gaps."""
-        return list(self._rows["position"][:])
+    def lengths(self) -> NDArray[np.int32]:
+        lengths: NDArray[np.int32] = np.diff(self._starts)
+        return lengths
+
+    def at(self, place: int) -> NDArray[np.int32]:
+        return self.values[self._starts[place] : self._starts[place + 1]]
 
 
-def write_rows(rows: Iterable[tuple[int, TokenizedExample]], path: Path) -> int:
-    """Write (position, row) pairs to an Arrow file at `path`, a small batch at a time; return how many there were."""
-    writer = ArrowWriter(features=Features(FEATURES), path=str(path))
-    for position, row in rows:
-        writer.write(
-            {
-                "input_ids": row.input_ids,
-                "prompt_length": row.prompt_length,
-                "full_length": row.full_length,
-                "length": len(row.input_ids),
-                "position": position,
-            }
-        )
-    count: int
-    count, _ = writer.finalize()
-    return count
+def _lists(values: NDArray[np.int32], lengths: NDArray[np.int32]) -> pa.ListArray:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+
+def _joined(parts: list[NDArray[np.int32]]) -> NDArray[np.int32]:
+    return np.concatenate(parts) if parts else np.empty(0, np.int32)

@@ -28,7 +28,7 @@ def test_every_row_is_a_documented_public_function(rows):
         # The modules, that is: a function may well be called `test`.
         assert not {"test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip"} & set(words[:-1])
         assert words[0] in sys.stdlib_module_names
-        assert row.kind == "instruction"
+        assert row == Example.question(row.prompt, row.answer)
         assert row.answer.strip()
 
 

@@ -1,0 +1,25 @@
+"""The text of an example, in the segments that are learned and those that are only read."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of the text trained on; special tokens are spelled out in it."""
+
+    text: str
+    learned: bool
+    token_ids: tuple[int, ...] | None = None
+    """Set where the row's own words spell a control token: to tokenize `text` would not tell the two apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedExample:
+    """The text trained on, in its order. A learned segment is one answer, with the token that ends the turn."""
+
+    segments: tuple[Segment, ...]
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "".join(segment.text for segment in self.segments)

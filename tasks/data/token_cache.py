@@ -1,0 +1,139 @@
+"""The tokenized rows of a data set on disk: made once for each tokenizer, whole or not at all."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+from transformers import PreTrainedTokenizerBase
+
+from tasks.data.durable import sync
+from tasks.data.fingerprint import tokens_fingerprint
+from tasks.data.rows import ExampleRows
+from tasks.data.tokenized_rows import TokenTable, TokenWriter
+from tasks.data.tokenizing import TokenBatch, token_batches
+
+TOKENS_FILE = "tokens.arrow"
+MANIFEST_FILE = "manifest.json"
+
+
+def cached_tokens(rows: ExampleRows, tokenizer: PreTrainedTokenizerBase, cache_dir: Path) -> TokenTable:
+    """Return all rows tokenized, from `cache_dir` if that was done before.
+
+    A damaged file is made again. Its hash is compared when its size or time are not those it was written with: hashing
+    gigabytes at each start would take longer than to begin. Of processes that want the same rows at once, one works
+    and the others wait for it. Raises DatasetError as `Renderer.render` does.
+    """
+    folder = _folder(rows, tokenizer, cache_dir)
+    with _only_one_process(folder):
+        if (table := _open(folder)) is None:
+            for leftover in cache_dir.glob(f"{folder.name}.building-*"):
+                # Only a process that was killed leaves one behind: a living one would hold the lock.
+                shutil.rmtree(leftover)
+            with TokenCacheWriter(cache_dir, f"{folder.name}.building-") as writer:
+                writer.write_all(token_batches(rows, tokenizer))
+                writer.rename(folder)
+            table = TokenTable(folder / TOKENS_FILE)
+    return table
+
+
+class TokenCacheWriter:
+    """Writes the tokens of a data set whose content, and so whose name, may be known only at the end.
+
+    Use it in a `with` block: without `finish`, nothing is left behind.
+    """
+
+    def __init__(self, cache_dir: Path, prefix: str = "tokens.building-") -> None:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        self._cache_dir = cache_dir
+        self._building = Path(tempfile.mkdtemp(prefix=prefix, dir=cache_dir))
+        self._tokens = TokenWriter(self._building / TOKENS_FILE)
+
+    def __enter__(self) -> "TokenCacheWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tokens.close()
+        shutil.rmtree(self._building, ignore_errors=True)
+
+    def write(self, batch: TokenBatch) -> None:
+        """Append whole rows."""
+        self._tokens.write(batch)
+
+    def write_all(self, batches: Iterable[TokenBatch]) -> None:
+        """Append all of them."""
+        for batch in batches:
+            self.write(batch)
+
+    def finish(self, rows: ExampleRows, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Put the tokens where `cached_tokens` looks for those of `rows`, unless they are there already."""
+        folder = _folder(rows, tokenizer, self._cache_dir)
+        with _only_one_process(folder):
+            if _open(folder) is None:
+                self.rename(folder)
+
+    def rename(self, folder: Path) -> None:
+        """Give the folder its name, once all of it is on the disk; the caller holds the lock."""
+        self._tokens.close()
+        path = self._building / TOKENS_FILE
+        sync(path)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        _write_manifest(self._building, digest)
+        sync(self._building)
+        if folder.exists():
+            shutil.rmtree(folder)
+        self._building.rename(folder)
+        sync(folder.parent)
+
+
+def _folder(rows: ExampleRows, tokenizer: PreTrainedTokenizerBase, cache_dir: Path) -> Path:
+    return cache_dir / f"tokens-{tokens_fingerprint(rows.hashes, tokenizer)}"
+
+
+@contextmanager
+def _only_one_process(folder: Path) -> Iterator[None]:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # The kernel takes this lock from a process that dies, so a crash leaves nobody waiting.
+    with (folder.parent / f"{folder.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _open(folder: Path) -> TokenTable | None:
+    """Return the rows of a complete folder; None if it is missing, or is not what was once written."""
+    path = folder / TOKENS_FILE
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        if manifest["seen"] != _seen(path):
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != manifest["sha256"]:
+                    return None
+            _write_manifest(folder, manifest["sha256"])  # moved or copied as a whole
+        return TokenTable(path)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid):
+        return None
+
+
+def _write_manifest(folder: Path, digest: str) -> None:
+    manifest = json.dumps({"sha256": digest, "seen": _seen(folder / TOKENS_FILE)}, indent=2)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, delete=False) as file:
+        file.write(manifest)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(file.name).replace(folder / MANIFEST_FILE)
+
+
+def _seen(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]

@@ -1,0 +1,151 @@
+"""From examples to token ids: many at a time, in columns."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from tasks.data.examples import Example
+from tasks.data.segments import RenderedExample
+from tasks.data.template import IGNORED_LABEL, Renderer
+
+ROWS_PER_CALL = 1024
+"""Rows handed to the tokenizer at once: enough to keep its threads busy, few enough to stay small."""
+CHARACTERS_PER_CALL = 4_000_000
+"""Fewer rows go together where they are long."""
+
+Spans = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedExample:
+    """A row of token ids, cut to the longest length allowed; `full_length` is its length before the cut."""
+
+    input_ids: list[int]
+    learned_spans: Spans
+    """(start, end) of each answer that is left, in order."""
+    full_length: int
+
+    @property
+    def labels(self) -> list[int]:
+        """As long as `input_ids` and not shifted: the ids of the answers, IGNORED_LABEL over the rest."""
+        labels = [IGNORED_LABEL] * len(self.input_ids)
+        for start, end in self.learned_spans:
+            labels[start:end] = self.input_ids[start:end]
+        return labels
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens before the last answer that is left: what generation is given."""
+        return self.learned_spans[-1][0] if self.learned_spans else len(self.input_ids)
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether tokens were cut off the end."""
+        return self.full_length > len(self.input_ids)
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens that are predicted, and so carry a loss; nothing predicts the first token of a row."""
+        return sum(end - max(start, 1) for start, end in self.learned_spans if end > 1)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Whole rows of token ids, in columns: each row's ids follow those of the row before."""
+
+    token_ids: NDArray[np.int32]
+    lengths: NDArray[np.int32]
+    """Tokens of each row."""
+    spans: NDArray[np.int32]
+    """(learned segments, 2): where each starts and ends in its row."""
+    span_counts: NDArray[np.int32]
+    """Learned segments of each row."""
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def cut_rows(self, max_seq_length: int) -> Iterator[TokenizedExample]:
+        """Yield the rows, each cut to `max_seq_length` tokens."""
+        ends, span_ends = np.cumsum(self.lengths), np.cumsum(self.span_counts)
+        for end, length, span_end, count in zip(ends, self.lengths, span_ends, self.span_counts, strict=True):
+            yield cut(self.token_ids[end - length : end], self.spans[span_end - count : span_end], max_seq_length)
+
+
+def cut(token_ids: NDArray[np.int32], spans: NDArray[np.int32], max_seq_length: int) -> TokenizedExample:
+    """Return a row with its first `max_seq_length` tokens.
+
+    A longer row loses its end, and with it the token that ends it: the model must not learn to stop in the middle of a
+    sentence. A row that keeps no `answer_tokens` is of no use; the caller leaves it out and counts it.
+    """
+    kept = token_ids[:max_seq_length].tolist()
+    within = tuple((start, min(end, len(kept))) for start, end in spans.tolist() if start < len(kept))
+    return TokenizedExample(kept, within, len(token_ids))
+
+
+class Encoder:
+    """Tokenizes rendered rows, each segment by itself, so that no token straddles the border of an answer.
+
+    That is how it is at inference, where the prompt is tokenized before there is an answer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, rows: Sequence[RenderedExample]) -> TokenBatch:
+        """Return the rows' token ids."""
+        segments = [segment for row in rows for segment in row.segments]
+        ordinary = iter(self._token_ids([segment.text for segment in segments if segment.token_ids is None]))
+        pieces = [next(ordinary) if segment.token_ids is None else segment.token_ids for segment in segments]
+        widths = np.fromiter(map(len, pieces), np.int32, len(pieces))
+        token_ids = np.fromiter(chain.from_iterable(pieces), np.int32, int(widths.sum()))
+        row_of = np.repeat(np.arange(len(rows)), [len(row.segments) for row in rows])
+        lengths = np.bincount(row_of, widths, len(rows)).astype(np.int32)
+        learned = np.fromiter((segment.learned for segment in segments), np.bool_, len(segments))
+        ends = np.cumsum(widths) - (np.cumsum(lengths) - lengths)[row_of]
+        spans = np.stack([ends - widths, ends], axis=1)[learned].astype(np.int32)
+        return TokenBatch(token_ids, lengths, spans, np.bincount(row_of[learned], minlength=len(rows)).astype(np.int32))
+
+    def _token_ids(self, texts: list[str]) -> Sequence[Sequence[int]]:
+        # Rendered text spells its special tokens out, so the tokenizer must not add them a second time; and a row
+        # longer than the model's context is cut by us, not warned about.
+        if not texts:
+            return []
+        if not self._tokenizer.is_fast:
+            return self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]  # type: ignore[no-any-return]
+        backend = self._tokenizer.backend_tokenizer
+        # What an earlier call may have left behind; transformers, too, sets these at each call.
+        backend.no_padding()
+        backend.no_truncation()
+        backend.encode_special_tokens = self._tokenizer.split_special_tokens
+        return [row.ids for row in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def tokenize(example: Example, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> TokenizedExample:
+    """Return one example as token ids; see `cut`. Raises DatasetError as `Renderer.render` does."""
+    batch = Encoder(tokenizer).encode([Renderer(tokenizer).render(example)])
+    return next(batch.cut_rows(max_seq_length))
+
+
+def token_batches(examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase) -> Iterator[TokenBatch]:
+    """Yield the examples as token ids, in their order, not cut. Raises DatasetError as `Renderer.render` does."""
+    renderer, encoder = Renderer(tokenizer), Encoder(tokenizer)
+    for rows in batched_by_size(map(renderer.render, examples)):
+        yield encoder.encode(rows)
+
+
+def batched_by_size(rows: Iterable[RenderedExample]) -> Iterator[list[RenderedExample]]:
+    """Yield the rows in lists that are small enough to be tokenized at once."""
+    batch: list[RenderedExample] = []
+    characters = 0
+    for row in rows:
+        batch.append(row)
+        characters += sum(len(segment.text) for segment in row.segments)
+        if len(batch) >= ROWS_PER_CALL or characters >= CHARACTERS_PER_CALL:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
