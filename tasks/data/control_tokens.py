@@ -33,12 +33,17 @@ class ControlTokens:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        self._plainly_found = {
+            token.content
+            for token in tokenizer.added_tokens_decoder.values()
+            if token.special and not (token.lstrip or token.rstrip or token.single_word or token.normalized)
+        }
         special = (added | set(tokenizer.all_special_tokens)) - {""}
         written = _what_the_template_writes(tokenizer)
         ending = {tokenizer.eos_token, tokenizer.bos_token}
         control = {token for token in special if token in ending or token in written}
-        self._control = _longest_first(control)
-        self._special_text, self._control_text = _any_of(_longest_first(special)), _any_of(self._control)
+        self._special, self._control = _longest_first(special), _longest_first(control)
+        self._special_text, self._control_text = _any_of(self._special), _any_of(self._control)
         # A marked token is the row's own text, and ends no turn.
         self._written = re.compile(f"(?<!{MARKS[0]})(?:{self._control_text.pattern})")
 
@@ -48,7 +53,7 @@ class ControlTokens:
 
     def must_be_marked(self, example: Example) -> bool:
         """Return whether a conversation spells a control token. Raises DatasetError where it can't be kept apart."""
-        texts = list(_texts(example))
+        texts = _texts(example)
         if not any(map(self._control_text.search, texts)):
             return False
         if any(mark in text for text in texts for mark in MARKS):
@@ -71,6 +76,14 @@ class ControlTokens:
         """Return the control token that `text` ends with, if it does."""
         return next((token for token in self._control if text.endswith(token)), None)
 
+    def fixed_beginning(self, text: str) -> str:
+        """Return `text` up to its last control token that ends there whatever follows it; "" if there is none."""
+        for match in reversed(list(self._control_text.finditer(text))):
+            longer = any(token != match[0] and token.startswith(match[0]) for token in self._special)
+            if match[0] in self._plainly_found and not longer:
+                return text[: match.end()]
+        return ""
+
     def end_of(self, token: str, text: str, start: int) -> int | None:
         """Return where the first `token` after `start` that the template wrote ends; None if there is none."""
         match = next((match for match in self._written.finditer(text, start) if match[0] == token), None)
@@ -82,17 +95,16 @@ def without_marks(text: str) -> str:
     return text.replace(MARKS[0], "").replace(MARKS[1], "")
 
 
-def _texts(example: Example) -> Iterable[str]:
+def _texts(example: Example) -> list[str]:
     if example.text is not None:
-        yield example.text
-        return
+        return [example.text]
+    texts = [message.content for message in example.messages]
     if example.tools is not None:
-        yield example.tools
+        texts.append(example.tools)
     for message in example.messages:
-        yield message.content
-        for text in (message.tool_calls, message.name, message.tool_call_id):
-            if text is not None:
-                yield text
+        if not message.has_only_content:
+            texts += filter(None, (message.tool_calls, message.name, message.tool_call_id))
+    return texts
 
 
 def _longest_first(tokens: Iterable[str]) -> tuple[str, ...]:

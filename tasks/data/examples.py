@@ -9,6 +9,9 @@ from typing import Any, Literal
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
+_OPTIONAL_TEXTS = ("tool_calls", "tool_call_id", "name")
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
 
 class DatasetError(ValueError):
     """The data cannot be used as it is; the sentence says why and what to do."""
@@ -32,8 +35,15 @@ class Message:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        for field in ("content", "tool_calls", "tool_call_id", "name"):
-            _require_whole_characters(f"the {self.role}'s {field}", getattr(self, field) or "")
+        for field in ("content", *_OPTIONAL_TEXTS):
+            value = getattr(self, field)
+            if value is not None and not value.isascii():
+                _require_whole_characters(f"the {self.role}'s {field}", value)
+
+    @property
+    def has_only_content(self) -> bool:
+        """Whether it is no more than what a role says."""
+        return self.tool_calls is None and self.tool_call_id is None and self.name is None
 
     @property
     def is_target(self) -> bool:
@@ -109,22 +119,17 @@ class Example:
     def _content(self) -> list[Any]:
         if self.text is not None:
             return ["text", "", self.text]
-        if self.tools is None and len(self.messages) == 2 and self == Example.question(self.prompt, self.answer):
-            return ["instruction", self.prompt, self.answer]
+        if len(self.messages) == 2 and self.tools is None:
+            before, last = self.messages
+            if before.role == "user" and all(turn.learned and turn.has_only_content for turn in self.messages):
+                return ["instruction", before.content, last.content]
         return ["conversation", self.as_json()]
 
     def as_json(self) -> str:
         """Return the whole example as canonical JSON; `Example.from_json` reads it back."""
         if self.text is not None:
             return canonical_json({"text": self.text})
-        messages = [
-            {
-                name: getattr(message, name)
-                for name in _MESSAGE_DEFAULTS
-                if getattr(message, name) != _MESSAGE_DEFAULTS[name]
-            }
-            for message in self.messages
-        ]
+        messages = [_as_value(message) for message in self.messages]
         return canonical_json({"messages": messages} | ({"tools": self.tools} if self.tools is not None else {}))
 
     @classmethod
@@ -135,20 +140,19 @@ class Example:
         return cls(messages, value.get("text"), value.get("tools"))
 
 
-# A field that has its default is not written: most turns are a role and a content.
-_MESSAGE_DEFAULTS: dict[str, Any] = {
-    "role": None,
-    "content": None,
-    "learned": True,
-    "tool_calls": None,
-    "tool_call_id": None,
-    "name": None,
-}
+def _as_value(message: Message) -> dict[str, Any]:
+    """Return the fields that differ from their defaults: most turns are a role and a content."""
+    value: dict[str, Any] = {"role": message.role, "content": message.content}
+    if not message.has_only_content:
+        value |= {field: text for field in _OPTIONAL_TEXTS if (text := getattr(message, field)) is not None}
+    if not message.learned:
+        value["learned"] = False
+    return value
 
 
 def canonical_json(value: Any) -> str:
     """Return JSON that is equal for equal values: sorted keys, no spaces, characters as they are."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _CANONICAL.encode(value)
 
 
 def _require_whole_characters(name: str, value: str) -> None:

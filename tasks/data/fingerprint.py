@@ -16,9 +16,13 @@ CACHE_VERSION = 1
 """Raise it whenever the files of the token cache change, so that old ones are left alone."""
 
 
+TokenizerContent = dict[str, Any]
+"""See `tokenizer_content`."""
+
+
 def dataset_fingerprint(
     hashes: NDArray[np.uint8],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: TokenizerContent,
     max_seq_length: int,
     held_out_fraction: float,
     held_out_hashes: NDArray[np.uint8] | None = None,
@@ -27,7 +31,7 @@ def dataset_fingerprint(
 
     The tokenizer counts by what it does (vocabulary, merges, special tokens, chat template), not by its path.
     """
-    settings = [FORMAT_VERSION, max_seq_length, held_out_fraction, _tokenizer_content(tokenizer)]
+    settings = [FORMAT_VERSION, max_seq_length, held_out_fraction, tokenizer]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode("ascii"))
     digest.update(hashes.tobytes())
     if held_out_hashes is not None:
@@ -36,18 +40,19 @@ def dataset_fingerprint(
     return digest.hexdigest()
 
 
-def tokens_fingerprint(hashes: NDArray[np.uint8], tokenizer: PreTrainedTokenizerBase) -> str:
+def tokens_fingerprint(hashes: NDArray[np.uint8], tokenizer: TokenizerContent) -> str:
     """Return 64 hex digits over what decides the whole rows' token ids: the rows in their order, and the tokenizer.
 
     So the same tokenizer in two folders shares a cache, and so do all lengths and all splits.
     """
-    settings = [FORMAT_VERSION, CACHE_VERSION, _tokenizer_content(tokenizer)]
+    settings = [FORMAT_VERSION, CACHE_VERSION, tokenizer]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode("ascii"))
     digest.update(hashes.tobytes())
     return digest.hexdigest()
 
 
-def _tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> TokenizerContent:
+    """Return what a tokenizer does, as JSON values; it takes a moment where the vocabulary is large."""
     return {
         "class": type(tokenizer).__name__,
         "chat_template": tokenizer.chat_template,

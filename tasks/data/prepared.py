@@ -8,11 +8,11 @@ from typing import overload
 from transformers import PreTrainedTokenizerBase
 
 from tasks.data.examples import DatasetError, Example
-from tasks.data.fingerprint import dataset_fingerprint
+from tasks.data.fingerprint import dataset_fingerprint, tokenizer_content
 from tasks.data.report import PreparationReport, Side, preparation_report
 from tasks.data.rows import ExampleRows
 from tasks.data.split import split_by_hash, split_from_held_out
-from tasks.data.token_cache import cached_tokens
+from tasks.data.token_cache import cached_tokens, tokens_folder
 from tasks.data.tokenized_rows import TokenizedRows
 
 
@@ -72,17 +72,17 @@ def prepare(
     Raises DatasetError if the rows cannot be split (see `tasks.data.split`) or rendered (see `Renderer.render`), or if
     a side keeps no usable row.
     """
-    hashes = examples.hashes
+    hashes, content = examples.hashes, tokenizer_content(tokenizer)
+    table = cached_tokens(examples, tokenizer, tokens_folder(cache_dir, hashes, content))
     if held_out is None:
-        held_out_source = examples
         split = split_by_hash(hashes, held_out_fraction)
-        fingerprint = dataset_fingerprint(hashes, tokenizer, max_seq_length, held_out_fraction)
+        fingerprint = dataset_fingerprint(hashes, content, max_seq_length, held_out_fraction)
+        held_out, held_out_table = examples, table
     else:
-        held_out_source = held_out
-        split = split_from_held_out(hashes, held_out.hashes)
-        fingerprint = dataset_fingerprint(hashes, tokenizer, max_seq_length, 0.0, held_out.hashes)
-    table = cached_tokens(examples, tokenizer, cache_dir)
-    held_out_table = table if held_out is None else cached_tokens(held_out, tokenizer, cache_dir)
+        own = held_out.hashes
+        split = split_from_held_out(hashes, own)
+        fingerprint = dataset_fingerprint(hashes, content, max_seq_length, 0.0, own)
+        held_out_table = cached_tokens(held_out, tokenizer, tokens_folder(cache_dir, own, content))
     train_side = Side.of(table, split.train, max_seq_length)
     held_out_side = Side.of(held_out_table, split.held_out, max_seq_length)
     for name, side in (("train on", train_side), ("hold out", held_out_side)):
@@ -95,7 +95,7 @@ def prepare(
     return PreparedDataset(
         TokenizedRows(table, train_side.usable, max_seq_length),
         held_out_rows,
-        ExamplesOf(held_out_source, held_out_rows),
+        ExamplesOf(held_out, held_out_rows),
         fingerprint,
         preparation_report(train_side, held_out_side, split.leaked_rows),
     )

@@ -9,8 +9,9 @@ class Segment:
 
     text: str
     learned: bool
-    token_ids: tuple[int, ...] | None = None
-    """Set where the row's own words spell a control token: to tokenize `text` would not tell the two apart."""
+    token_ids: tuple[int, ...] = ()
+    """Those of the first `tokenized` characters, where they are known already."""
+    tokenized: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,8 @@ class RenderedExample:
     """The text trained on, in its order. A learned segment is one answer, with the token that ends the turn."""
 
     segments: tuple[Segment, ...]
+    spells_special_tokens: bool = False
+    """Whether the row's own words spell any special token of the tokenizer."""
 
     @property
     def text(self) -> str:

@@ -1,25 +1,18 @@
 """From an example to the text that is trained on, in the tokenizer's own chat format."""
 
 import json
-import re
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from tasks.data.chat_rendering import ChatRendering, end_of_sequence
 from tasks.data.control_tokens import ControlTokens, without_marks
-from tasks.data.copying_template import only_copies
-from tasks.data.examples import DatasetError, Example, Message
+from tasks.data.examples import DatasetError, Example
+from tasks.data.patterns import Patterns
 from tasks.data.segments import RenderedExample, Segment
 
 IGNORED_LABEL = -100
 """Label of a token that takes no part in the loss, as in torch's cross entropy."""
-MOST_PATTERNS = 1000
-"""Orders of turns whose fixed texts are kept."""
-_SLOT = "\U000f0002"
-
-_Pattern = list[tuple[list[str | int], bool]]
-"""For each segment its pieces, fixed texts and numbers of turns, and whether it is learned."""
 
 
 class Renderer:
@@ -40,9 +33,7 @@ class Renderer:
         self._tokenizer = tokenizer
         self.control_tokens = ControlTokens(tokenizer)
         self._start = _start_of_text(tokenizer)
-        template = tokenizer.chat_template
-        self._only_copies = isinstance(template, str) and only_copies(template)
-        self._patterns: dict[tuple[tuple[str, bool], ...], _Pattern | None] = {}
+        self._patterns = Patterns(tokenizer, self.control_tokens)
 
     def render(self, example: Example) -> RenderedExample:
         """Return the segments of one example.
@@ -50,28 +41,31 @@ class Renderer:
         Raises DatasetError if the chat template fails or loses an answer, if tools need a template and there is none,
         or if an end-of-sequence token is missing.
         """
+        spelled = self.control_tokens.spelled_in(example)
         if example.text is not None:
-            return RenderedExample((Segment(self._start + example.text + end_of_sequence(self._tokenizer), True),))
-        marked = self.control_tokens.must_be_marked(example)
-        if self._only_copies and not marked and (pattern := self._pattern(example)) is not None:
-            return _filled(pattern, example.messages)
-        learned = [message.is_target for message in example.messages]
-        turns = [message.for_template() for message in example.messages]
-        tools = json.loads(example.tools) if example.tools is not None else None
-        if marked:
-            turns, tools = self.control_tokens.mark(turns), self.control_tokens.mark(tools)
-        if self._tokenizer.chat_template:
-            segments = ChatRendering(self._tokenizer, self.control_tokens, turns, tools).segments(learned)
+            segments = [Segment(self._start + example.text + end_of_sequence(self._tokenizer), learned=True)]
+        elif spelled and self.control_tokens.must_be_marked(example):
+            segments = self._marked(example)
+        elif (pattern := self._patterns.of(example)) is not None:
+            segments = pattern.filled(example.messages)
         else:
-            segments = self._plain(turns, tools, learned)
-        if marked:
-            segments = [self._encoded(segment) for segment in segments]
-        return RenderedExample(tuple(segments))
+            segments = self._conversation(example, *_as_values(example))
+        return RenderedExample(tuple(segments), spelled)
 
     def loses_text(self, example: Example, rendered: RenderedExample) -> bool:
         """Return whether the template has left out words of some message, or written them differently."""
         text = rendered.text
         return any(message.content.strip() not in text for message in example.messages)
+
+    def _marked(self, example: Example) -> list[Segment]:
+        turns, tools = self.control_tokens.mark(_as_values(example))
+        return [self._encoded(segment) for segment in self._conversation(example, turns, tools)]
+
+    def _conversation(self, example: Example, turns: list[dict[str, Any]], tools: Any) -> list[Segment]:
+        learned = [message.is_target for message in example.messages]
+        if self._tokenizer.chat_template:
+            return ChatRendering(self._tokenizer, self.control_tokens, turns, tools).segments(learned)
+        return self._plain(turns, tools, learned)
 
     def _plain(self, turns: list[dict[str, Any]], tools: Any, learned: list[bool]) -> list[Segment]:
         if tools or any("tool_calls" in turn or turn["role"] == "tool" for turn in turns):
@@ -92,32 +86,8 @@ class Renderer:
 
     def _encoded(self, segment: Segment) -> Segment:
         token_ids = self.control_tokens.encode_marked(segment.text)
-        return Segment(without_marks(segment.text), segment.learned, tuple(token_ids))
-
-    def _pattern(self, example: Example) -> _Pattern | None:
-        """Return what is fixed in all conversations of this order of turns; None if more than contents vary."""
-        if example.tools is not None or not all(map(_has_only_content, example.messages)):
-            return None
-        order = tuple((message.role, message.is_target) for message in example.messages)
-        if order not in self._patterns:
-            if len(self._patterns) >= MOST_PATTERNS:
-                self._patterns.clear()
-            self._patterns[order] = self._make_pattern(order)
-        return self._patterns[order]
-
-    def _make_pattern(self, order: tuple[tuple[str, bool], ...]) -> _Pattern | None:
-        turns = [{"role": role, "content": f"{_SLOT}{turn}{_SLOT}"} for turn, (role, _) in enumerate(order)]
-        rendering = ChatRendering(self._tokenizer, self.control_tokens, turns, tools=None)
-        segments = rendering.segments([learned for _, learned in order])
-        if not (rendering.begins_alike and segments[-1].learned):
-            # Where an answer begins, or the end of the last turn, may depend on what the contents are.
-            return None
-        pattern: _Pattern = []
-        for segment in segments:
-            pieces = re.split(f"{_SLOT}([0-9]+){_SLOT}", segment.text)
-            slots = [int(piece) if place % 2 else piece for place, piece in enumerate(pieces)]
-            pattern.append(([piece for piece in slots if piece != ""], segment.learned))
-        return pattern
+        text = without_marks(segment.text)
+        return Segment(text, segment.learned, tuple(token_ids), len(text))
 
 
 def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> RenderedExample:
@@ -125,16 +95,10 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> RenderedExam
     return Renderer(tokenizer).render(example)
 
 
-def _has_only_content(message: Message) -> bool:
-    return message.tool_calls is None and message.name is None and message.tool_call_id is None
-
-
-def _filled(pattern: _Pattern, messages: tuple[Message, ...]) -> RenderedExample:
-    segments = (
-        Segment("".join([piece if isinstance(piece, str) else messages[piece].content for piece in pieces]), learned)
-        for pieces, learned in pattern
-    )
-    return RenderedExample(tuple(segments))
+def _as_values(example: Example) -> tuple[list[dict[str, Any]], Any]:
+    """Return the turns and the tools as chat templates expect them."""
+    tools = json.loads(example.tools) if example.tools is not None else None
+    return [message.for_template() for message in example.messages], tools
 
 
 def _start_of_text(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -12,11 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from tasks.data.durable import sync
-from tasks.data.fingerprint import tokens_fingerprint
+from tasks.data.fingerprint import TokenizerContent, tokens_fingerprint
 from tasks.data.rows import ExampleRows
 from tasks.data.tokenized_rows import TokenTable, TokenWriter
 from tasks.data.tokenizing import TokenBatch, token_batches
@@ -25,20 +27,24 @@ TOKENS_FILE = "tokens.arrow"
 MANIFEST_FILE = "manifest.json"
 
 
-def cached_tokens(rows: ExampleRows, tokenizer: PreTrainedTokenizerBase, cache_dir: Path) -> TokenTable:
-    """Return all rows tokenized, from `cache_dir` if that was done before.
+def tokens_folder(cache_dir: Path, hashes: NDArray[np.uint8], tokenizer: TokenizerContent) -> Path:
+    """Return where the tokens of the rows with these hashes are, or will be."""
+    return cache_dir / f"tokens-{tokens_fingerprint(hashes, tokenizer)}"
+
+
+def cached_tokens(rows: ExampleRows, tokenizer: PreTrainedTokenizerBase, folder: Path) -> TokenTable:
+    """Return all rows tokenized, from `folder` (see `tokens_folder`) if that was done before.
 
     A damaged file is made again. Its hash is compared when its size or time are not those it was written with: hashing
     gigabytes at each start would take longer than to begin. Of processes that want the same rows at once, one works
     and the others wait for it. Raises DatasetError as `Renderer.render` does.
     """
-    folder = _folder(rows, tokenizer, cache_dir)
     with _only_one_process(folder):
         if (table := _open(folder)) is None:
-            for leftover in cache_dir.glob(f"{folder.name}.building-*"):
+            for leftover in folder.parent.glob(f"{folder.name}.building-*"):
                 # Only a process that was killed leaves one behind: a living one would hold the lock.
                 shutil.rmtree(leftover)
-            with TokenCacheWriter(cache_dir, f"{folder.name}.building-") as writer:
+            with TokenCacheWriter(folder.parent, f"{folder.name}.building-") as writer:
                 writer.write_all(token_batches(rows, tokenizer))
                 writer.rename(folder)
             table = TokenTable(folder / TOKENS_FILE)
@@ -53,7 +59,6 @@ class TokenCacheWriter:
 
     def __init__(self, cache_dir: Path, prefix: str = "tokens.building-") -> None:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        self._cache_dir = cache_dir
         self._building = Path(tempfile.mkdtemp(prefix=prefix, dir=cache_dir))
         self._tokens = TokenWriter(self._building / TOKENS_FILE)
 
@@ -75,9 +80,8 @@ class TokenCacheWriter:
         for batch in batches:
             self.write(batch)
 
-    def finish(self, rows: ExampleRows, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Put the tokens where `cached_tokens` looks for those of `rows`, unless they are there already."""
-        folder = _folder(rows, tokenizer, self._cache_dir)
+    def finish(self, folder: Path) -> None:
+        """Put the tokens where `cached_tokens` looks for them, unless they are there already."""
         with _only_one_process(folder):
             if _open(folder) is None:
                 self.rename(folder)
@@ -95,10 +99,6 @@ class TokenCacheWriter:
             shutil.rmtree(folder)
         self._building.rename(folder)
         sync(folder.parent)
-
-
-def _folder(rows: ExampleRows, tokenizer: PreTrainedTokenizerBase, cache_dir: Path) -> Path:
-    return cache_dir / f"tokens-{tokens_fingerprint(rows.hashes, tokenizer)}"
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.data.tokenizing import TokenBatch, TokenizedExample, cut
+from tasks.data.tokenizing import TokenBatch, TokenizedExample, answer_tokens, cut
 
 SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "spans": pa.list_(pa.int32())})
 """`spans` has the start and the end of each learned segment, one after the other."""
@@ -61,10 +61,7 @@ class TokenTable:
         """Return for each row how many tokens carry a loss when it is cut; see `TokenizedExample.answer_tokens`."""
         counts = _joined([lists.lengths // 2 for lists in self._spans])
         spans = _joined([lists.values for lists in self._spans]).reshape(-1, 2)
-        kept = np.minimum(spans[:, 1], max_seq_length) - np.maximum(spans[:, 0], 1)
-        row_of = np.repeat(np.arange(len(counts)), counts)
-        totals: NDArray[np.int64] = np.bincount(row_of, np.maximum(kept, 0), len(counts)).astype(np.int64)
-        return totals
+        return answer_tokens(spans, counts, max_seq_length)
 
 
 class TokenizedRows(Sequence[TokenizedExample]):

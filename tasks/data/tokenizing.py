@@ -1,22 +1,26 @@
 """From examples to token ids: many at a time, in columns."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from tasks.data.examples import Example
 from tasks.data.segments import RenderedExample
 from tasks.data.template import IGNORED_LABEL, Renderer
 
-ROWS_PER_CALL = 1024
+ROWS_PER_CALL = 256
 """Rows handed to the tokenizer at once: enough to keep its threads busy, few enough to stay small."""
 CHARACTERS_PER_CALL = 4_000_000
 """Fewer rows go together where they are long."""
 
+T = TypeVar("T")
 Spans = tuple[tuple[int, int], ...]
 
 
@@ -68,6 +72,10 @@ class TokenBatch:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def answer_tokens(self, max_seq_length: int | None = None) -> NDArray[np.int64]:
+        """Return for each row how many tokens carry a loss, whole or cut; see `TokenizedExample.answer_tokens`."""
+        return answer_tokens(self.spans, self.span_counts, max_seq_length)
+
     def cut_rows(self, max_seq_length: int) -> Iterator[TokenizedExample]:
         """Yield the rows, each cut to `max_seq_length` tokens."""
         ends, span_ends = np.cumsum(self.lengths), np.cumsum(self.span_counts)
@@ -86,6 +94,17 @@ def cut(token_ids: NDArray[np.int32], spans: NDArray[np.int32], max_seq_length: 
     return TokenizedExample(kept, within, len(token_ids))
 
 
+def answer_tokens(
+    spans: NDArray[np.int32], span_counts: NDArray[np.int32], max_seq_length: int | None
+) -> NDArray[np.int64]:
+    """Return for each row how many tokens carry a loss; the arguments are as in `TokenBatch`."""
+    ends = spans[:, 1] if max_seq_length is None else np.minimum(spans[:, 1], max_seq_length)
+    kept = np.maximum(ends - np.maximum(spans[:, 0], 1), 0)
+    row_of = np.repeat(np.arange(len(span_counts)), span_counts)
+    totals: NDArray[np.int64] = np.bincount(row_of, kept, len(span_counts)).astype(np.int64)
+    return totals
+
+
 class Encoder:
     """Tokenizes rendered rows, each segment by itself, so that no token straddles the border of an answer.
 
@@ -94,14 +113,15 @@ class Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
+        self._backend = _own_copy(tokenizer) if tokenizer.is_fast else None
 
     def encode(self, rows: Sequence[RenderedExample]) -> TokenBatch:
         """Return the rows' token ids."""
         segments = [segment for row in rows for segment in row.segments]
-        ordinary = iter(self._token_ids([segment.text for segment in segments if segment.token_ids is None]))
-        pieces = [next(ordinary) if segment.token_ids is None else segment.token_ids for segment in segments]
-        widths = np.fromiter(map(len, pieces), np.int32, len(pieces))
-        token_ids = np.fromiter(chain.from_iterable(pieces), np.int32, int(widths.sum()))
+        rest = self._token_ids([segment.text[segment.tokenized :] for segment in segments])
+        pieces = [(segment.token_ids, ids) for segment, ids in zip(segments, rest, strict=True)]
+        widths = np.fromiter((len(known) + len(ids) for known, ids in pieces), np.int32, len(pieces))
+        token_ids = np.fromiter(chain.from_iterable(chain.from_iterable(pieces)), np.int32, int(widths.sum()))
         row_of = np.repeat(np.arange(len(rows)), [len(row.segments) for row in rows])
         lengths = np.bincount(row_of, widths, len(rows)).astype(np.int32)
         learned = np.fromiter((segment.learned for segment in segments), np.bool_, len(segments))
@@ -112,16 +132,18 @@ class Encoder:
     def _token_ids(self, texts: list[str]) -> Sequence[Sequence[int]]:
         # Rendered text spells its special tokens out, so the tokenizer must not add them a second time; and a row
         # longer than the model's context is cut by us, not warned about.
-        if not texts:
-            return []
-        if not self._tokenizer.is_fast:
+        if self._backend is None:
             return self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]  # type: ignore[no-any-return]
-        backend = self._tokenizer.backend_tokenizer
-        # What an earlier call may have left behind; transformers, too, sets these at each call.
-        backend.no_padding()
-        backend.no_truncation()
-        backend.encode_special_tokens = self._tokenizer.split_special_tokens
-        return [row.ids for row in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return [row.ids for row in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _own_copy(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """Return the tokenizer's core as no other thread uses it, and as no earlier call to pad or truncate left it."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    backend.encode_special_tokens = bool(tokenizer.split_special_tokens)
+    return backend
 
 
 def tokenize(example: Example, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> TokenizedExample:
@@ -132,20 +154,41 @@ def tokenize(example: Example, tokenizer: PreTrainedTokenizerBase, max_seq_lengt
 
 def token_batches(examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase) -> Iterator[TokenBatch]:
     """Yield the examples as token ids, in their order, not cut. Raises DatasetError as `Renderer.render` does."""
-    renderer, encoder = Renderer(tokenizer), Encoder(tokenizer)
-    for rows in batched_by_size(map(renderer.render, examples)):
-        yield encoder.encode(rows)
+    renderer = Renderer(tokenizer)
+    batches = batched_by_size(examples, characters_of)
+    rendered = ([renderer.render(example) for example in batch] for batch in batches)
+    yield from encoded_ahead(rendered, tokenizer)
 
 
-def batched_by_size(rows: Iterable[RenderedExample]) -> Iterator[list[RenderedExample]]:
-    """Yield the rows in lists that are small enough to be tokenized at once."""
-    batch: list[RenderedExample] = []
+def encoded_ahead(
+    batches: Iterable[Sequence[RenderedExample]], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[TokenBatch]:
+    """Yield each batch as token ids. It is tokenized, without Python's lock, while the next one is made ready."""
+    encoder = Encoder(tokenizer)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        ahead: Future[TokenBatch] | None = None
+        for batch in batches:
+            ready, ahead = ahead, pool.submit(encoder.encode, batch)
+            if ready is not None:
+                yield ready.result()
+        if ahead is not None:
+            yield ahead.result()
+
+
+def batched_by_size(rows: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yield the rows in lists that are small enough to be tokenized at once; `size` counts a row's characters."""
+    batch: list[T] = []
     characters = 0
     for row in rows:
         batch.append(row)
-        characters += sum(len(segment.text) for segment in row.segments)
+        characters += size(row)
         if len(batch) >= ROWS_PER_CALL or characters >= CHARACTERS_PER_CALL:
             yield batch
             batch, characters = [], 0
     if batch:
         yield batch
+
+
+def characters_of(example: Example) -> int:
+    """Return about how long an example's text is."""
+    return len(example.text or "") + sum(len(message.content) for message in example.messages)

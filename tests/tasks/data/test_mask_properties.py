@@ -47,12 +47,18 @@ def conversations(draw) -> Example:
 
 @pytest.fixture(scope="module")
 def renderers(tiny_llama_dir, chat_tokenizer, plain_tokenizer):
-    """Renderers with their tokenizers, by name."""
+    """Renderers with their encoders and tokenizers, by name."""
     tokenizers = {"copied": chat_tokenizer, "plain": plain_tokenizer}
     for name, template in (("rendered", LOOKS_INTO_CONTENTS), ("opened", OPENS_OTHERWISE)):
         tokenizers[name] = AutoTokenizer.from_pretrained(tiny_llama_dir)
         tokenizers[name].chat_template = template
-    return {name: (Renderer(tokenizer), tokenizer) for name, tokenizer in tokenizers.items()}
+    return {name: (Renderer(tokenizer), Encoder(tokenizer), tokenizer) for name, tokenizer in tokenizers.items()}
+
+
+def tokenized(made, example: Example) -> TokenizedExample:
+    renderer, encoder, _ = made
+    (row,) = encoder.encode([renderer.render(example)]).cut_rows(10**6)
+    return row
 
 
 def spans(row: TokenizedExample) -> list[tuple[list[int], bool]]:
@@ -95,14 +101,14 @@ def expected_plain(example: Example) -> list[tuple[str, bool]]:
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(example=conversations())
 def test_learned_tokens_are_the_answers_and_nothing_else(renderers, name, example):
-    renderer, tokenizer = renderers[name]
+    *_, tokenizer = renderers[name]
     if name == "plain":
         expected = expected_plain(example)
         controls = {"<|endoftext|>": sum(message.role == "assistant" for message in example.messages)}
     else:
         expected = expected_chat(example, opening="<think>" if name == "opened" else "")
         controls = dict.fromkeys(["<|im_start|>", "<|im_end|>"], len(example.messages))
-    (row,) = Encoder(tokenizer).encode([renderer.render(example)]).cut_rows(10**6)
+    row = tokenized(renderers[name], example)
     assert [(tokenizer.decode(ids), learned) for ids, learned in spans(row)] == expected
     labels = [token if learned else -100 for ids, learned in spans(row) for token in ids]
     assert row.labels == labels
@@ -114,4 +120,5 @@ def test_learned_tokens_are_the_answers_and_nothing_else(renderers, name, exampl
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(example=conversations())
 def test_one_rendering_for_all_conversations_gives_what_rendering_each_gives(renderers, example):
-    assert renderers["copied"][0].render(example) == renderers["rendered"][0].render(example)
+    copied, rendered = (tokenized(renderers[name], example) for name in ("copied", "rendered"))
+    assert copied == rendered

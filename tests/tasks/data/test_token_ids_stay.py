@@ -1,7 +1,7 @@
 import pytest
 
 from tasks.data.examples import Example
-from tasks.data.fingerprint import dataset_fingerprint
+from tasks.data.fingerprint import dataset_fingerprint, tokenizer_content
 from tasks.data.rows import ListedExamples
 from tasks.data.tokenizing import tokenize
 
@@ -42,4 +42,4 @@ def test_questions_and_texts_have_the_ids_that_paused_jobs_began_with(
     assert [row.prompt_length for row in rows] == prompt_lengths
     for row in rows:
         assert row.labels == [-100] * row.prompt_length + row.input_ids[row.prompt_length :]
-    assert dataset_fingerprint(ListedExamples(ROWS).hashes, tokenizer, 64, 0.1) == fingerprint
+    assert dataset_fingerprint(ListedExamples(ROWS).hashes, tokenizer_content(tokenizer), 64, 0.1) == fingerprint
