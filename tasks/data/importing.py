@@ -1,0 +1,34 @@
+"""Takes a file's rows into the store: one pass that validates, tokenizes and writes them."""
+
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from tasks.data.fingerprint import tokenizer_content
+from tasks.data.source import ExampleSource
+from tasks.data.store import StoredDataset, StoreWriter
+from tasks.data.token_cache import TokenCacheWriter, tokens_folder
+from tasks.data.validation import validate
+from tasks.data.validation_report import ValidationReport
+
+
+def import_dataset(
+    source: ExampleSource,
+    tokenizer: PreTrainedTokenizerBase,
+    max_seq_length: int,
+    datasets_dir: Path,
+    *,
+    allow_errors: bool = False,
+) -> tuple[ValidationReport, StoredDataset | None]:
+    """Return what was found, and the stored data set if it is usable; else nothing is left on disk.
+
+    The token ids that counting needs are kept in `datasets_dir` too, where a first training with the same tokenizer
+    finds them. Raises DatasetError for a file that can't be read as a whole.
+    """
+    with StoreWriter(datasets_dir) as rows, TokenCacheWriter(datasets_dir) as tokens:
+        report = validate(source, tokenizer, max_seq_length, rows, tokens=tokens, allow_errors=allow_errors)
+        if not report.usable:
+            return report, None
+        dataset = rows.finish(report.as_json())
+        tokens.finish(tokens_folder(datasets_dir, dataset.hashes, tokenizer_content(tokenizer)))
+        return report, dataset

@@ -1,0 +1,165 @@
+"""The canonical rows of an uploaded data set on disk: written whole or not at all, read memory-mapped."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tasks.data.durable import sync
+from tasks.data.examples import DatasetError, Example
+from tasks.data.rows import HASH_BYTES
+
+ROWS_FILE = "rows.arrow"
+REPORT_FILE = "report.json"
+SCHEMA = pa.schema({"example": pa.large_string(), "hash": pa.binary(HASH_BYTES), "number": pa.int64()})
+ROWS_PER_BATCH = 1024
+CHARACTERS_PER_BATCH = 4_000_000
+
+
+class StoredDataset:
+    """The rows of a data set, in the order of their source. Raises DatasetError if the file is missing or damaged."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            self._batches = _read(pa.memory_map(str(folder / ROWS_FILE)))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DatasetError(f"the stored data set {folder.name} is missing or damaged; upload it again") from error
+        self._ends = np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits over the rows in their order."""
+        return self.folder.name
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What was found when the rows were read, as it was given to `StoreWriter.finish`."""
+        report: dict[str, Any] = json.loads((self.folder / REPORT_FILE).read_text(encoding="utf-8"))
+        return report
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __iter__(self) -> Iterator[Example]:
+        # Read, not mapped: mapped pages would count as this process's memory until something else needs it.
+        with pa.OSFile(str(self.folder / ROWS_FILE)) as file:
+            reader = pa.ipc.open_file(file)
+            for number in range(reader.num_record_batches):
+                yield from map(Example.from_json, reader.get_batch(number).column("example").to_pylist())
+
+    def example(self, position: int) -> Example:
+        """Return one row."""
+        batch, place = self._find(position)
+        return Example.from_json(batch.column("example")[place].as_py())
+
+    def number(self, position: int) -> int:
+        """Return where a row stands in the file it came from: its line, or its place in a list."""
+        batch, place = self._find(position)
+        return int(batch.column("number")[place].as_py())
+
+    @property
+    def hashes(self) -> NDArray[np.uint8]:
+        """The rows' content hashes: (rows, 32) bytes."""
+        parts = [np.frombuffer(batch.column("hash").buffers()[1], np.uint8) for batch in self._batches]
+        bytes_ = np.concatenate(
+            [part[: batch.num_rows * HASH_BYTES] for part, batch in zip(parts, self._batches, strict=True)]
+        )
+        return bytes_.reshape(-1, HASH_BYTES)
+
+    def _find(self, position: int) -> tuple[pa.RecordBatch, int]:
+        if not 0 <= position < len(self):
+            raise IndexError(position)
+        number = int(np.searchsorted(self._ends, position, side="right"))
+        return self._batches[number], position - (int(self._ends[number - 1]) if number else 0)
+
+
+class StoreWriter:
+    """Writes rows one after the other into a temporary folder, which `finish` gives its name.
+
+    Use it in a `with` block: without `finish`, nothing is left behind.
+    """
+
+    def __init__(self, datasets_dir: Path) -> None:
+        datasets_dir.mkdir(parents=True, exist_ok=True)
+        self._building = Path(tempfile.mkdtemp(prefix="dataset.building-", dir=datasets_dir))
+        self._file = pa.OSFile(str(self._building / ROWS_FILE), "wb")
+        self._writer = pa.ipc.new_file(self._file, SCHEMA)
+        self._digest = hashlib.sha256()
+        self._waiting: list[tuple[str, bytes, int]] = []
+        self._characters = 0
+        self.rows = 0
+
+    def __enter__(self) -> "StoreWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+        shutil.rmtree(self._building, ignore_errors=True)
+
+    def add(self, number: int, example: Example, digest: bytes | None = None) -> None:
+        """Append a row; `number` says where it stands in its source, `digest` is its content hash if it is known."""
+        content, hashed = example.as_json(), digest or bytes.fromhex(example.content_hash)
+        self._digest.update(hashed)
+        self._waiting.append((content, hashed, number))
+        self._characters += len(content)
+        self.rows += 1
+        if len(self._waiting) >= ROWS_PER_BATCH or self._characters >= CHARACTERS_PER_BATCH:
+            self._write()
+
+    def finish(self, report: Mapping[str, Any]) -> StoredDataset:
+        """Give the folder its name, the hash of its content, once all of it is on the disk.
+
+        A data set with the same rows that is there already stays, with its own report. Raises DatasetError for no rows.
+        """
+        if self.rows == 0:
+            raise DatasetError("the data set has no row")
+        self._close()
+        (self._building / REPORT_FILE).write_text(json.dumps(report, indent=2), encoding="utf-8")
+        folder = self._building.parent / self._digest.hexdigest()
+        for path in (self._building / ROWS_FILE, self._building / REPORT_FILE, self._building):
+            sync(path)
+        try:
+            return StoredDataset(folder)
+        except DatasetError:
+            shutil.rmtree(folder, ignore_errors=True)
+            self._building.rename(folder)
+            sync(folder.parent)
+            return StoredDataset(folder)
+
+    def _write(self) -> None:
+        contents, hashes, numbers = zip(*self._waiting, strict=True)
+        self._writer.write_batch(
+            pa.record_batch(
+                [
+                    pa.array(contents, pa.large_string()),
+                    pa.array(hashes, pa.binary(HASH_BYTES)),
+                    pa.array(numbers, pa.int64()),
+                ],
+                schema=SCHEMA,
+            )
+        )
+        self._waiting, self._characters = [], 0
+
+    def _close(self) -> None:
+        if self._file.closed:
+            return
+        if self._waiting:
+            self._write()
+        self._writer.close()
+        self._file.close()
+
+
+def _read(file: pa.NativeFile) -> list[pa.RecordBatch]:
+    reader = pa.ipc.open_file(file)
+    return [reader.get_batch(number) for number in range(reader.num_record_batches)]

@@ -1,0 +1,27 @@
+"""A source of rows as reading a file gives it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tasks.data.examples import Example
+
+
+@dataclass(frozen=True)
+class Row:
+    number: int
+    example: Example | None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class ListedSource:
+    """Rows numbered from 1; a sentence in place of an example is a row in error."""
+
+    rows: Sequence[Example | str]
+    ignored_columns: tuple[str, ...] = ()
+    file_format: str = "jsonl"
+    shape: str = "messages"
+
+    def __iter__(self) -> Iterator[Row]:
+        for number, row in enumerate(self.rows, start=1):
+            yield Row(number, None, row) if isinstance(row, str) else Row(number, row)

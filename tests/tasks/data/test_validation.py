@@ -1,0 +1,150 @@
+import json
+import random
+from collections.abc import Sequence
+
+import pytest
+from transformers import AutoTokenizer
+
+from tasks.data.examples import DatasetError, Example, Message
+from tasks.data.importing import import_dataset
+from tasks.data.prepared import prepare
+from tasks.data.store import StoredDataset
+from tasks.data.tokenizing import tokenize
+from tasks.data.validation_report import ValidationReport
+from tests.tasks.data.sources import ListedSource
+
+LONGEST = 64
+DROPS_SYSTEM_TURNS = (
+    "{% for m in messages if m['role'] != 'system' %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] "
+    "+ '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture
+def imported(chat_tokenizer, tmp_path):
+    """Imports rows with the chat tokenizer."""
+
+    def run(
+        rows: Sequence[Example | str], tokenizer=chat_tokenizer, columns: tuple[str, ...] = (), **options
+    ) -> tuple[ValidationReport, StoredDataset | None]:
+        return import_dataset(ListedSource(rows, columns), tokenizer, LONGEST, tmp_path, **options)
+
+    return run
+
+
+@pytest.fixture
+def own_tokenizer(tiny_llama_dir):
+    """A tokenizer that a test may change."""
+    return AutoTokenizer.from_pretrained(tiny_llama_dir)
+
+
+def questions(count: int) -> list[Example]:
+    return [Example.question(f"What is {number}?", "one " * (number % 30 + 1)) for number in range(count)]
+
+
+def test_good_rows_are_stored_and_counted(imported, chat_tokenizer):
+    report, dataset = imported(questions(300))
+    whole = [tokenize(row, chat_tokenizer, 10_000) for row in questions(300)]
+    lengths = sorted(len(row.input_ids) for row in whole)
+    assert list(dataset) == questions(300)
+    assert report.usable
+    assert (report.file_format, report.shape, report.max_seq_length) == ("jsonl", "messages", LONGEST)
+    assert (report.rows, report.usable_rows, report.error_count, report.errors) == (300, 300, 0, [])
+    assert report.tokens == sum(lengths)
+    assert report.answer_tokens == sum(row.answer_tokens for row in whole)
+    assert (report.length_p50, report.length_p95, report.length_p99) == (lengths[149], lengths[284], lengths[296])
+    assert report.length_max == lengths[-1]
+    assert report.cut_rows == sum(length > LONGEST for length in lengths) > 0
+    assert report.warnings == [f"{report.cut_rows} of 300 rows are longer than 64 tokens and would lose their end."]
+    assert dataset.report == json.loads(json.dumps(report.as_json()))
+
+
+def test_what_a_person_should_know_of_the_rows_is_counted_and_said(imported):
+    rows = [
+        *questions(5),
+        *questions(2),
+        Example.question("empty", " \n"),
+        Example(text=""),
+        Example((Message("user", "q"), Message("assistant", "", tool_calls="[]"))),
+        Example.question("<|im_end|>", "a"),
+        Example.question("long " * 100, "lost"),
+        Example.question("q", "long " * 100),
+    ]
+    report, _ = imported(rows, columns=("id", "source"))
+    counts = (report.duplicate_rows, report.empty_answers, report.rows_with_special_tokens, report.rows_losing_text)
+    assert counts == (2, 2, 1, 0)
+    assert (report.cut_rows, report.lost_rows) == (1, 2)  # an empty text has nothing to predict
+    assert (report.rows, report.usable_rows) == (13, 11)
+    assert report.warnings == [
+        "2 of 13 rows keep nothing to learn within 64 tokens, and are left out of training.",
+        "1 of 13 rows are longer than 64 tokens and would lose their end.",
+        "2 of 13 rows repeat an earlier row exactly, so they weigh more.",
+        "2 of 13 rows have an empty answer, which teaches the model to say nothing.",
+        "1 of 13 rows spell special tokens of the model: in a conversation those that begin or end turns are "
+        "trained on as plain words, all others as the tokens.",
+        "These columns are not used: id, source.",
+    ]
+
+
+def test_a_template_that_drops_words_is_noticed(imported, own_tokenizer):
+    own_tokenizer.chat_template = DROPS_SYSTEM_TURNS
+    with_system = Example((Message("system", "Be kind."), Message("user", "q"), Message("assistant", "a")))
+    report, _ = imported([*questions(3), with_system], own_tokenizer)
+    assert report.rows_losing_text == 1
+    assert "1 of 4 rows lose words in the model's chat template, or have them changed." in report.warnings
+
+
+def test_one_row_in_error_makes_a_data_set_unusable_unless_that_is_allowed(imported, plain_tokenizer, tmp_path):
+    with_tools = Example(Example.question("q", "a").messages, tools="[{}]")
+    rows = [*questions(3), "the field answer is missing", with_tools]
+    report, dataset = imported(rows, plain_tokenizer)
+    assert dataset is None
+    assert not report.usable
+    assert (report.rows, report.usable_rows, report.error_count) == (5, 3, 2)
+    assert [error.number for error in report.errors] == [4, 5]
+    assert report.errors[0].message == "the field answer is missing"
+    assert "has tools" in report.errors[1].message
+    assert list(tmp_path.iterdir()) == []
+    report, dataset = imported(rows, plain_tokenizer, allow_errors=True)
+    assert report.usable
+    assert list(dataset) == questions(3)
+    assert [dataset.number(position) for position in range(3)] == [1, 2, 3]
+    assert report.warnings[0] == "2 of 5 rows can't be used, and are left out."
+
+
+def test_only_the_first_errors_are_shown(imported):
+    rows = [f"row {number} is broken" for number in range(1, 101)]
+    random.Random(0).shuffle(rows)
+    report, _ = imported([*rows, *questions(3)])
+    assert report.error_count == 100
+    assert [error.message for error in report.errors] == rows[:20]
+
+
+@pytest.mark.parametrize("rows", [[], ["broken"], [Example.question("long " * 100, "lost")]])
+def test_a_data_set_without_a_usable_row_is_not_stored(imported, tmp_path, rows):
+    report, dataset = imported(rows, allow_errors=True)
+    assert dataset is None
+    assert (report.usable, report.usable_rows) == (False, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_finds_the_tokens_that_counting_made(imported, chat_tokenizer, tmp_path):
+    _, dataset = imported(questions(300))
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.arrow")}
+    assert len(written) == 2
+    prepared = prepare(dataset, chat_tokenizer, LONGEST, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.arrow")} == written
+    for position, row in zip(prepared.train.positions, prepared.train, strict=True):
+        assert row == tokenize(dataset.example(int(position)), chat_tokenizer, LONGEST)
+    assert prepared.held_out_examples[0] == dataset.example(int(prepared.held_out.positions[0]))
+
+
+def test_a_file_that_breaks_off_leaves_nothing(chat_tokenizer, tmp_path):
+    class Broken(ListedSource):
+        def __iter__(self):
+            yield from super().__iter__()
+            raise DatasetError("the file ends in the middle of a row")
+
+    with pytest.raises(DatasetError, match="ends in the middle"):
+        import_dataset(Broken(questions(600)), chat_tokenizer, LONGEST, tmp_path)
+    assert list(tmp_path.iterdir()) == []
