@@ -1,0 +1,149 @@
+"""What the readers of all formats share: a row with its place, the limits, and how a value is named in a sentence."""
+
+import json
+import reprlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from tasks.data.examples import DatasetError
+
+MAX_RECORD_BYTES = 16 * 2**20
+"""The longest line, paragraph or row; a reader never holds much more than this."""
+MAX_JSON_DEPTH = 64
+"""How many lists and objects may lie within each other."""
+MAX_COLUMNS = 1_000
+
+TOO_LONG = f"is longer than {MAX_RECORD_BYTES >> 20} MiB, the most that one row may have"
+TOO_DEEP = f"nests lists and objects more than {MAX_JSON_DEPTH} deep"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class SourceRow(NamedTuple):
+    """A row of a file: its fields, or why they cannot be read.
+
+    A named tuple because a million of them are made, and it is the quickest to make.
+    """
+
+    number: int
+    """Line (JSON lines, CSV, text), index from 1 (JSON), or row (Parquet)."""
+    value: dict[str, Any] | None
+    error: str | None = None
+
+
+def open_at_content(path: Path) -> IO[bytes]:
+    """Open the file for reading bytes, after its byte order mark if it has one."""
+    file = path.open("rb")
+    if file.read(len(BYTE_ORDER_MARK)) != BYTE_ORDER_MARK:
+        file.seek(0)
+    return file
+
+
+def numbered_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
+    r"""Yield (number from 1, line with its end); None stands for a line that is too long, of which nothing is kept.
+
+    Lines end with \n or \r\n and nothing else: U+2028 and its like are characters of a text.
+    """
+    number = 0
+    while line := file.readline(MAX_RECORD_BYTES + 1):
+        number += 1
+        if len(line) <= MAX_RECORD_BYTES:
+            yield number, line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = file.readline(2**20)
+        yield number, None
+
+
+def decode_line(line: bytes) -> str:
+    """Return the line's text. Raises DatasetError with the place of the first byte that is not UTF-8."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DatasetError(not_utf8(error.object[error.start], f"byte {error.start + 1} of the line")) from None
+
+
+def not_utf8(byte: int, place: str) -> str:
+    """Return the sentence about a byte that cannot be in a UTF-8 text."""
+    return f"{place} (0x{byte:02x}) is not UTF-8; save the file as UTF-8"
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of one JSON text; of a key that occurs twice, the last.
+
+    NaN and Infinity, which Python and pandas write, are read as numbers: a number is refused where a text is needed,
+    and does no harm in a field that nobody reads. Raises DatasetError with the place and a few characters from there.
+    """
+    try:
+        value = _DECODER.decode(text)
+    except RecursionError:
+        raise DatasetError(TOO_DEEP) from None
+    except json.JSONDecodeError as error:
+        raise DatasetError(f"is not valid JSON: {json_problem(error, 0)}") from None
+    except ValueError:
+        raise DatasetError("holds a number of more than 4,300 digits") from None
+    require_shallow(value, text.count("[") + text.count("{"))
+    return value
+
+
+_DECODER = json.JSONDecoder()
+
+
+def json_problem(error: json.JSONDecodeError, start: int) -> str:
+    """Return what the parser found, counted from `start`, and the characters there."""
+    found = error.doc[error.pos : error.pos + 20]
+    problem = error.msg[0].lower() + error.msg[1:].removesuffix(" at")
+    return f"{problem} at character {error.pos - start + 1}" + (f": {found!r}" if found else ", where it ends")
+
+
+def require_shallow(value: Any, brackets: int) -> None:
+    """Raise DatasetError if `value` nests too deep; a text with few opening `brackets` cannot, and costs nothing."""
+    if brackets <= MAX_JSON_DEPTH:
+        return
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise DatasetError(TOO_DEEP)
+
+
+def require_object(value: Any) -> dict[str, Any]:
+    """Return `value` if it is a row. Raises DatasetError if it is any other JSON value."""
+    if isinstance(value, dict):
+        return value
+    raise DatasetError(f'is {described(value)}; a row is an object such as {{"question": "...", "answer": "..."}}')
+
+
+def described(value: Any) -> str:
+    """Return what kind of value this is and its beginning, for a sentence: "a number (4)"."""
+    if value is None:
+        return "null"
+    kind = _KINDS.get(type(value), f"of the type {type(value).__name__}")
+    return f"{kind} ({shortened(value)})"
+
+
+_KINDS: dict[type, str] = {
+    str: "a text",
+    bool: "a truth value",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def shortened(value: Any) -> str:
+    """Return the beginning of a value, at most about 60 characters of each part, quickly however long it is."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+_SHORT.maxlist = _SHORT.maxdict = 3
+_SHORT.maxlevel = 2
