@@ -1,0 +1,68 @@
+"""Parquet files, unpacked by a process of their own.
+
+A kilobyte of Parquet can stand for terabytes of repeated text, and what unpacks it is native code that a crafted file
+may crash. So that is done in a process with limited memory, and only its output, JSON lines, is read here.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from tasks.data.examples import DatasetError
+from tasks.data.reading.json_lines import rows_of_lines
+from tasks.data.reading.records import MAX_COLUMNS, SourceRow, parse_json
+
+# The two processes take turns less often than with the 64 KiB that a pipe has otherwise.
+_PIPE_BYTES = 2**20
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """Return the names of the columns. Raises DatasetError for a file that is broken or has no rows."""
+    with _unpacked(path, []) as output:
+        names = output.read()
+    columns: list[str] = parse_json(names.decode())
+    if len(columns) > MAX_COLUMNS:
+        raise DatasetError(f"the file has {len(columns)} columns; at most {MAX_COLUMNS} are accepted")
+    return columns
+
+
+def read_parquet(path: Path, columns: Collection[str]) -> Iterator[SourceRow]:
+    """Yield the rows, numbered from 1, with these columns, at least one; the others are not even unpacked.
+
+    Raises DatasetError where the file is broken, or where a few rows do not fit into memory.
+    """
+    with _unpacked(path, columns) as output:
+        yield from rows_of_lines(output)
+
+
+@contextmanager
+def _unpacked(path: Path, columns: Collection[str]) -> Iterator[IO[bytes]]:
+    """Run the process and give its output; raise DatasetError if it failed, end it if nobody reads on."""
+    command = [sys.executable, "-m", "tasks.data.reading.parquet_process", str(path), *columns]
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            bufsize=_PIPE_BYTES,
+            pipesize=_PIPE_BYTES,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            yield process.stdout
+            exit_code = process.wait()
+        finally:
+            process.kill()
+        if exit_code:
+            errors.seek(0)
+            reason = errors.read().decode("utf-8", "replace").strip().splitlines()[-1:]
+            # A crash leaves no sentence of ours: a negative code is the signal that ended the process.
+            said = reason[0] if exit_code > 0 and reason else f"its reader ended with code {exit_code}"
+            raise DatasetError(f"the Parquet file cannot be read: {said}")
