@@ -1,0 +1,85 @@
+"""A file's examples, whatever its format and shape."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.data.examples import DatasetError, Example
+from tasks.data.reading.formats import FileFormat, detect, read_rows
+from tasks.data.reading.parquet import parquet_columns
+from tasks.data.reading.shapes import COLUMN_NAMES, Shape, shape_of, to_example
+
+_FIRST_ROWS = 20
+_MOST_UNREADABLE_ROWS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class SourceExample:
+    """A row of a file as an example, or why it cannot be used."""
+
+    number: int
+    """Line in the file (JSON lines, CSV, text), index from 1 (JSON), or row (Parquet)."""
+    example: Example | None
+    error: str | None = None
+    """One sentence, without the number."""
+
+
+class ExampleSource:
+    """The examples of a file, read anew, row by row, each time it is iterated."""
+
+    def __init__(self, path: Path, file_format: FileFormat, shape: Shape, columns: list[str]) -> None:
+        self.file_format = file_format
+        self.shape = shape.name
+        used = set(shape.columns.values())
+        self.ignored_columns = [column for column in columns if column not in used]
+        """The columns of the first rows that no field of the shape is read from."""
+        self._path = path
+        self._shape = shape
+        self._columns = [column for column in columns if column in used]
+
+    def __iter__(self) -> Iterator[SourceExample]:
+        """Yield every row in order. Raises DatasetError where the rest of the file cannot be read."""
+        shape = self._shape
+        for number, row, error in read_rows(self._path, self.file_format, self._columns):
+            example = None
+            if row is not None:
+                try:
+                    example = to_example(row, shape)
+                except DatasetError as problem:
+                    error = str(problem)  # noqa: PLW2901
+            yield SourceExample(number, example, error)
+
+
+def open_source(path: Path, columns: Mapping[str, str] | None = None) -> ExampleSource:
+    """Find out a file's format and, from its first rows, the shape that all its rows must have.
+
+    `columns` names the file's column for fields whose name differs, {"question": "Frage"}. Raises DatasetError for a
+    file that is empty, none of the formats, broken within the first rows, or of no shape.
+    """
+    mapping = columns or {}
+    file_format = detect(path, COLUMN_NAMES.union(mapping.values()))
+    names = _column_names(path, file_format)
+    return ExampleSource(path, file_format, shape_of(names, mapping), names)
+
+
+def _column_names(path: Path, file_format: FileFormat) -> list[str]:
+    """Return the names in the order of their first occurrence; rows of JSON need not have the same."""
+    if file_format == "parquet":
+        return parquet_columns(path)
+    names: dict[str, None] = {}
+    first_error: str | None = None
+    good_rows = 0
+    for number, row, error in itertools.islice(read_rows(path, file_format, ()), _MOST_UNREADABLE_ROWS):
+        if row is None:
+            first_error = first_error or f"{number}: {error}"
+            continue
+        names.update(dict.fromkeys(row))
+        good_rows += 1
+        if good_rows == _FIRST_ROWS:
+            break
+    if not good_rows and first_error:
+        raise DatasetError(f"none of the first rows can be read; number {first_error}")
+    if not good_rows:
+        raise DatasetError("the file holds no rows")
+    return list(names)
