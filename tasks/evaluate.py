@@ -21,8 +21,9 @@ from registry.tracking import TrackedRun, until_available
 from tasks.attempt import Attempt
 from tasks.flow_run import claim, current_flow_run, full_disks_named, recorded_attempt
 from tasks.job_log import RunLogger
-from tasks.metrics.perplexity import negative_log_likelihood, perplexity
-from tasks.metrics.text import text_metrics
+from tasks.metrics.perplexity import negative_log_likelihood
+from tasks.metrics.samples import corpus_metrics
+from tasks.metrics.scoring import score_samples
 from tasks.model_source import ModelSource, NamedDataset
 from tasks.prepare import Prepared
 from tasks.responses import generate_responses
@@ -149,10 +150,11 @@ def measure(context: EvaluationContext) -> Measured:
     context.logger.info("Evaluating %s on %d held-out rows of %s", context.model.name, rows, dataset.name)
     _log_dataset(context, dataset)
     model = source.load()
-    nll = negative_log_likelihood(model, data.held_out[:rows], source.pad_token_id)
+    likelihoods = negative_log_likelihood(model, data.held_out[:rows], source.pad_token_id)
     samples = generate_samples(model, source, dataset, rows, context.parameters.max_new_tokens)
-    metrics = text_metrics(samples.responses, samples.references, samples.lengths)
-    return Measured({"perplexity": perplexity(nll), **metrics}, samples)
+    ids = [example.content_hash for example in data.held_out_examples[:rows]]
+    scores = score_samples(ids, samples.responses, samples.references, samples.lengths, likelihoods)
+    return Measured(corpus_metrics(scores), samples)
 
 
 def _log_dataset(context: EvaluationContext, dataset: NamedDataset) -> None:

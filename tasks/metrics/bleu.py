@@ -1,17 +1,22 @@
 """Corpus BLEU, by sacrebleu."""
 
+from typing import Any
+
 import evaluate
 from datasets import Features, Value
-from sacrebleu.metrics import BLEU
+from sacrebleu.metrics.bleu import BLEU
 
-from tasks.metrics.hub_free import HubFreeMetric, MetricError
+from tasks.metrics.errors import MetricError
+from tasks.metrics.formulas import bleu
+from tasks.metrics.hub_free import HubFreeMetric
 
 
 class Bleu(HubFreeMetric):
     """`bleu_score`: corpus BLEU of responses against one reference each, in 0-1.
 
     Papineni et al. 2002 as standardised by Post 2018 ("A Call for Clarity in Reporting BLEU Scores"): up to 4-grams,
-    tokenizer 13a, exponential smoothing, case kept; sacrebleu's score divided by 100.
+    tokenizer 13a, exponential smoothing, case kept; sacrebleu's score divided by 100. Beside it come each response's
+    `statistics`, which `formulas.bleu` takes.
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -22,11 +27,11 @@ class Bleu(HubFreeMetric):
             features=Features({"predictions": Value("string"), "references": Value("string")}),
         )
 
-    def _compute(self, *, predictions: list[str], references: list[str]) -> dict[str, float]:
+    def _compute(self, *, predictions: list[str], references: list[str]) -> dict[str, Any]:
         if not predictions:
             raise MetricError("BLEU needs at least one response")
-        # `force` only silences a hint that the text looks tokenized already, which code does.
-        bleu = BLEU(tokenize="13a", smooth_method="exp", force=True)
-        score = float(bleu.corpus_score(predictions, [references]).score)
-        # Equal texts score a few units in the last place above 100.
-        return {"bleu_score": min(score / 100, 1.0)}
+        # One sentence at a time is sacrebleu's public way to each response's counts.
+        counter = BLEU(tokenize="13a", effective_order=True)
+        scores = [counter.sentence_score(*pair) for pair in zip(predictions, [[r] for r in references], strict=True)]
+        statistics = [(score.sys_len, score.ref_len, *score.counts, *score.totals) for score in scores]
+        return {"bleu_score": bleu([sum(column) for column in zip(*statistics, strict=True)]), "statistics": statistics}

@@ -1,11 +1,14 @@
 """How varied the responses are: distinct-2."""
 
 from itertools import pairwise
+from typing import Any
 
 import evaluate
 from datasets import Features, Value
 
-from tasks.metrics.hub_free import HubFreeMetric, MetricError
+from tasks.metrics.errors import MetricError
+from tasks.metrics.formulas import distinct_2
+from tasks.metrics.hub_free import HubFreeMetric
 
 
 class ResponseDiversity(HubFreeMetric):
@@ -13,7 +16,8 @@ class ResponseDiversity(HubFreeMetric):
 
     distinct-2 of Li et al. 2016 ("A Diversity-Promoting Objective Function for Neural Conversation Models"), with
     bigrams in the denominator. Words are what whitespace separates, lowercased, since a capital at the start of a
-    sentence is not variety; a bigram does not reach from one response into the next.
+    sentence is not variety; a bigram does not reach from one response into the next. Beside the value come each
+    response's `bigrams`, as two words with a space between.
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -24,8 +28,8 @@ class ResponseDiversity(HubFreeMetric):
             features=Features({"predictions": Value("string")}),
         )
 
-    def _compute(self, *, predictions: list[str]) -> dict[str, float]:
+    def _compute(self, *, predictions: list[str]) -> dict[str, Any]:
         if not predictions:
             raise MetricError("response diversity needs at least one response")
-        bigrams = [bigram for text in predictions for bigram in pairwise(text.lower().split())]
-        return {"response_diversity": len(set(bigrams)) / len(bigrams) if bigrams else 0.0}
+        bigrams = [[" ".join(pair) for pair in pairwise(text.lower().split())] for text in predictions]
+        return {"response_diversity": distinct_2(bigrams), "bigrams": bigrams}

@@ -5,10 +5,6 @@ import tempfile
 import evaluate
 
 
-class MetricError(ValueError):
-    """A metric has no value for this input; the sentence says why."""
-
-
 class HubFreeMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
     """A metric whose code is here instead of in a script that `evaluate.load` would fetch.
 

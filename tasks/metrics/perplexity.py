@@ -1,4 +1,4 @@
-"""Perplexity of a model on labelled rows, from the exact negative log-likelihood of the labelled tokens."""
+"""The exact negative log-likelihood that a model gives to the labelled tokens of each row."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tasks.data.template import IGNORED_LABEL
-from tasks.metrics.hub_free import MetricError
+from tasks.metrics.errors import MetricError
 
 POSITIONS_PER_CHUNK = 512
 """Positions whose log-probabilities are held in float32 at once: 100 MB for a vocabulary of 50,000."""
@@ -31,16 +31,18 @@ class LabelledRow(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NegativeLogLikelihood:
-    """Summed over `tokens` predicted tokens, in nats."""
+    """Of one row: `nats` summed over its `tokens` predicted tokens."""
 
-    total: float
+    nats: float
     tokens: int
 
 
 def negative_log_likelihood(
     model: PreTrainedModel, rows: Sequence[LabelledRow], pad_token_id: int, max_batch_tokens: int = 1024
-) -> NegativeLogLikelihood:
-    """Return the negative log-likelihood that `model` gives to the labelled tokens of `rows`.
+) -> list[NegativeLogLikelihood]:
+    """Return the negative log-likelihood that `model` gives to the labelled tokens of each row, in the rows' order.
+
+    A row without a labelled token has 0 nats over 0 tokens; perplexity is `formulas.perplexity` of the sums.
 
     `model` is a causal language model or a PeftModel over one; it is evaluated without dropout, and left in the mode it
     was in. Rows of similar length share a batch, padded on the right with `pad_token_id` to at most `max_batch_tokens`
@@ -55,31 +57,19 @@ def negative_log_likelihood(
         raise MetricError(f"a row has {max(lengths)} tokens, but the model's context holds {context}; cut the rows")
     was_training = model.training
     model.eval()
-    total, tokens = 0.0, 0
+    of_rows: dict[int, NegativeLogLikelihood] = {}
     try:
         with torch.inference_mode():
             for batch in _batches(lengths, max_batch_tokens):
-                batch_total, batch_tokens = _batch_loss(model, [rows[index] for index in batch], pad_token_id)
-                total += batch_total
-                tokens += batch_tokens
+                of_batch = _batch_loss(model, [rows[index] for index in batch], pad_token_id)
+                of_rows.update(zip(batch, of_batch, strict=True))
     finally:
         model.train(was_training)
-    if tokens == 0:
+    if not any(row.tokens for row in of_rows.values()):
         raise MetricError("no row has a labelled token, so there is nothing to measure the model on")
-    if not math.isfinite(total):
+    if not all(math.isfinite(row.nats) for row in of_rows.values()):
         raise MetricError("the model's losses are not finite; its weights are broken or its training diverged")
-    return NegativeLogLikelihood(total, tokens)
-
-
-def perplexity(nll: NegativeLogLikelihood) -> float:
-    """Return exp(total ÷ tokens), at least 1. Raises MetricError if a float cannot hold it."""
-    try:
-        return math.exp(nll.total / nll.tokens)
-    except OverflowError as error:
-        raise MetricError(
-            f"the mean loss is {nll.total / nll.tokens:.1f} nats a token, whose exponential is beyond any float; "
-            "training diverged"
-        ) from error
+    return [of_rows[index] for index in range(len(rows))]
 
 
 def _batches(lengths: list[int], max_batch_tokens: int) -> Iterator[list[int]]:
@@ -94,8 +84,8 @@ def _batches(lengths: list[int], max_batch_tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _batch_loss(model: PreTrainedModel, rows: list[LabelledRow], pad_token_id: int) -> tuple[float, int]:
-    """Return (nats, tokens) of one batch, whose first row is its longest."""
+def _batch_loss(model: PreTrainedModel, rows: list[LabelledRow], pad_token_id: int) -> list[NegativeLogLikelihood]:
+    """Return the negative log-likelihood of each row of one batch, whose first row is its longest."""
     longest = len(rows[0].input_ids)
     input_ids = torch.full((len(rows), longest), pad_token_id)
     attention_mask = torch.zeros_like(input_ids)
@@ -108,7 +98,7 @@ def _batch_loss(model: PreTrainedModel, rows: list[LabelledRow], pad_token_id: i
     targets = labels[:, 1:]
     predicting = (targets != IGNORED_LABEL).any(dim=0).nonzero().squeeze(1)
     if len(predicting) == 0:
-        return 0.0, 0
+        return [NegativeLogLikelihood(0.0, 0)] * len(rows)
     logits = model(
         input_ids=input_ids.to(model.device),
         attention_mask=attention_mask.to(model.device),
@@ -117,10 +107,11 @@ def _batch_loss(model: PreTrainedModel, rows: list[LabelledRow], pad_token_id: i
     ).logits
     targets = targets[:, predicting].to(model.device)
     labelled = (targets != IGNORED_LABEL).nonzero()
-    total = 0.0
+    # In double precision, as a float32 sum over a long row loses digits; on the CPU, as MPS has no doubles.
+    nats = torch.zeros(len(rows), dtype=torch.float64)
     for places in torch.split(labelled, POSITIONS_PER_CHUNK):
         at = places.unbind(dim=1)
         losses = torch.nn.functional.cross_entropy(logits[at].float(), targets[at], reduction="none")
-        # In double precision, as a float32 sum over a long data set loses digits; on the CPU, as MPS has no doubles.
-        total += losses.cpu().double().sum().item()
-    return total, len(labelled)
+        nats.index_add_(0, places[:, 0].cpu(), losses.cpu().double())
+    tokens = torch.bincount(labelled[:, 0].cpu(), minlength=len(rows))
+    return [NegativeLogLikelihood(*row) for row in zip(nats.tolist(), tokens.tolist(), strict=True)]

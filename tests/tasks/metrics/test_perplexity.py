@@ -6,8 +6,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from tasks.metrics.hub_free import MetricError
-from tasks.metrics.perplexity import NegativeLogLikelihood, negative_log_likelihood, perplexity
+from tasks.metrics.errors import MetricError
+from tasks.metrics.perplexity import POSITIONS_PER_CHUNK, NegativeLogLikelihood, negative_log_likelihood
 
 # peft reads a property of transformers' models that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -31,18 +31,29 @@ def random_rows(count: int = 23) -> list[Row]:
     return rows
 
 
-def row_by_row(model, rows: list[Row]) -> tuple[float, int]:
+def row_by_row(model, rows: list[Row]) -> list[NegativeLogLikelihood]:
     """The definition, without batches, padding or masks."""
-    total, tokens = 0.0, 0
+    of_rows = []
     model.eval()
     with torch.no_grad():
         for row in rows:
+            nats, tokens = 0.0, 0
             log_probabilities = torch.log_softmax(model(torch.tensor([row.input_ids])).logits[0].double(), dim=-1)
             for position, label in enumerate(row.labels):
                 if position > 0 and label != -100:
-                    total -= log_probabilities[position - 1, label].item()
+                    nats -= log_probabilities[position - 1, label].item()
                     tokens += 1
-    return total, tokens
+            of_rows.append(NegativeLogLikelihood(nats, tokens))
+    return of_rows
+
+
+def assert_equal(ours: list[NegativeLogLikelihood], theirs: list[NegativeLogLikelihood], rel: float) -> None:
+    assert [row.tokens for row in ours] == [row.tokens for row in theirs]
+    assert [row.nats for row in ours] == pytest.approx([row.nats for row in theirs], rel=rel)
+
+
+def total(of_rows: list[NegativeLogLikelihood]) -> float:
+    return math.fsum(row.nats for row in of_rows)
 
 
 def with_adapter(model):
@@ -67,50 +78,51 @@ def model(request, tiny_models_dir):
 def test_equals_a_loop_row_by_row(model, max_batch_tokens):
     rows = random_rows()
     model.train()
-    nll = negative_log_likelihood(model, rows, pad_token_id=0, max_batch_tokens=max_batch_tokens)
+    of_rows = negative_log_likelihood(model, rows, pad_token_id=0, max_batch_tokens=max_batch_tokens)
     assert model.training
-    total, tokens = row_by_row(model, rows)
-    assert nll.tokens == tokens
-    assert nll.total == pytest.approx(total, rel=1e-6)
-    assert perplexity(nll) == pytest.approx(math.exp(total / tokens), rel=1e-6)
+    expected = row_by_row(model, rows)
+    assert_equal(of_rows, expected, rel=3e-6)
+    assert total(of_rows) == pytest.approx(total(expected), rel=1e-6)
 
 
 def test_the_adapter_counts(tiny_llama_dir):
     plain = AutoModelForCausalLM.from_pretrained(tiny_llama_dir)
     before = negative_log_likelihood(plain, random_rows(), 0)
     after = negative_log_likelihood(with_adapter(plain), random_rows(), 0)
-    assert abs(after.total - before.total) > 0.1
+    assert abs(total(after) - total(before)) > 0.1
 
 
 def test_same_rows_same_bits_and_padding_does_not_matter(model):
     first = negative_log_likelihood(model, random_rows(), 0, 500)
     assert negative_log_likelihood(model, random_rows(), 0, 500) == first
-    assert negative_log_likelihood(model, random_rows(), 17, 500).total == pytest.approx(first.total, rel=1e-6)
+    assert_equal(negative_log_likelihood(model, random_rows(), 17, 500), first, rel=1e-6)
 
 
 def test_transformers_own_loss_agrees(model):
-    row = random_rows()[2]
+    rows = random_rows()[1:]
+    of_rows = negative_log_likelihood(model, rows, 0)
     model.eval()
-    loss = model(torch.tensor([row.input_ids]), labels=torch.tensor([row.labels])).loss.item()
-    assert perplexity(negative_log_likelihood(model, [row], 0)) == pytest.approx(math.exp(loss), rel=1e-5)
+    for row, nll in zip(rows, of_rows, strict=True):
+        labels = [-100, *row.labels[1:]]
+        assert nll.tokens == sum(label != -100 for label in labels) > 0
+        loss = model(torch.tensor([row.input_ids]), labels=torch.tensor([labels])).loss.item()
+        assert nll.nats / nll.tokens == pytest.approx(loss, rel=1e-5)
 
 
 def test_many_labelled_positions_are_taken_in_chunks(tiny_llama_dir):
     model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir)
     rows = [Row([number % 300 for number in range(start, start + 200)], list(range(200))) for start in range(8)]
-    nll = negative_log_likelihood(model, rows, 0)
-    total, tokens = row_by_row(model, rows)
-    assert nll.tokens == tokens == 8 * 199
-    assert nll.total == pytest.approx(total, rel=1e-6)
+    of_rows = negative_log_likelihood(model, rows, 0, max_batch_tokens=8 * 200)
+    assert sum(row.tokens for row in of_rows) == 8 * 199 > 2 * POSITIONS_PER_CHUNK
+    assert_equal(of_rows, row_by_row(model, rows), rel=1e-6)
 
 
 def test_bfloat16_logits_are_normalised_in_float32(tiny_llama_dir):
     model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=torch.bfloat16)
     rows = random_rows()
     # Rounding of the hidden states depends on the batch; that of the log-softmax must not add to it.
-    total, tokens = row_by_row(model, rows)
-    nll = negative_log_likelihood(model, rows, 0, max_batch_tokens=1)
-    assert nll.total / nll.tokens == pytest.approx(total / tokens, rel=1e-5)
+    of_rows = negative_log_likelihood(model, rows, 0, max_batch_tokens=1)
+    assert total(of_rows) == pytest.approx(total(row_by_row(model, rows)), rel=1e-5)
 
 
 @pytest.mark.parametrize("rows", [[], [Row([5, 6], [-100, -100])], [Row([5], [5])]])
@@ -132,9 +144,3 @@ def test_broken_weights_are_an_error_and_not_a_number(tiny_gpt2_dir):
         model.transformer.ln_f.weight.fill_(float("nan"))
     with pytest.raises(MetricError, match="not finite"):
         negative_log_likelihood(model, random_rows(), 0)
-
-
-def test_perplexity_is_the_exponential_of_the_mean():
-    assert perplexity(NegativeLogLikelihood(math.log(8) * 5, 5)) == pytest.approx(8)
-    with pytest.raises(MetricError, match=r"mean loss is 1000\.0 nats"):
-        perplexity(NegativeLogLikelihood(5000.0, 5))

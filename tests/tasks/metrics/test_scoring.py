@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 
@@ -7,9 +8,11 @@ from rouge_score import rouge_scorer
 
 from tasks.metrics.bleu import Bleu
 from tasks.metrics.diversity import ResponseDiversity
-from tasks.metrics.hub_free import MetricError
+from tasks.metrics.errors import MetricError
+from tasks.metrics.perplexity import NegativeLogLikelihood
 from tasks.metrics.rouge import Rouge
-from tasks.metrics.text import text_metrics
+from tasks.metrics.samples import SampleScores, corpus_metrics
+from tasks.metrics.scoring import score_samples
 
 RESPONSES = [
     "Return the absolute value of the argument .",
@@ -25,10 +28,15 @@ REFERENCES = [
 ]
 
 
+def scores_of(responses: list[str], references: list[str], lengths: list[int]) -> list[SampleScores]:
+    ids = [str(row) for row in range(len(responses))]
+    return score_samples(ids, responses, references, lengths, [NegativeLogLikelihood(2.0, 1)] * len(responses))
+
+
 def test_bleu_is_sacrebleus_corpus_score():
     score = Bleu().compute(predictions=RESPONSES, references=REFERENCES)
     expected = sacrebleu.corpus_bleu(RESPONSES, [REFERENCES], tokenize="13a", smooth_method="exp").score
-    assert score == {"bleu_score": pytest.approx(expected / 100, abs=1e-12)}
+    assert score["bleu_score"] == pytest.approx(expected / 100, abs=1e-12)
     assert 0.05 < score["bleu_score"] < 0.95
     per_row = [sacrebleu.sentence_bleu(*pair).score for pair in zip(RESPONSES, [[r] for r in REFERENCES], strict=True)]
     assert score["bleu_score"] != pytest.approx(sum(per_row) / 400, abs=1e-3)
@@ -41,7 +49,7 @@ def test_rouge_is_the_mean_of_rouge_scores_f1():
         scorer.score(target=reference, prediction=response)["rougeL"].fmeasure
         for response, reference in zip(RESPONSES, REFERENCES, strict=True)
     ]
-    assert score == {"rouge_score": pytest.approx(sum(singles) / 4, abs=1e-12)}
+    assert score == {"rouge_score": pytest.approx(sum(singles) / 4, abs=1e-12), "sample_scores": singles}
 
 
 def test_rouge_by_hand_with_stemming():
@@ -61,24 +69,27 @@ def test_rouge_by_hand_with_stemming():
     ],
 )
 def test_diversity_by_hand(responses, expected):
-    assert ResponseDiversity().compute(predictions=responses) == {"response_diversity": pytest.approx(expected)}
+    score = ResponseDiversity().compute(predictions=responses)
+    assert score["response_diversity"] == pytest.approx(expected)
 
 
 def test_perfect_and_hopeless_responses_reach_the_ends_of_the_scale():
     texts = ["the quick brown fox jumps over the lazy dog", "return a list of the names in the directory"]
-    perfect = text_metrics(texts, texts, [9, 9])
+    perfect = corpus_metrics(scores_of(texts, texts, [9, 9]))
     assert 1 - 1e-9 < perfect["bleu_score"] <= 1
     assert perfect["rouge_score"] == pytest.approx(1)
-    empty = text_metrics(["", ""], texts, [0, 0])
+    empty = corpus_metrics(scores_of(["", ""], texts, [0, 0]))
+    del empty["perplexity"]
     assert empty == {"bleu_score": 0, "rouge_score": 0, "response_diversity": 0, "avg_response_length": 0}
 
 
-def test_text_metrics_gives_the_four_documented_fields():
-    scores = text_metrics(RESPONSES, REFERENCES, [8, 12, 0, 5])
+def test_the_samples_add_up_to_what_the_metrics_say_of_the_texts():
+    scores = corpus_metrics(scores_of(RESPONSES, REFERENCES, [8, 12, 0, 5]))
     assert scores == {
-        **Bleu().compute(predictions=RESPONSES, references=REFERENCES),
-        **Rouge().compute(predictions=RESPONSES, references=REFERENCES),
-        **ResponseDiversity().compute(predictions=RESPONSES),
+        "perplexity": pytest.approx(math.exp(2)),
+        "bleu_score": Bleu().compute(predictions=RESPONSES, references=REFERENCES)["bleu_score"],
+        "rouge_score": Rouge().compute(predictions=RESPONSES, references=REFERENCES)["rouge_score"],
+        "response_diversity": ResponseDiversity().compute(predictions=RESPONSES)["response_diversity"],
         "avg_response_length": 6.25,
     }
     assert all(type(value) is float for value in scores.values())
@@ -86,7 +97,7 @@ def test_text_metrics_gives_the_four_documented_fields():
 
 def test_no_responses_is_an_error():
     with pytest.raises(MetricError, match="there are no responses"):
-        text_metrics([], [], [])
+        score_samples([], [], [], [], [])
     with pytest.raises(MetricError, match="at least one response"):
         Bleu().compute(predictions=[], references=[])
     with pytest.raises(MetricError, match="at least one response"):
@@ -96,8 +107,8 @@ def test_no_responses_is_an_error():
 
 
 def test_unequal_counts_are_an_error():
-    with pytest.raises(MetricError, match="2 responses, 1 references and 2 lengths"):
-        text_metrics(["a", "b"], ["a"], [1, 1])
+    with pytest.raises(MetricError, match="2 ids, 2 responses, 1 references, 2 lengths and 0 likelihoods"):
+        score_samples(["1", "2"], ["a", "b"], ["a"], [1, 1], [])
 
 
 def test_a_fresh_home_stays_empty_without_network(tmp_path):
@@ -106,8 +117,9 @@ import socket
 def refuse(*_):
     raise AssertionError("reached for the network")
 socket.socket.connect = refuse
-from tasks.metrics.text import text_metrics
-print(text_metrics(["the cat sat"], ["the cat ran"], [3])["rouge_score"])
+from tasks.metrics.perplexity import NegativeLogLikelihood
+from tasks.metrics.scoring import score_samples
+print(score_samples(["1"], ["the cat sat"], ["the cat ran"], [3], [NegativeLogLikelihood(1.0, 1)])[0].rouge_l)
 """
     home, temporary = tmp_path / "home", tmp_path / "temporary"
     home.mkdir()
