@@ -50,12 +50,11 @@ class Ingestion:
 
     async def preview(self, dataset: Dataset, rows: int, rendered: bool, model_id: int | None) -> list[dict[str, Any]]:
         """Return the first rows, with `rendered` as the model with this id would read them."""
-        settings = dataset.settings or {}
-        tokenizer = await asyncio.to_thread(self._tokenizer, model_id or settings.get("model_id"))
+        tokenizer = await asyncio.to_thread(self._tokenizer, model_id or dataset.settings.get("model_id"))
         answer = await self._ask(
             {
                 "action": "preview",
-                "dataset": _described(dataset),
+                "dataset": await asyncio.to_thread(self._describe, dataset),
                 "rows": rows,
                 "rendered": rendered,
                 "tokenizer": str(tokenizer),
@@ -71,11 +70,14 @@ class Ingestion:
             dataset = await asyncio.to_thread(self._read, dataset_id)
             if dataset is None or dataset.status != "VALIDATING":
                 return
-            settings = dataset.settings or {}
             try:
-                tokenizer = await asyncio.to_thread(self._tokenizer, settings.get("model_id"))
+                tokenizer = await asyncio.to_thread(self._tokenizer, dataset.settings.get("model_id"))
                 answer = await self._ask(
-                    {"action": "ingest", "dataset": _described(dataset), "tokenizer": str(tokenizer)}
+                    {
+                        "action": "ingest",
+                        "dataset": await asyncio.to_thread(self._describe, dataset),
+                        "tokenizer": str(tokenizer),
+                    }
                 )
             except PartDown as error:
                 answer = {"ok": False, "error": error.message, "report": None}
@@ -84,6 +86,7 @@ class Ingestion:
 
     async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the child's answer; a child that dies is an answer too."""
+        request |= {"settings": self._settings.model_dump(mode="json")}
         process = await asyncio.create_subprocess_exec(
             *COMMAND, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )
@@ -119,6 +122,21 @@ class Ingestion:
         with self._database.reading() as session:
             return [dataset.id for dataset in DatasetRepository(session).unchecked()]
 
+    def _describe(self, dataset: Dataset) -> dict[str, Any]:
+        """Return what the child needs to know: it reads no database."""
+        settings = dict(dataset.settings)
+        if (own := settings.get("held_out_dataset_id")) is not None:
+            held_out = self._read(own)
+            if held_out is None:
+                raise PartDown("datasets", f"Data set {own}, which holds the held-out rows, has been deleted.")
+            settings["held_out_content"] = {"source": held_out.source, "content_hash": held_out.content_hash}
+        return {
+            "uid": dataset.uid,
+            "source": dataset.source,
+            "content_hash": dataset.content_hash,
+            "settings": settings,
+        }
+
     def _read(self, dataset_id: int) -> Dataset | None:
         with self._database.reading() as session:
             return DatasetRepository(session).get(dataset_id)
@@ -133,13 +151,3 @@ class Ingestion:
                 dataset.status, dataset.rows, dataset.content_hash = "READY", answer["rows"], answer["content_hash"]
             else:
                 dataset.status, dataset.error = "INVALID", answer["error"]
-
-
-def _described(dataset: Dataset) -> dict[str, Any]:
-    return {
-        "id": dataset.id,
-        "uid": dataset.uid,
-        "source": dataset.source,
-        "content_hash": dataset.content_hash,
-        "settings": dataset.settings or {},
-    }

@@ -17,8 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 MODEL = Path("data/models/HuggingFaceTB/SmolLM2-135M-Instruct")
@@ -42,41 +40,18 @@ def make_rows(path: Path, rows: int) -> None:
             file.write(json.dumps({"question": f"{question} {number}?", "answer": f"{answer}."}) + "\n")
 
 
-@dataclass(frozen=True)
-class SourceExample:
-    number: int
-    example: object
-    error: str | None
-
-
-class JsonLines:
-    """To be replaced by `tasks.data.reading.open_source`, which has the same interface."""
-
-    file_format, shape, ignored_columns = "jsonl", "question/answer", ()
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __iter__(self) -> Iterator[SourceExample]:
-        from tasks.data.examples import Example
-
-        with self._path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                row = json.loads(line)
-                yield SourceExample(number, Example.question(row["question"], row["answer"]), None)
-
-
 def ours(path: Path, folder: Path) -> int:
     from transformers import AutoTokenizer
 
     from tasks.data.importing import import_dataset
     from tasks.data.prepared import prepare
+    from tasks.data.reading.source import open_source
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     with timed():
-        _, dataset = import_dataset(JsonLines(path), tokenizer, LONGEST, folder)
+        _, dataset = import_dataset(open_source(path), tokenizer, LONGEST, folder)
         assert dataset is not None
-        prepared = prepare(dataset, tokenizer, LONGEST, folder)
+        prepared = prepare(dataset, tokenizer, LONGEST, dataset.folder)
     return len(prepared.train) + len(prepared.held_out)
 
 

@@ -1,23 +1,20 @@
 """From a model's record to what is in memory: weights found, tokenizer and model loaded, data set prepared."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from configs.dataset import DatasetSettings
 from configs.settings import Settings
-from registry.database import STDLIB_DOCSTRINGS, Database
+from registry.database import Database
 from registry.repositories.datasets import DatasetRepository
 from registry.tables import Model
 from registry.weights import obtain
-from tasks.data.examples import Example
 from tasks.data.prepared import PreparedDataset
 from tasks.data.prepared import prepare as prepare_examples
-from tasks.data.rows import ListedExamples
-from tasks.data.stdlib_docstrings import stdlib_docstring_examples
-from tasks.data.stored_examples import read_examples, write_examples
+from tasks.dataset_rows import rows_of, tokens_dir
 from tasks.inference.device import choose_device, choose_dtype
 from tasks.inference.loading import (
     attach_adapter,
@@ -29,8 +26,7 @@ from tasks.inference.loading import (
 )
 
 BUILT_IN_DATASET_ID = 1
-
-_EXAMPLES_OF_SOURCE: dict[str, Callable[[], list[Example]]] = {STDLIB_DOCSTRINGS: stdlib_docstring_examples}
+HELD_OUT_FRACTION = DatasetSettings.model_fields["held_out_fraction"].default
 
 
 class UnknownDataset(Exception):
@@ -82,18 +78,21 @@ class ModelSource:
         """Return a data set tokenized for this model; raises `UnknownDataset`, or `DatasetError` for unusable rows."""
         wanted = dataset_id or BUILT_IN_DATASET_ID
         with database.reading() as session:
-            dataset = DatasetRepository(session).get(wanted)
-        if dataset is None:
-            raise UnknownDataset(f"There is no data set with the id {wanted}.")
-        length = min(max_seq_length, self.context_length)
-        examples = _examples(self._settings.datasets_dir, dataset.source)
-        prepared = prepare_examples(examples, self.tokenizer, length, self._settings.datasets_dir)
+            datasets = DatasetRepository(session)
+            dataset = datasets.get(wanted)
+            if dataset is None:
+                raise UnknownDataset(f"There is no data set with the id {wanted}.")
+            own = dataset.settings.get("held_out_dataset_id")
+            held_out = datasets.get(own) if own is not None else None
+            if own is not None and held_out is None:
+                raise UnknownDataset(f"Data set {own}, the held-out rows of data set {wanted}, has been deleted.")
+        folder = self._settings.datasets_dir
+        prepared = prepare_examples(
+            rows_of(folder, dataset.source, dataset.content_hash),
+            self.tokenizer,
+            min(max_seq_length, self.context_length),
+            tokens_dir(folder, dataset.content_hash),
+            dataset.settings.get("held_out_fraction", HELD_OUT_FRACTION),
+            rows_of(folder, held_out.source, held_out.content_hash) if held_out is not None else None,
+        )
         return NamedDataset(dataset.name, dataset.source, prepared)
-
-
-def _examples(datasets_dir: Path, source: str) -> ListedExamples:
-    """Return the rows of a built-in data set, made once: a newer Python must not change the data of a paused job."""
-    path = datasets_dir / f"{source}.jsonl"
-    if not path.exists():
-        write_examples(_EXAMPLES_OF_SOURCE[source](), path)
-    return ListedExamples(read_examples(path))

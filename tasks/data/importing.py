@@ -22,7 +22,7 @@ def import_dataset(
 ) -> tuple[ValidationReport, StoredDataset | None]:
     """Return what was found, and the stored data set if it is usable; else nothing is left on disk.
 
-    The token ids that counting needs are kept in `datasets_dir` too, where a first training with the same tokenizer
+    The token ids that counting needs are kept in the data set's folder, where a first training with the same tokenizer
     finds them. Raises DatasetError for a file that can't be read as a whole.
     """
     with StoreWriter(datasets_dir) as rows, TokenCacheWriter(datasets_dir) as tokens:
@@ -30,5 +30,5 @@ def import_dataset(
         if not report.usable:
             return report, None
         dataset = rows.finish(report.as_json())
-        tokens.finish(tokens_folder(datasets_dir, dataset.hashes, tokenizer_content(tokenizer)))
+        tokens.finish(tokens_folder(dataset.folder, dataset.hashes, tokenizer_content(tokenizer)))
         return report, dataset
