@@ -19,6 +19,7 @@ def settings(tmp_path_factory, tiny_models_dir):
         mlflow_port=mlflow_port,
         engine_port=engine_port,
         max_request_bytes=100_000,
+        max_upload_bytes=2_000_000,
     )
 
 
