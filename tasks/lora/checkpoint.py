@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,12 @@ class Checkpoint:
     path: Path
     state: TrainingState
 
-    def require_match(self, identity: dict[str, Any]) -> None:
-        """Raise CheckpointMismatch, naming what differs, unless the checkpoint was saved by a run like `identity`."""
-        saved = self.state.identity
+    def require_match(self, identity: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+        """Raise CheckpointMismatch, naming what differs, unless the checkpoint was saved by a run like `identity`.
+
+        `defaults` stand in for what the checkpoint does not say: a version without a field trained as its default does.
+        """
+        saved = {**defaults, **self.state.identity}
         differing = [key for key in sorted(saved.keys() | identity.keys()) if saved.get(key) != identity.get(key)]
         if differing:
             changes = "; ".join(f"{key} was {saved.get(key)!r}, is {identity.get(key)!r}" for key in differing)

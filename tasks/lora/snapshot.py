@@ -18,14 +18,18 @@ from tasks.lora.rng import restore_rng, rng_state
 
 def run_identity(model: PeftModel, recipe: TrainingRecipe, data_fingerprint: str, n_rows: int) -> dict[str, Any]:
     """Return, as JSON values, what must be the same for a resumed run to go on bit for bit."""
-    # A subclass of the recipe says more (the job's name) than the numbers depend on.
-    fields = recipe.model_dump(mode="json", include=set(TrainingRecipe.model_fields))
-    return {f"recipe.{name}": value for name, value in fields.items()} | {
+    return _recipe_fields(recipe) | {
         "data_fingerprint": data_fingerprint,
         "rows": n_rows,
         "device": model.get_input_embeddings().weight.device.type,
         "base_dtype": str(base_dtype(model)),
     }
+
+
+def _recipe_fields(recipe: TrainingRecipe) -> dict[str, Any]:
+    # A subclass of the recipe says more (the job's name) than the numbers depend on.
+    fields = recipe.model_dump(mode="json", include=set(TrainingRecipe.model_fields))
+    return {f"recipe.{name}": value for name, value in fields.items()}
 
 
 class Snapshots:
@@ -60,7 +64,7 @@ class Snapshots:
         if checkpoint is None:
             discard_newer(self._root, -1)
             return None
-        checkpoint.require_match(self._identity)
+        checkpoint.require_match(self._identity, _recipe_fields(TrainingRecipe()))
         state = checkpoint.state
         self._restore_weights(state.adapter)
         self._restore_optimizer(state.optimizer, started=state.progress.cursor.step > 0)

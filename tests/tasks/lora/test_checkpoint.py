@@ -118,6 +118,16 @@ def test_another_runs_checkpoint_is_refused_by_name(tmp_path):
     save_checkpoint(tmp_path, state_at(3))
     checkpoint = latest_checkpoint(tmp_path, pytest.fail)
     assert checkpoint is not None
-    checkpoint.require_match({"recipe.seed": 42, "data_fingerprint": "abc"})
+    checkpoint.require_match({"recipe.seed": 42, "data_fingerprint": "abc"}, {"recipe.seed": 7})
     with pytest.raises(CheckpointMismatch, match=r"recipe\.seed was 42, is 43"):
-        checkpoint.require_match({"recipe.seed": 43, "data_fingerprint": "abc"})
+        checkpoint.require_match({"recipe.seed": 43, "data_fingerprint": "abc"}, {"recipe.seed": 43})
+
+
+def test_a_field_that_the_saving_version_did_not_have_had_its_default(tmp_path):
+    save_checkpoint(tmp_path, state_at(3))
+    checkpoint = latest_checkpoint(tmp_path, pytest.fail)
+    assert checkpoint is not None
+    newer = {"recipe.seed": 42, "data_fingerprint": "abc", "recipe.new": 1}
+    checkpoint.require_match(newer, {"recipe.new": 1})
+    with pytest.raises(CheckpointMismatch, match=r"recipe\.new was 1, is 2"):
+        checkpoint.require_match(newer | {"recipe.new": 2}, {"recipe.new": 1})
