@@ -1,8 +1,8 @@
 """The typed hyperparameters of a fine-tuning job: what the API accepts, the Prefect form shows and MLflow logs."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from configs.strict import StrictModel
 
@@ -46,6 +46,22 @@ class TrainingRecipe(StrictModel):
     seed: int = Field(42, ge=0, lt=2**32, description="Seeds adapter initialisation, data order and dropout")
     dataset_id: DatasetId = Field(None, description="Data set to train on; none: the built-in one")
     eval_every: int | None = Field(None, ge=1, description="Steps between held-out losses; none: once, at the end")
+    early_stopping_patience: int | None = Field(
+        None,
+        ge=1,
+        description="Held-out losses in a row without a new lowest, after which training stops; needs `eval_every`",
+    )
+    register_best: bool = Field(
+        False,
+        description="Register the adapter with the lowest held-out loss instead of the last one; needs `eval_every`",
+    )
+
+    @model_validator(mode="after")
+    def _held_out_losses_to_go_by(self) -> Self:
+        for name in ("early_stopping_patience", "register_best"):
+            if getattr(self, name) and self.eval_every is None:
+                raise ValueError(f"{name} needs eval_every: without it the held-out loss is measured once, at the end")
+        return self
 
 
 class FinetuneParameters(TrainingRecipe):

@@ -16,7 +16,7 @@ from registry.database import Database
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.tracking import TrackedRun
 from tasks.job_log import JobLog
-from tasks.lora.observer import StepRecord
+from tasks.lora.observer import StepRecord, TrainOutcome
 from tasks.trace import Trace
 
 logger = logging.getLogger(__name__)
@@ -98,9 +98,10 @@ class Reporter:
         """Tell of a complete checkpoint."""
         self._event("checkpoint", step=step, name=path.name)
 
-    def on_completed(self) -> None:
-        """Log the end of the last epoch."""
-        if self._last is not None:
+    def on_completed(self, outcome: TrainOutcome) -> None:
+        """Log the end of the last epoch, if it was reached, and keep the held-out loss of what will be registered."""
+        self._update(eval_loss=outcome.eval_loss)
+        if self._last is not None and not outcome.stopped_early:
             self._log.line(f"Epoch {self._last.epoch}/{self._epochs} completed with loss {self._last.loss:.4f}")
 
     def flush(self) -> None:

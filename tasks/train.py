@@ -47,8 +47,20 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
         should_pause=watch.requested,
         checkpoint_interval=attempt.settings.checkpoint_interval_seconds,
     )
+    _report(attempt, outcome)
+    return Trained(model, outcome, watch)
+
+
+def _report(attempt: Attempt, outcome: TrainOutcome) -> None:
     if outcome.paused:
         attempt.log.line(f"Paused after step {outcome.step} of {outcome.total_steps}")
-    else:
-        attempt.reporter.on_completed()
-    return Trained(model, outcome, watch)
+        return
+    if outcome.stopped_early:
+        attempt.log.line(
+            f"Stopped early after step {outcome.step}: no lower held-out loss since step {outcome.best_step}"
+        )
+    attempt.reporter.on_completed(outcome)
+    if attempt.recipe.register_best and outcome.eval_loss is not None:
+        attempt.log.line(
+            f"Registering the adapter of step {outcome.adapter_step} (held-out loss {outcome.eval_loss:.4f})"
+        )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from tasks.lora.errors import CheckpointMismatch
+from tasks.lora.errors import BestCheckpointLost, CheckpointMismatch
 from tasks.lora.sampler import Cursor
 
 FORMAT = 1
@@ -23,6 +24,7 @@ _TENSOR_FILES = ("adapter", "optimizer", "rng")
 _FOLDER = re.compile(r"step-(\d{8,})(\.replaced)?")
 _UNFINISHED = ".unfinished-"
 _KEPT = 2
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,10 @@ class Progress:
     def evaluated(self, step: int, eval_loss: float) -> "Progress":
         """Return the progress with a held-out loss measured after `step`."""
         evaluated = replace(self, eval_step=step, eval_loss=eval_loss)
-        if self.best_loss is not None and eval_loss >= self.best_loss:
-            return evaluated
-        return replace(evaluated, best_step=step, best_loss=eval_loss)
+        # A loss that is no number is never the lowest: as the best one it would stay so, being above nothing.
+        if math.isfinite(eval_loss) and (self.best_loss is None or eval_loss < self.best_loss):
+            return replace(evaluated, best_step=step, best_loss=eval_loss)
+        return evaluated
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def save_checkpoint(folder_root: Path, state: TrainingState) -> Path:
     folder_root.mkdir(parents=True, exist_ok=True)
     for leftover in folder_root.glob(f"{_UNFINISHED}*"):
         shutil.rmtree(leftover)
-    name = f"step-{state.progress.cursor.step:08d}"
+    name = _folder_name(state.progress.cursor.step)
     unfinished, target = folder_root / f"{_UNFINISHED}{name}", folder_root / name
     unfinished.mkdir()
     contents = {f"{part}.safetensors": save(getattr(state, part)) for part in _TENSOR_FILES}
@@ -119,9 +122,24 @@ def latest_checkpoint(folder_root: Path, log: Callable[[str], None]) -> Checkpoi
     for folder in _folders(folder_root):
         try:
             return Checkpoint(folder, _read(folder))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except _UNREADABLE as error:
             log(f"checkpoint {folder} is not complete and is skipped: {type(error).__name__}: {error}")
     return None
+
+
+def best_checkpoint(folder_root: Path, step: int) -> Checkpoint:
+    """Return the complete checkpoint of `step`, the best one. Raises BestCheckpointLost if it is not as it was saved.
+
+    No other may take its place, as `latest_checkpoint` lets it: this one was asked for.
+    """
+    folder = folder_root / _folder_name(step)
+    try:
+        return Checkpoint(folder, _read(folder))
+    except _UNREADABLE as error:
+        raise BestCheckpointLost(
+            f"the checkpoint with the lowest held-out loss, {folder}, is damaged ({type(error).__name__}: {error}): "
+            "put it back from a backup, or start a new job"
+        ) from error
 
 
 def discard_newer(folder_root: Path, step: int) -> None:
@@ -129,6 +147,10 @@ def discard_newer(folder_root: Path, step: int) -> None:
     for folder in _folders(folder_root):
         if _step_of(folder) > step:
             shutil.rmtree(folder)
+
+
+def _folder_name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def _step_of(folder: Path) -> int:

@@ -17,6 +17,10 @@ class CheckpointMismatch(TrainingError):
     """A complete checkpoint exists, but belongs to another recipe, data set, device or model."""
 
 
+class BestCheckpointLost(TrainingError):
+    """The checkpoint of the lowest held-out loss is to be registered, and is damaged or gone."""
+
+
 class NonFiniteLoss(TrainingError):
     """The loss or its gradient is no longer a number."""
 

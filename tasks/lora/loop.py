@@ -46,9 +46,10 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
 
     Saves every `checkpoint_interval` seconds (less often if that would take more than 1% of the time; after every step
     if it is 0), at the lowest held-out loss so far, before pausing and at the end; asks `should_pause` between steps.
+    Stops early if the recipe says so; at the end the model has the last adapter, or the best one if the recipe says so.
     On the CPU, with the same torch and number of threads, an interrupted run gives the losses and weights of an
-    uninterrupted one bit for bit. Raises RowError, CheckpointMismatch, NonFiniteLoss or OutOfMemory
-    (tasks.lora.errors).
+    uninterrupted one bit for bit. Raises RowError, CheckpointMismatch, BestCheckpointLost, NonFiniteLoss
+    or OutOfMemory (tasks.lora.errors).
     """
     # 1. Plan the run
     if not train_rows:
@@ -70,12 +71,12 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
             # 4. Between two steps: pause, evaluate, save, end
             step = progress.cursor.step
             evaluating = bool(held_out_rows) and _evaluation_due(progress, recipe, last_step)
-            pausing = (evaluating or step < last_step) and should_pause()
+            pausing = (evaluating or not _is_over(progress, recipe, last_step)) and should_pause()
             if evaluating and not pausing:
                 eval_loss = held_out_loss(model, held_out_rows, recipe.batch_size, pad_token_id)
                 progress = progress.evaluated(step, eval_loss)
                 observer.on_evaluation(step, eval_loss)
-            ending = pausing or step >= last_step
+            ending = pausing or _is_over(progress, recipe, last_step)
             due = ending or progress.best_step == step or time.monotonic() >= next_save
             if due and progress != saved:
                 saving = time.monotonic()
@@ -84,8 +85,7 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
                 next_save = time.monotonic() + _until_next_save(checkpoint_interval, took)
                 observer.on_checkpoint(step, path)
             if ending:
-                final_loss = progress.eval_loss if progress.eval_step == last_step else None
-                return TrainOutcome(pausing, step, last_step, final_loss)
+                return _outcome(snapshots, progress, recipe, last_step, paused=pausing)
             # 5. One optimizer step
             row_ids, cursor = next(batches)
             record = _optimizer_step(model, optimizer, train_rows, row_ids, progress, recipe, pad_token_id)
@@ -102,6 +102,43 @@ def _evaluation_due(progress: Progress, recipe: TrainingRecipe, last_step: int) 
     step = progress.cursor.step
     scheduled = recipe.eval_every is not None and step > 0 and step % recipe.eval_every == 0
     return (scheduled or step == last_step) and progress.eval_step != step
+
+
+def _is_over(progress: Progress, recipe: TrainingRecipe, last_step: int) -> bool:
+    return progress.cursor.step >= last_step or _is_hopeless(progress, recipe)
+
+
+def _is_hopeless(progress: Progress, recipe: TrainingRecipe) -> bool:
+    """Tell whether as many evaluations in a row as the recipe bears gave no new lowest held-out loss.
+
+    Evaluations come every `eval_every` steps, so their steps say how many: a resumed run counts the same.
+    """
+    if recipe.early_stopping_patience is None or recipe.eval_every is None:
+        return False
+    if progress.eval_step is None or progress.best_step is None:
+        return False
+    return progress.eval_step - progress.best_step >= recipe.early_stopping_patience * recipe.eval_every
+
+
+def _outcome(
+    snapshots: Snapshots, progress: Progress, recipe: TrainingRecipe, last_step: int, *, paused: bool
+) -> TrainOutcome:
+    """Leave the model with the adapter that is asked for, and tell how the run ended."""
+    step, best_step = progress.cursor.step, progress.best_step
+    adapter_step, eval_loss = step, progress.eval_loss if progress.eval_step == step else None
+    if recipe.register_best and not paused and best_step is not None:
+        adapter_step, eval_loss = best_step, progress.best_loss
+        if adapter_step != step:
+            snapshots.load_best_adapter(adapter_step)
+    return TrainOutcome(
+        paused=paused,
+        stopped_early=not paused and step < last_step,
+        step=step,
+        total_steps=last_step,
+        best_step=best_step,
+        adapter_step=adapter_step,
+        eval_loss=None if paused else eval_loss,
+    )
 
 
 def _optimizer_step(

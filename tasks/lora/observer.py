@@ -29,13 +29,19 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class TrainOutcome:
-    """How `train` ended: at the last step, or paused before it with a complete checkpoint on disk."""
+    """How `train` ended: at the last step, early, or paused; with a complete checkpoint of `step` on disk."""
 
     paused: bool
+    stopped_early: bool
+    """Whether the held-out loss had no new lowest for so long that the steps up to `total_steps` were left out."""
     step: int
     total_steps: int
+    best_step: int | None
+    """The step after which the held-out loss was lowest; None before the first one."""
+    adapter_step: int
+    """The step whose weights the model has now: `step`, or `best_step` if that is to be registered."""
     eval_loss: float | None
-    """Held-out loss after the last step; None when paused or without held-out rows."""
+    """Held-out loss of the weights that the model has now; None when paused or without held-out rows."""
 
 
 class TrainingObserver(Protocol):

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from configs.recipe import TrainingRecipe
 from tasks.lora.adapter import trainable_weights
-from tasks.lora.checkpoint import Progress, TrainingState, discard_newer, latest_checkpoint, save_checkpoint
+from tasks.lora.checkpoint import (
+    Progress,
+    TrainingState,
+    best_checkpoint,
+    discard_newer,
+    latest_checkpoint,
+    save_checkpoint,
+)
 from tasks.lora.errors import CheckpointMismatch
 from tasks.lora.precision import base_dtype
 from tasks.lora.rng import restore_rng, rng_state
@@ -71,6 +78,15 @@ class Snapshots:
         restore_rng(self._device, state.rng)
         discard_newer(self._root, state.progress.cursor.step)
         return state.progress
+
+    def load_best_adapter(self, step: int) -> None:
+        """Give the model the adapter that the checkpoint of `step`, the best one, has; the run can't go on after that.
+
+        Raises BestCheckpointLost when the checkpoint is damaged or gone, CheckpointMismatch when it is another run's.
+        """
+        checkpoint = best_checkpoint(self._root, step)
+        checkpoint.require_match(self._identity, _recipe_fields(TrainingRecipe()))
+        self._restore_weights(checkpoint.state.adapter)
 
     def _restore_weights(self, saved: dict[str, Tensor]) -> None:
         _require_same(saved, dict(self._weights), "adapter weights")

@@ -28,6 +28,7 @@ def detail_of(
         pausing=job.pausing,
         cancelling=job.cancelling,
         error=job.error,
+        stopped_early=_stopped_early(job),
         step=job.step,
         total_steps=job.total_steps,
         eval_loss=job.eval_loss,
@@ -56,6 +57,12 @@ def _summary_fields(job: TrainingJob) -> dict[str, Any]:
         "started_at": job.started_at,
         "completed_at": job.completed_at,
     }
+
+
+def _stopped_early(job: TrainingJob) -> bool:
+    """Tell whether the job is complete without all the planned steps, as its recipe allows."""
+    allowed = job.recipe.get("early_stopping_patience") is not None  # a job of an older version has no such field
+    return allowed and job.status == "COMPLETED" and job.total_steps is not None and job.step < job.total_steps
 
 
 def _eta_seconds(job: TrainingJob) -> float | None:

@@ -70,6 +70,7 @@ class TrainingDetail(TrainingSummary):
     pausing: bool = Field(description="A pause was asked for and the trainer has not left the device yet")
     cancelling: bool = Field(description="A cancellation was asked for and the trainer has not left the device yet")
     error: str | None
+    stopped_early: bool = Field(description="Completed before `total_steps`, as the held-out loss stopped falling")
     step: int
     total_steps: int | None
     eval_loss: float | None
