@@ -78,6 +78,7 @@ class EvaluationSettings(StrictModel):
     dataset_id: DatasetId = Field(None, description="Data set whose held-out rows are used; none: the model's own")
     max_samples: int = Field(32, ge=1, le=100_000, description="Held-out rows, the first in hash order")
     max_new_tokens: int = Field(64, ge=1, le=4096, description="Longest generated response, in tokens")
+    seed: int = Field(42, ge=0, lt=2**32, description="Seeds the confidence intervals; the responses are greedy")
 
 
 class EvaluationParameters(EvaluationSettings):

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, ForeignKey, Index, MetaData, String, Text
+from sqlalchemy import JSON, DateTime, Double, ForeignKey, Index, MetaData, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from registry.clock import utcnow
@@ -20,7 +20,11 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {dict[str, Any]: JSON, datetime: DateTime(timezone=False)}  # noqa: RUF012
+    type_annotation_map = {  # noqa: RUF012
+        dict[str, Any]: JSON,
+        datetime: DateTime(timezone=False),
+        float: Double,
+    }
 
 
 # SQLite reuses the highest id after a delete unless AUTOINCREMENT forbids it; ids are never reused.
@@ -143,6 +147,10 @@ class Evaluation(FlowBacked, Base):
     rouge_score: Mapped[float | None]
     response_diversity: Mapped[float | None]
     avg_response_length: Mapped[float | None]
+    intervals: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """`[low, high]` or null for each metric: its 95% confidence interval; none before version 0004 of these tables."""
+    progress: Mapped[float | None]
+    """Percent of the samples that have been generated; none until the first attempt begins."""
 
 
 class Dataset(Base):

@@ -21,6 +21,7 @@ from registry.tracking import TrackedRun, until_available
 from tasks.attempt import Attempt
 from tasks.flow_run import claim, current_flow_run, full_disks_named, recorded_attempt
 from tasks.job_log import RunLogger
+from tasks.metrics.bootstrap import Interval, confidence_intervals
 from tasks.metrics.perplexity import negative_log_likelihood
 from tasks.metrics.samples import corpus_metrics
 from tasks.metrics.scoring import score_samples
@@ -66,12 +67,23 @@ class EvaluationContext:
         self.run: TrackedRun
 
 
+@dataclass(frozen=True)
 class Measured:
-    """An evaluation's numbers and the generations behind them."""
+    """An evaluation's numbers with their 95% intervals, and the generations behind them."""
 
-    def __init__(self, metrics: dict[str, float], samples: Samples) -> None:
-        self.metrics = metrics
-        self.samples = samples
+    metrics: dict[str, float]
+    intervals: dict[str, Interval | None]
+    samples: Samples
+
+    def tracked(self) -> dict[str, float]:
+        """Return what MLflow gets: the metrics, and both ends of each interval that there is."""
+        ends = {
+            f"{name}_ci95_{end}": value
+            for name, interval in self.intervals.items()
+            if interval is not None
+            for end, value in interval._asdict().items()
+        }
+        return self.metrics | ends
 
 
 @contextmanager
@@ -138,7 +150,7 @@ def _version_tags(model: Model) -> dict[str, str]:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def measure(context: EvaluationContext) -> Measured:
-    """Compute the five metrics from losses and generations over the first held-out rows in hash order."""
+    """Compute the five metrics and their intervals over the first held-out rows in hash order."""
     source = ModelSource(context.settings, context.model)
     # The model's own held-out split, cut alike for every model, however short its training's rows were: numbers of a
     # model and its base must be about the same tokens.
@@ -154,7 +166,7 @@ def measure(context: EvaluationContext) -> Measured:
     samples = generate_samples(model, source, dataset, rows, context.parameters.max_new_tokens)
     ids = [example.content_hash for example in data.held_out_examples[:rows]]
     scores = score_samples(ids, samples.responses, samples.references, samples.lengths, likelihoods)
-    return Measured(corpus_metrics(scores), samples)
+    return Measured(corpus_metrics(scores), confidence_intervals(scores, context.parameters.seed), samples)
 
 
 def _log_dataset(context: EvaluationContext, dataset: NamedDataset) -> None:
@@ -197,7 +209,7 @@ def publish(context: EvaluationContext, measured: Measured) -> None:
     """Store the numbers: in MLflow with the generations, and in the evaluation's record."""
 
     def log() -> None:
-        context.run.add_metrics(measured.metrics, step=0)
+        context.run.add_metrics(measured.tracked(), step=0)
         context.run.flush()
         context.run.log_table(measured.samples.table(), "samples.json")
 
@@ -205,7 +217,7 @@ def publish(context: EvaluationContext, measured: Measured) -> None:
     with context.database.transaction() as session:
         evaluations = EvaluationRepository(session)
         evaluation = evaluations.require(context.evaluation_id)
-        evaluations.record_metrics(evaluation, measured.metrics)
+        evaluations.record_metrics(evaluation, measured.metrics, measured.intervals)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

@@ -1,6 +1,6 @@
 """Queries on evaluations."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import delete
 
@@ -22,7 +22,19 @@ class EvaluationRepository(FlowBackedRepository[Evaluation]):
         if self.session.execute(unsubmitted.returning(Evaluation.id)).first() is not None:
             forget(self.session, "%/evaluate", evaluation_id)
 
-    def record_metrics(self, evaluation: Evaluation, metrics: Mapping[str, float]) -> None:
-        """Store the five metrics under their documented names; a missing one is a KeyError."""
+    def record_metrics(
+        self,
+        evaluation: Evaluation,
+        metrics: Mapping[str, float],
+        intervals: Mapping[str, Sequence[float] | None],
+    ) -> None:
+        """Store the five metrics under their documented names, each with its 95% interval (low, high), or None where
+        there is none; a missing name is a KeyError.
+        """
         for name in METRICS:
             setattr(evaluation, name, metrics[name])
+        evaluation.intervals = {name: _as_json(intervals[name]) for name in METRICS}
+
+
+def _as_json(interval: Sequence[float] | None) -> list[float] | None:
+    return None if interval is None else list(interval)

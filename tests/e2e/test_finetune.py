@@ -46,12 +46,29 @@ def test_status_progress_and_loss_move(trained):
 
 def test_the_new_model_beats_its_base_on_held_out_rows(platform, trained):
     body = {"max_samples": 32, "max_new_tokens": 16}
-    base, tuned = (
-        platform.http.post(f"/models/{model_id}/evaluate", json=body).json()["metrics"]
+    answers = [
+        platform.http.post(f"/models/{model_id}/evaluate", json=body).json()
         for model_id in (1, trained["job"]["output_model_id"])
-    )
-    assert set(base) == METRICS
+    ]
+    base, tuned = (answer["metrics"] for answer in answers)
+    assert set(base) == METRICS | {f"{name}_ci95" for name in METRICS}
     assert tuned["perplexity"] < 0.9 * base["perplexity"]
+    for metrics in (base, tuned):
+        for name in METRICS:
+            low, high = metrics[f"{name}_ci95"]
+            assert low <= metrics[name] <= high, (name, metrics)
+    assert_mlflow_holds(platform, answers[1])
+
+
+def assert_mlflow_holds(platform, answer):
+    from mlflow import MlflowClient
+
+    evaluation = platform.http.get(f"/evaluations/{answer['id']}").json()
+    assert {name: evaluation[name] for name in answer["metrics"]} == answer["metrics"]
+    tracked = MlflowClient(platform.mlflow_url).get_run(evaluation["mlflow_run_id"]).data.metrics
+    low, high = answer["metrics"]["perplexity_ci95"]
+    assert (tracked["perplexity_ci95_low"], tracked["perplexity_ci95_high"]) == (low, high)
+    assert {f"{name}_ci95_{end}" for name in METRICS for end in ("low", "high")} <= set(tracked)
 
 
 def test_the_new_model_answers_and_the_old_one_is_as_it_was(platform, trained):

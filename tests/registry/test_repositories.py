@@ -225,17 +225,21 @@ def test_an_evaluation_takes_all_five_metrics_or_none(database):
     with database.transaction() as session:
         evaluations = EvaluationRepository(session)
         evaluation = evaluations.add(evaluation_of_parameters(EvaluationParameters(model_id=1)))
-        evaluations.record_metrics(evaluation, dict.fromkeys(METRICS, 0.5))
+        evaluations.record_metrics(
+            evaluation, dict.fromkeys(METRICS, 0.5), dict.fromkeys(METRICS) | {"perplexity": (0.25, 0.75)}
+        )
 
     def record_one_metric() -> None:
         with database.transaction() as session:
             evaluations = EvaluationRepository(session)
-            evaluations.record_metrics(evaluations.get(evaluation.id), {"perplexity": 1.0})
+            evaluations.record_metrics(evaluations.get(evaluation.id), {"perplexity": 1.0}, dict.fromkeys(METRICS))
 
     with pytest.raises(KeyError):
         record_one_metric()
     with database.reading() as session:
-        assert EvaluationRepository(session).get(evaluation.id).perplexity == 0.5
+        stored = EvaluationRepository(session).get(evaluation.id)
+    assert stored.perplexity == 0.5
+    assert stored.intervals == dict.fromkeys(METRICS) | {"perplexity": [0.25, 0.75]}
 
 
 def test_a_key_is_remembered_once_per_scope(database):

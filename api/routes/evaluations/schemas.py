@@ -1,6 +1,8 @@
 """Shapes of evaluations."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AliasPath, Field
 
 from api.schemas import ResponseBody, Timestamp
 from configs.recipe import EvaluationSettings
@@ -12,14 +14,29 @@ class EvaluateRequest(EvaluationSettings):
     """How to evaluate; everything has a default."""
 
 
+ConfidenceInterval = Annotated[tuple[float, float] | None, Field(description="95% confidence interval: low, high")]
+
+
 class Metrics(ResponseBody):
-    """The five metrics; null until they have been computed."""
+    """The five metrics, each with its interval; null until they have been computed.
+
+    A metric has no interval where there is only one sample, or in evaluations older than intervals.
+    """
 
     perplexity: float | None
     bleu_score: float | None
     rouge_score: float | None
     response_diversity: float | None
     avg_response_length: float | None
+    perplexity_ci95: ConfidenceInterval = Field(None, validation_alias=AliasPath("intervals", "perplexity"))
+    bleu_score_ci95: ConfidenceInterval = Field(None, validation_alias=AliasPath("intervals", "bleu_score"))
+    rouge_score_ci95: ConfidenceInterval = Field(None, validation_alias=AliasPath("intervals", "rouge_score"))
+    response_diversity_ci95: ConfidenceInterval = Field(
+        None, validation_alias=AliasPath("intervals", "response_diversity")
+    )
+    avg_response_length_ci95: ConfidenceInterval = Field(
+        None, validation_alias=AliasPath("intervals", "avg_response_length")
+    )
 
 
 class EvaluationSummary(Metrics):
