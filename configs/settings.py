@@ -98,6 +98,11 @@ class Settings(BaseSettings):
         return self.data_dir / "local-datasets"
 
     @property
+    def evaluations_dir(self) -> Path:
+        """Samples of evaluations: one file each, named by the evaluation's uid."""
+        return self.data_dir / "evaluations"
+
+    @property
     def logs_dir(self) -> Path:
         """Log files of every part."""
         return self.data_dir / "logs"

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_link_artifact
@@ -23,7 +24,8 @@ from tasks.flow_run import claim, current_flow_run, full_disks_named, recorded_a
 from tasks.job_log import RunLogger
 from tasks.metrics.bootstrap import Interval, confidence_intervals
 from tasks.metrics.perplexity import negative_log_likelihood
-from tasks.metrics.samples import corpus_metrics
+from tasks.metrics.sample_file import EvaluatedSample, sample_file, write_samples
+from tasks.metrics.samples import SampleScores, corpus_metrics
 from tasks.metrics.scoring import score_samples
 from tasks.model_source import ModelSource, NamedDataset
 from tasks.prepare import Prepared
@@ -59,6 +61,7 @@ class EvaluationContext:
         self.settings = settings
         self.database = database
         self.evaluation_id = evaluation.id
+        self.sample_file = sample_file(settings.evaluations_dir, evaluation.uid)
         self.parameters = EvaluationParameters(
             model_id=model.id, eval_name=evaluation.eval_name, **evaluation.parameters
         )
@@ -74,6 +77,7 @@ class Measured:
     metrics: dict[str, float]
     intervals: dict[str, Interval | None]
     samples: Samples
+    scores: list[SampleScores]
 
     def tracked(self) -> dict[str, float]:
         """Return what MLflow gets: the metrics, and both ends of each interval that there is."""
@@ -84,6 +88,17 @@ class Measured:
             for end, value in interval._asdict().items()
         }
         return self.metrics | ends
+
+    def table(self) -> dict[str, list[Any]]:
+        """Return the columns that MLflow's UI shows: the texts, and each sample's own five metrics."""
+        rows = [scores.metrics() for scores in self.scores]
+        return {**self.samples.table(), **{name: [row[name] for row in rows] for name in self.metrics}}
+
+    def evaluated_samples(self) -> Iterator[EvaluatedSample]:
+        """Yield what the samples' file gets."""
+        texts = zip(self.samples.prompts, self.samples.responses, self.samples.references, strict=True)
+        for (prompt, response, reference), scores in zip(texts, self.scores, strict=True):
+            yield EvaluatedSample(prompt, response, reference, scores)
 
 
 @contextmanager
@@ -166,7 +181,8 @@ def measure(context: EvaluationContext) -> Measured:
     samples = generate_samples(model, source, dataset, rows, context.parameters.max_new_tokens)
     ids = [example.content_hash for example in data.held_out_examples[:rows]]
     scores = score_samples(ids, samples.responses, samples.references, samples.lengths, likelihoods)
-    return Measured(corpus_metrics(scores), confidence_intervals(scores, context.parameters.seed), samples)
+    intervals = confidence_intervals(scores, context.parameters.seed)
+    return Measured(corpus_metrics(scores), intervals, samples, scores)
 
 
 def _log_dataset(context: EvaluationContext, dataset: NamedDataset) -> None:
@@ -206,13 +222,14 @@ def generate_samples(
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def publish(context: EvaluationContext, measured: Measured) -> None:
-    """Store the numbers: in MLflow with the generations, and in the evaluation's record."""
+    """Store the samples in their file, the numbers in MLflow with the samples, and then in the evaluation's record."""
 
     def log() -> None:
         context.run.add_metrics(measured.tracked(), step=0)
         context.run.flush()
-        context.run.log_table(measured.samples.table(), "samples.json")
+        context.run.log_table(measured.table(), "samples.json")
 
+    write_samples(measured.evaluated_samples(), context.sample_file)
     until_available(log, context.logger.info, "take the metrics")
     with context.database.transaction() as session:
         evaluations = EvaluationRepository(session)

@@ -1,4 +1,8 @@
-"""What the API says of evaluations: numbers with their intervals, made through the repositories."""
+"""What the API says of evaluations: numbers, intervals, samples; records are made through the repositories."""
+
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +13,9 @@ from registry.database import Database
 from registry.repositories.evaluations import METRICS, EvaluationRepository
 from registry.submissions import evaluation_of_parameters
 from tasks.metrics.bootstrap import confidence_intervals
+from tasks.metrics.sample_file import EvaluatedSample, read_samples, sample_file, write_samples
 from tasks.metrics.samples import corpus_metrics
+from tests.api.test_bad_input import assert_error
 from tests.tasks.metrics.made_samples import draw_samples
 
 
@@ -20,16 +26,22 @@ def database(settings, client):
     database.close()
 
 
-@pytest.fixture(scope="module")
-def evaluated(database, tiny_model):
-    """Store a completed evaluation of these samples; return its id."""
+def texts_of(scores) -> list[EvaluatedSample]:
+    return [EvaluatedSample(f"naïve 🦊 {one.id}", f"answer {one.id}", f"right {one.id}", one) for one in scores]
 
-    def store(scores) -> int:
+
+@pytest.fixture(scope="module")
+def evaluated(database, settings, tiny_model):
+    """Store a completed evaluation of these samples, as the flow does; return its id."""
+
+    def store(scores, with_file=True) -> int:
         with database.transaction() as session:
             evaluations = EvaluationRepository(session)
             evaluation = evaluations.add(evaluation_of_parameters(EvaluationParameters(model_id=tiny_model["id"])))
             evaluations.record_metrics(evaluation, corpus_metrics(scores), confidence_intervals(scores))
             evaluations.record_state(evaluation, "COMPLETED", utcnow())
+            if with_file:
+                write_samples(texts_of(scores), sample_file(settings.evaluations_dir, evaluation.uid))
             return evaluation.id
 
     return store
@@ -57,3 +69,91 @@ def test_one_sample_has_no_interval_and_an_unfinished_evaluation_no_numbers(clie
     assert all(single[name] is not None and single[f"{name}_ci95"] is None for name in METRICS)
     shown = client.get(f"/api/evaluations/{unfinished}").json()
     assert all(shown[name] is None and shown[f"{name}_ci95"] is None for name in METRICS)
+
+
+@pytest.fixture(scope="module")
+def twenty(evaluated):
+    scores = draw_samples(np.random.default_rng(2), 20)
+    return evaluated(scores), scores
+
+
+def shown_prompts(client, evaluation_id, **query) -> list[str]:
+    response = client.get(f"/api/evaluations/{evaluation_id}/samples", params=query)
+    assert response.status_code == 200, response.text
+    return [sample["prompt"] for sample in response.json()["samples"]]
+
+
+def test_samples_come_as_they_were_evaluated_with_their_scores(client, twenty):
+    evaluation_id, scores = twenty
+    answer = client.get(f"/api/evaluations/{evaluation_id}/samples?order=first&limit=3").json()
+    assert answer == {
+        "evaluation_id": evaluation_id,
+        "samples": [
+            {
+                "prompt": f"naïve 🦊 {one.id}",
+                "response": f"answer {one.id}",
+                "reference": f"right {one.id}",
+                "scores": one.metrics(),
+            }
+            for one in scores[:3]
+        ],
+    }
+
+
+# Of perplexity the highest is the worst, of all others the lowest.
+@pytest.mark.parametrize(("by", "worst_is_high"), [(name, name == "perplexity") for name in METRICS])
+def test_the_best_and_worst_samples_by_each_metric(client, twenty, by, worst_is_high):
+    evaluation_id, scores = twenty
+    ascending = [f"naïve 🦊 {one.id}" for one in sorted(scores, key=lambda one: one.metrics()[by])]
+    descending = [f"naïve 🦊 {one.id}" for one in sorted(scores, key=lambda one: -one.metrics()[by])]
+    worst, best = (descending, ascending) if worst_is_high else (ascending, descending)
+    assert shown_prompts(client, evaluation_id, order="worst", by=by, limit=20) == worst
+    assert shown_prompts(client, evaluation_id, order="best", by=by, limit=5) == best[:5]
+
+
+def test_the_ten_worst_by_rouge_unless_asked_otherwise(client, twenty):
+    evaluation_id, _ = twenty
+    expected = shown_prompts(client, evaluation_id, order="worst", by="rouge_score", limit=10)
+    assert shown_prompts(client, evaluation_id) == expected
+    assert len(expected) == 10
+
+
+def test_a_sample_without_a_perplexity_is_neither_the_best_nor_the_worst(client, evaluated):
+    scores = draw_samples(np.random.default_rng(3), 4)
+    scores[1] = replace(scores[1], nats=0.0, predicted_tokens=0)
+    evaluation_id = evaluated(scores)
+    for order in ("worst", "best"):
+        assert shown_prompts(client, evaluation_id, order=order, by="perplexity")[-1] == f"naïve 🦊 {scores[1].id}"
+
+
+def test_samples_that_are_not_there(client, evaluated, unfinished):
+    assert_error(client.get(f"/api/evaluations/{unfinished}/samples"), 409, "PENDING", "COMPLETED")
+    without = evaluated(draw_samples(np.random.default_rng(4), 3), with_file=False)
+    assert_error(client.get(f"/api/evaluations/{without}/samples"), 409, "no stored samples", "evaluate again")
+    assert_error(client.get("/api/evaluations/999/samples"), 404, "999")
+
+
+@pytest.mark.parametrize("query", ["by=loss", "order=middle", "limit=0", "limit=1001"])
+def test_wrong_samples_queries(client, twenty, query):
+    assert_error(client.get(f"/api/evaluations/{twenty[0]}/samples?{query}"), 422, query.partition("=")[0])
+
+
+def test_a_broken_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = sample_file(tmp_path, "abc")
+    samples = texts_of(draw_samples(np.random.default_rng(5), 3))
+    write_samples(samples, path)
+
+    def breaking():
+        yield samples[0]
+        raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        write_samples(breaking(), path)
+    assert list(read_samples(path)) == samples
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_api_process_needs_neither_torch_nor_evaluate():
+    program = "import sys, api.server; print([name for name in ('torch', 'evaluate') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -58,6 +59,7 @@ def test_the_new_model_beats_its_base_on_held_out_rows(platform, trained):
             low, high = metrics[f"{name}_ci95"]
             assert low <= metrics[name] <= high, (name, metrics)
     assert_mlflow_holds(platform, answers[1])
+    assert_samples_make_up_the_metrics(platform, answers[1], body["max_samples"])
 
 
 def assert_mlflow_holds(platform, answer):
@@ -69,6 +71,28 @@ def assert_mlflow_holds(platform, answer):
     low, high = answer["metrics"]["perplexity_ci95"]
     assert (tracked["perplexity_ci95_low"], tracked["perplexity_ci95_high"]) == (low, high)
     assert {f"{name}_ci95_{end}" for name in METRICS for end in ("low", "high")} <= set(tracked)
+    table = load_table(platform, evaluation["mlflow_run_id"])
+    assert set(table["columns"]) == METRICS | {"prompt", "response", "reference"}
+
+
+def load_table(platform, run_id):
+    import mlflow
+
+    path = mlflow.artifacts.download_artifacts(
+        run_id=run_id, artifact_path="samples.json", tracking_uri=platform.mlflow_url
+    )
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def assert_samples_make_up_the_metrics(platform, answer, count):
+    path = f"/evaluations/{answer['id']}/samples"
+    samples = platform.http.get(path, params={"order": "first", "limit": count + 1}).json()["samples"]
+    assert len(samples) == count
+    for name in ("rouge_score", "avg_response_length"):
+        mean = sum(sample["scores"][name] for sample in samples) / count
+        assert mean == pytest.approx(answer["metrics"][name])
+    worst = platform.http.get(path, params={"limit": 1}).json()["samples"][0]
+    assert worst["scores"]["rouge_score"] == min(sample["scores"]["rouge_score"] for sample in samples)
 
 
 def test_the_new_model_answers_and_the_old_one_is_as_it_was(platform, trained):

@@ -6,12 +6,21 @@ from fastapi import APIRouter, Query, Response, status
 
 from api.idempotency import OnceOnly
 from api.platform import Parts
-from api.routes.evaluations import service
-from api.routes.evaluations.schemas import EvaluateRequest, EvaluateResponse, EvaluationList, EvaluationSummary
+from api.routes.evaluations import samples, service
+from api.routes.evaluations.samples import Order
+from api.routes.evaluations.schemas import (
+    EvaluateRequest,
+    EvaluateResponse,
+    EvaluationList,
+    EvaluationSummary,
+    MetricName,
+    SampleList,
+)
 from api.schemas import After, EvaluationId, Limit, ModelId
 
 router = APIRouter(tags=["evaluation"])
 
+MOST_SAMPLES = 1000
 NOT_YET: dict[int | str, dict[str, Any]] = {202: {"model": EvaluateResponse, "description": "Started, not waited for"}}
 
 
@@ -26,6 +35,18 @@ def list_evaluations(parts: Parts, limit: Limit = None, after: After = None) -> 
 def get_evaluation(parts: Parts, evaluation_id: EvaluationId) -> EvaluationSummary:
     """Get one evaluation."""
     return EvaluationSummary.model_validate(service.read_evaluation(parts.database, evaluation_id))
+
+
+@router.get("/evaluations/{evaluation_id}/samples")
+def list_samples(
+    parts: Parts,
+    evaluation_id: EvaluationId,
+    order: Annotated[Order, Query(description="Which come first; `first`: as evaluated")] = "worst",
+    by: Annotated[MetricName, Query(description="Metric that says which are best and worst")] = "rouge_score",
+    limit: Annotated[int, Query(ge=1, le=MOST_SAMPLES, description="At most this many")] = 10,
+) -> SampleList:
+    """Get what the model answered to held-out rows, and what each answer scored."""
+    return samples.list_samples(parts, evaluation_id, order, by, limit)
 
 
 @router.post("/models/{model_id}/evaluate", status_code=status.HTTP_201_CREATED, responses=NOT_YET)

@@ -14,6 +14,7 @@ class EvaluateRequest(EvaluationSettings):
     """How to evaluate; everything has a default."""
 
 
+MetricName = Literal["perplexity", "bleu_score", "rouge_score", "response_diversity", "avg_response_length"]
 ConfidenceInterval = Annotated[tuple[float, float] | None, Field(description="95% confidence interval: low, high")]
 
 
@@ -68,3 +69,19 @@ class EvaluateResponse(ResponseBody):
     metrics: Metrics
     message: str
     status: Status
+
+
+class SampleShown(ResponseBody):
+    """One held-out row: what the model answered, and what that scored."""
+
+    prompt: str
+    response: str
+    reference: str
+    scores: dict[MetricName, float | None] = Field(description="This sample's own value of each metric")
+
+
+class SampleList(ResponseBody):
+    """Samples of an evaluation, in the order that was asked for."""
+
+    evaluation_id: int
+    samples: list[SampleShown]

@@ -1,0 +1,62 @@
+"""An evaluation's samples as a file of JSON lines, written whole or not at all: texts, and what they scored."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.data.durable import sync
+from tasks.metrics.samples import SampleScores
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedSample:
+    """What a model was asked, what it answered, what was expected, and what the answer scored."""
+
+    prompt: str
+    response: str
+    reference: str
+    scores: SampleScores
+
+
+def sample_file(evaluations_dir: Path, evaluation_uid: str) -> Path:
+    """Return where an evaluation's samples lie."""
+    return evaluations_dir / f"{evaluation_uid}.jsonl"
+
+
+def write_samples(samples: Iterable[EvaluatedSample], path: Path) -> None:
+    """Write the samples, one JSON object a line; the file appears complete and lasting, or stays as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+        building = Path(file.name)
+        try:
+            for sample in samples:
+                file.write(json.dumps(asdict(sample)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+            building.replace(path)
+        except BaseException:
+            building.unlink()
+            raise
+    sync(path.parent)
+
+
+def read_samples(path: Path) -> Iterator[EvaluatedSample]:
+    """Yield the samples in the order they were written, one at a time: there can be 100,000 of them.
+
+    Raises FileNotFoundError if there is no such file.
+    """
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield _sample(json.loads(line))
+
+
+def _sample(value: dict[str, Any]) -> EvaluatedSample:
+    scores = value.pop("scores")
+    # JSON has lists where the scores have tuples.
+    for name in ("bleu_statistics", "bigrams"):
+        scores[name] = tuple(scores[name])
+    return EvaluatedSample(**value, scores=SampleScores(**scores))
