@@ -81,6 +81,22 @@ def compare(
     }
 
 
+def common_rows(a: Sequence[SampleScores], b: Sequence[SampleScores]) -> tuple[list[SampleScores], list[SampleScores]]:
+    """Return the samples of rows that are on both sides, a row that occurs twice on both twice; for `compare`."""
+    common = Counter(sample.id for sample in a) & Counter(sample.id for sample in b)
+    return _first_of(a, common), _first_of(b, common)
+
+
+def _first_of(samples: Sequence[SampleScores], wanted: Counter[str]) -> list[SampleScores]:
+    left = wanted.copy()
+    kept = []
+    for sample in samples:
+        if left[sample.id] > 0:
+            left[sample.id] -= 1
+            kept.append(sample)
+    return kept
+
+
 def _matched(
     a: Sequence[SampleScores], b: Sequence[SampleScores]
 ) -> tuple[Sequence[SampleScores], Sequence[SampleScores]]:

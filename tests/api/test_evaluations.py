@@ -1,4 +1,4 @@
-"""What the API says of evaluations: numbers, intervals, samples; records are made through the repositories."""
+"""What the API says of evaluations: numbers, samples, comparisons; records are made through the repositories."""
 
 import subprocess
 import sys
@@ -13,6 +13,7 @@ from registry.database import Database
 from registry.repositories.evaluations import METRICS, EvaluationRepository
 from registry.submissions import evaluation_of_parameters
 from tasks.metrics.bootstrap import confidence_intervals
+from tasks.metrics.comparison import compare
 from tasks.metrics.sample_file import EvaluatedSample, read_samples, sample_file, write_samples
 from tasks.metrics.samples import corpus_metrics
 from tests.api.test_bad_input import assert_error
@@ -34,10 +35,11 @@ def texts_of(scores) -> list[EvaluatedSample]:
 def evaluated(database, settings, tiny_model):
     """Store a completed evaluation of these samples, as the flow does; return its id."""
 
-    def store(scores, with_file=True) -> int:
+    def store(scores, with_file=True, **settings_of_it) -> int:
         with database.transaction() as session:
             evaluations = EvaluationRepository(session)
-            evaluation = evaluations.add(evaluation_of_parameters(EvaluationParameters(model_id=tiny_model["id"])))
+            parameters = EvaluationParameters(model_id=tiny_model["id"], **settings_of_it)
+            evaluation = evaluations.add(evaluation_of_parameters(parameters))
             evaluations.record_metrics(evaluation, corpus_metrics(scores), confidence_intervals(scores))
             evaluations.record_state(evaluation, "COMPLETED", utcnow())
             if with_file:
@@ -157,3 +159,87 @@ def test_the_api_process_needs_neither_torch_nor_evaluate():
     program = "import sys, api.server; print([name for name in ('torch', 'evaluate') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def compared(client, a, b) -> dict:
+    response = client.get(f"/api/evaluations/compare?ids={a},{b}")
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def same_tokens(scores, of):
+    """The scores as if of a model that splits the rows of `of` alike."""
+    return [
+        replace(one, predicted_tokens=to.predicted_tokens, nats=one.nats / one.predicted_tokens * to.predicted_tokens)
+        for one, to in zip(scores, of, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def two(evaluated):
+    worse = draw_samples(np.random.default_rng(1), 40)
+    better = same_tokens(draw_samples(np.random.default_rng(2), 40, nats_a_token=1.0), worse)
+    return {"worse": worse, "better": better, "ids": (evaluated(worse), evaluated(better))}
+
+
+def test_the_better_evaluation_is_named_on_either_side(client, two):
+    a, b = two["ids"]
+    answer = compared(client, a, b)
+    assert (answer["ids"], answer["rows"], answer["notes"]) == ([a, b], 40, [])
+    assert set(answer["metrics"]) == set(METRICS)
+    expected = compare(two["worse"], two["better"])
+    for name, difference in answer["metrics"].items():
+        first, second = difference["values"]
+        assert (first, second) == (corpus_metrics(two["worse"])[name], corpus_metrics(two["better"])[name])
+        assert difference["difference"] == second - first
+        assert tuple(difference["ci95"]) == expected[name].interval
+        assert difference["p_value"] == expected[name].p_value
+    assert answer["metrics"]["perplexity"]["better"] == b
+    assert answer["metrics"]["avg_response_length"]["better"] is None
+    assert compared(client, b, a)["metrics"]["perplexity"]["better"] == b
+
+
+def test_only_common_rows_are_compared(client, evaluated, two):
+    half = evaluated(list(reversed(two["better"][:25])))
+    answer = compared(client, two["ids"][0], half)
+    assert answer["rows"] == 25
+    assert answer["metrics"]["rouge_score"]["values"] == [
+        pytest.approx(corpus_metrics(side[:25])["rouge_score"]) for side in (two["worse"], two["better"])
+    ]
+    assert any("25 common rows" in note and "40" in note for note in answer["notes"])
+
+
+def test_models_with_other_tokens_have_no_comparable_perplexity(client, evaluated, two):
+    other = evaluated(draw_samples(np.random.default_rng(6), 40))
+    answer = compared(client, two["ids"][0], other)
+    assert set(answer["metrics"]) == set(METRICS) - {"perplexity"}
+    assert any("Perplexity is left out" in note for note in answer["notes"])
+
+
+def test_other_settings_are_noted(client, evaluated, two):
+    longer = evaluated(two["better"], max_new_tokens=128)
+    notes = compared(client, two["ids"][0], longer)["notes"]
+    assert any("64 tokens" in note and "128" in note for note in notes)
+
+
+def test_no_common_row_is_a_conflict_that_says_so(client, evaluated, two):
+    elsewhere = evaluated([replace(one, id=f"elsewhere {one.id}") for one in two["better"]])
+    response = client.get(f"/api/evaluations/compare?ids={two['ids'][0]},{elsewhere}")
+    assert_error(response, 409, "no rows in common", "same data set")
+
+
+def test_evaluations_that_can_not_be_compared(client, evaluated, two, unfinished):
+    a, _ = two["ids"]
+    without = evaluated(two["worse"], with_file=False)
+    assert_error(client.get(f"/api/evaluations/compare?ids={a},{unfinished}"), 409, str(unfinished), "PENDING")
+    assert_error(client.get(f"/api/evaluations/compare?ids={without},{a}"), 409, str(without), "no stored samples")
+    assert_error(client.get(f"/api/evaluations/compare?ids={a},999"), 404, "999")
+
+
+@pytest.mark.parametrize("ids", ["1", "1,1", "1,2,3", "", "a,b", "0,1", "-1,2", "1,9999999999", "1, 2"])
+def test_other_than_two_ids(client, ids):
+    assert_error(client.get("/api/evaluations/compare", params={"ids": ids}), 422, "ids")
+
+
+def test_ids_are_required(client):
+    assert_error(client.get("/api/evaluations/compare"), 422, "ids is required")

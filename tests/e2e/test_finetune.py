@@ -60,6 +60,12 @@ def test_the_new_model_beats_its_base_on_held_out_rows(platform, trained):
             assert low <= metrics[name] <= high, (name, metrics)
     assert_mlflow_holds(platform, answers[1])
     assert_samples_make_up_the_metrics(platform, answers[1], body["max_samples"])
+    ids = [answer["id"] for answer in answers]
+    comparison = platform.http.get("/evaluations/compare", params={"ids": "{},{}".format(*ids)}).json()
+    assert (comparison["rows"], comparison["notes"]) == (body["max_samples"], [])
+    perplexity = comparison["metrics"]["perplexity"]
+    assert perplexity["values"] == [base["perplexity"], tuned["perplexity"]]
+    assert perplexity["better"] == ids[1]
 
 
 def assert_mlflow_holds(platform, answer):

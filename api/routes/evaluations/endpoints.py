@@ -1,14 +1,16 @@
 """Evaluation doors."""
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response, status
 
 from api.idempotency import OnceOnly
 from api.platform import Parts
-from api.routes.evaluations import samples, service
+from api.routes.evaluations import comparing, samples, service
 from api.routes.evaluations.samples import Order
 from api.routes.evaluations.schemas import (
+    Comparison,
     EvaluateRequest,
     EvaluateResponse,
     EvaluationList,
@@ -29,6 +31,16 @@ def list_evaluations(parts: Parts, limit: Limit = None, after: After = None) -> 
     """Get all model evaluations."""
     evaluations = service.list_evaluations(parts.database, limit, after)
     return EvaluationList(evaluations=[EvaluationSummary.model_validate(evaluation) for evaluation in evaluations])
+
+
+# Before the route whose id would be "compare".
+@router.get("/evaluations/compare")
+async def compare_evaluations(
+    parts: Parts,
+    ids: Annotated[str, Query(pattern=r"^[1-9][0-9]{0,9},[1-9][0-9]{0,9}$", description="Two ids, such as `1,2`")],
+) -> Comparison:
+    """Compare two evaluations row by row: which model is better, and whether that may be chance."""
+    return await asyncio.to_thread(comparing.compare_evaluations, parts, ids)
 
 
 @router.get("/evaluations/{evaluation_id}")

@@ -85,3 +85,24 @@ class SampleList(ResponseBody):
 
     evaluation_id: int
     samples: list[SampleShown]
+
+
+class MetricDifference(ResponseBody):
+    """How a metric of the second evaluation differs from that of the first."""
+
+    values: tuple[float, float] = Field(description="Over the common rows, in the order of `ids`")
+    difference: float = Field(description="The second less the first")
+    ci95: ConfidenceInterval = Field(description="95% confidence interval of the difference: low, high")
+    p_value: float | None = Field(description="Two-sided, by approximate randomization")
+    better: int | None = Field(
+        description="Id of the better evaluation; null if the difference may be chance, or neither direction is better"
+    )
+
+
+class Comparison(ResponseBody):
+    """Two evaluations, compared over the rows that both have."""
+
+    ids: tuple[int, int]
+    rows: int = Field(description="Common rows")
+    metrics: dict[MetricName, MetricDifference]
+    notes: list[str] = Field(description="What to know before believing the numbers")
