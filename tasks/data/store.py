@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.data.durable import sync
+from tasks.data.durable import BuildingFolder
 from tasks.data.examples import DatasetError, Example
 from tasks.data.rows import HASH_BYTES
 
@@ -89,9 +87,9 @@ class StoreWriter:
     """
 
     def __init__(self, datasets_dir: Path) -> None:
-        datasets_dir.mkdir(parents=True, exist_ok=True)
-        self._building = Path(tempfile.mkdtemp(prefix="dataset.building-", dir=datasets_dir))
-        self._file = pa.OSFile(str(self._building / ROWS_FILE), "wb")
+        self._datasets_dir = datasets_dir
+        self._building = BuildingFolder(datasets_dir, "dataset")
+        self._file = pa.OSFile(str(self._building.path / ROWS_FILE), "wb")
         self._writer = pa.ipc.new_file(self._file, SCHEMA)
         self._digest = hashlib.sha256()
         self._waiting: list[tuple[str, bytes, int]] = []
@@ -104,8 +102,8 @@ class StoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
-        shutil.rmtree(self._building, ignore_errors=True)
+        self._end_file()
+        self._building.close()
 
     def add(self, number: int, example: Example, digest: bytes | None = None) -> None:
         """Append a row; `number` says where it stands in its source, `digest` is its content hash if it is known."""
@@ -124,17 +122,13 @@ class StoreWriter:
         """
         if self.rows == 0:
             raise DatasetError("the data set has no row")
-        self._close()
-        (self._building / REPORT_FILE).write_text(json.dumps(report, indent=2), encoding="utf-8")
-        folder = self._building.parent / self._digest.hexdigest()
-        for path in (self._building / ROWS_FILE, self._building / REPORT_FILE, self._building):
-            sync(path)
+        self._end_file()
+        (self._building.path / REPORT_FILE).write_text(json.dumps(report, indent=2), encoding="utf-8")
+        folder = self._datasets_dir / self._digest.hexdigest()
         try:
             return StoredDataset(folder)
         except DatasetError:
-            shutil.rmtree(folder, ignore_errors=True)
-            self._building.rename(folder)
-            sync(folder.parent)
+            self._building.publish(folder)
             return StoredDataset(folder)
 
     def _write(self) -> None:
@@ -151,7 +145,7 @@ class StoreWriter:
         )
         self._waiting, self._characters = [], 0
 
-    def _close(self) -> None:
+    def _end_file(self) -> None:
         if self._file.closed:
             return
         if self._waiting:

@@ -4,9 +4,8 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from tasks.data.durable import sync
+from tasks.data.durable import BuildingFolder
 from tasks.data.fingerprint import TokenizerContent, tokens_fingerprint
 from tasks.data.rows import ExampleRows
 from tasks.data.tokenized_rows import TokenTable, TokenWriter
@@ -41,12 +40,10 @@ def cached_tokens(rows: ExampleRows, tokenizer: PreTrainedTokenizerBase, folder:
     """
     with _only_one_process(folder):
         if (table := _open(folder)) is None:
-            for leftover in folder.parent.glob(f"{folder.name}.building-*"):
-                # Only a process that was killed leaves one behind: a living one would hold the lock.
-                shutil.rmtree(leftover)
-            with TokenCacheWriter(folder.parent, f"{folder.name}.building-") as writer:
-                writer.write_all(token_batches(rows, tokenizer))
-                writer.rename(folder)
+            with TokenCacheWriter(folder.parent) as writer:
+                for batch in token_batches(rows, tokenizer):
+                    writer.write(batch)
+                writer.publish(folder)
             table = TokenTable(folder / TOKENS_FILE)
     return table
 
@@ -57,10 +54,9 @@ class TokenCacheWriter:
     Use it in a `with` block: without `finish`, nothing is left behind.
     """
 
-    def __init__(self, cache_dir: Path, prefix: str = "tokens.building-") -> None:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        self._building = Path(tempfile.mkdtemp(prefix=prefix, dir=cache_dir))
-        self._tokens = TokenWriter(self._building / TOKENS_FILE)
+    def __init__(self, cache_dir: Path) -> None:
+        self._building = BuildingFolder(cache_dir, "tokens")
+        self._tokens = TokenWriter(self._building.path / TOKENS_FILE)
 
     def __enter__(self) -> "TokenCacheWriter":
         return self
@@ -69,36 +65,25 @@ class TokenCacheWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._tokens.close()
-        shutil.rmtree(self._building, ignore_errors=True)
+        self._building.close()
 
     def write(self, batch: TokenBatch) -> None:
         """Append whole rows."""
         self._tokens.write(batch)
 
-    def write_all(self, batches: Iterable[TokenBatch]) -> None:
-        """Append all of them."""
-        for batch in batches:
-            self.write(batch)
-
     def finish(self, folder: Path) -> None:
         """Put the tokens where `cached_tokens` looks for them, unless they are there already."""
         with _only_one_process(folder):
             if _open(folder) is None:
-                self.rename(folder)
+                self.publish(folder)
 
-    def rename(self, folder: Path) -> None:
-        """Give the folder its name, once all of it is on the disk; the caller holds the lock."""
+    def publish(self, folder: Path) -> None:
+        """Give the tokens their name; the caller holds the lock."""
         self._tokens.close()
-        path = self._building / TOKENS_FILE
-        sync(path)
-        with path.open("rb") as file:
+        with (self._building.path / TOKENS_FILE).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        _write_manifest(self._building, digest)
-        sync(self._building)
-        if folder.exists():
-            shutil.rmtree(folder)
-        self._building.rename(folder)
-        sync(folder.parent)
+        _write_manifest(self._building.path, digest)
+        self._building.publish(folder)
 
 
 @contextmanager

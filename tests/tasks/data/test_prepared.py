@@ -148,7 +148,7 @@ def test_a_torn_cache_is_rebuilt(chat_tokenizer, tmp_path, damage):
 def test_what_a_killed_build_left_behind_is_cleared(chat_tokenizer, tmp_path):
     prepare(questions(), chat_tokenizer, LONGEST, tmp_path)
     folder = only_folder(tmp_path)
-    half_built = tmp_path / f"{folder.name}.building-abc"
+    half_built = tmp_path / "tokens.building-abc"
     folder.rename(half_built)
     (half_built / "manifest.json").unlink()
     assert len(prepare(questions(), chat_tokenizer, LONGEST, tmp_path).train) > 0

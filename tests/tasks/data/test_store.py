@@ -1,4 +1,6 @@
 import hashlib
+import subprocess
+import sys
 import tracemalloc
 
 import pytest
@@ -20,6 +22,10 @@ def store(rows: list[Example], folder, report=None) -> StoredDataset:
         for number, row in enumerate(rows, start=1):
             writer.add(10 * number, row)
         return writer.finish(report or {"rows": len(rows)})
+
+
+def content_name(rows: list[Example]) -> str:
+    return hashlib.sha256(b"".join(bytes.fromhex(row.content_hash) for row in rows)).hexdigest()
 
 
 def test_rows_survive_in_their_order_with_their_hashes_and_numbers(tmp_path):
@@ -47,9 +53,8 @@ def test_rows_in_many_batches_are_found(tmp_path):
 
 def test_the_folder_is_named_after_the_content(tmp_path):
     dataset = store(ROWS, tmp_path)
-    digest = hashlib.sha256(b"".join(bytes.fromhex(row.content_hash) for row in ROWS)).hexdigest()
-    assert dataset.fingerprint == dataset.folder.name == digest
-    assert store(ROWS[::-1], tmp_path).fingerprint != digest
+    assert dataset.fingerprint == dataset.folder.name == content_name(ROWS)
+    assert store(ROWS[::-1], tmp_path).fingerprint != dataset.fingerprint
     assert {path.name for path in dataset.folder.iterdir()} == {"rows.arrow", "report.json"}
 
 
@@ -81,6 +86,25 @@ def test_a_write_that_is_not_finished_leaves_nothing(tmp_path):
     with StoreWriter(tmp_path) as writer, pytest.raises(DatasetError, match="has no row"):
         writer.finish({})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_behind_is_cleared_and_a_living_one_is_let_be(tmp_path):
+    program = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from tasks.data.examples import Example\n"
+        "from tasks.data.store import StoreWriter\n"
+        "StoreWriter(Path(sys.argv[1])).add(1, Example(text='on the way'))\n"
+        "os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+    (left_behind,) = tmp_path.iterdir()
+    with StoreWriter(tmp_path) as living:
+        assert not left_behind.exists()
+        other = store(ROWS, tmp_path)
+        living.add(1, ROWS[1])
+        assert list(living.finish({})) == [ROWS[1]]
+    assert {path.name for path in tmp_path.iterdir()} == {other.fingerprint, content_name(ROWS[1:2])}
 
 
 def test_writing_and_reading_hold_few_rows_in_memory(tmp_path):
