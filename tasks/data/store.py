@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.data.arrow_file import MappedRows, read_batches
 from tasks.data.durable import BuildingFolder
 from tasks.data.examples import DatasetError, Example
 from tasks.data.rows import HASH_BYTES
@@ -27,11 +28,14 @@ class StoredDataset:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        path = folder / ROWS_FILE
         try:
-            self._batches = _read(pa.memory_map(str(folder / ROWS_FILE)))
+            digests = [_digests(batch) for batch in read_batches(path)]
+            self._rows = MappedRows(path, [len(digest) // HASH_BYTES for digest in digests])
         except (OSError, pa.ArrowInvalid) as error:
             raise DatasetError(f"the stored data set {folder.name} is missing or damaged; upload it again") from error
-        self._ends = np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)
+        self.hashes: NDArray[np.uint8] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, HASH_BYTES)
+        """The rows' content hashes: (rows, 32) bytes."""
 
     @property
     def fingerprint(self) -> str:
@@ -45,39 +49,21 @@ class StoredDataset:
         return report
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return len(self._rows)
 
     def __iter__(self) -> Iterator[Example]:
-        # Read, not mapped: mapped pages would count as this process's memory until something else needs it.
-        with pa.OSFile(str(self.folder / ROWS_FILE)) as file:
-            reader = pa.ipc.open_file(file)
-            for number in range(reader.num_record_batches):
-                yield from map(Example.from_json, reader.get_batch(number).column("example").to_pylist())
+        for batch in read_batches(self.folder / ROWS_FILE):
+            yield from map(Example.from_json, batch.column("example").to_pylist())
 
     def example(self, position: int) -> Example:
         """Return one row."""
-        batch, place = self._find(position)
+        batch, place = self._rows.find(position)
         return Example.from_json(batch.column("example")[place].as_py())
 
     def number(self, position: int) -> int:
         """Return where a row stands in the file it came from: its line, or its place in a list."""
-        batch, place = self._find(position)
+        batch, place = self._rows.find(position)
         return int(batch.column("number")[place].as_py())
-
-    @property
-    def hashes(self) -> NDArray[np.uint8]:
-        """The rows' content hashes: (rows, 32) bytes."""
-        parts = [np.frombuffer(batch.column("hash").buffers()[1], np.uint8) for batch in self._batches]
-        bytes_ = np.concatenate(
-            [part[: batch.num_rows * HASH_BYTES] for part, batch in zip(parts, self._batches, strict=True)]
-        )
-        return bytes_.reshape(-1, HASH_BYTES)
-
-    def _find(self, position: int) -> tuple[pa.RecordBatch, int]:
-        if not 0 <= position < len(self):
-            raise IndexError(position)
-        number = int(np.searchsorted(self._ends, position, side="right"))
-        return self._batches[number], position - (int(self._ends[number - 1]) if number else 0)
 
 
 class StoreWriter:
@@ -154,6 +140,5 @@ class StoreWriter:
         self._file.close()
 
 
-def _read(file: pa.NativeFile) -> list[pa.RecordBatch]:
-    reader = pa.ipc.open_file(file)
-    return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+def _digests(batch: pa.RecordBatch) -> bytes:
+    return bytes(batch.column("hash").buffers()[1])[: batch.num_rows * HASH_BYTES]

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.data.arrow_file import MappedRows, read_batches
 from tasks.data.tokenizing import TokenBatch, TokenizedExample, answer_tokens, cut
 
-SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "spans": pa.list_(pa.int32())})
+SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "length": pa.int32(), "spans": pa.list_(pa.int32())})
 """`spans` has the start and the end of each learned segment, one after the other."""
 
 
@@ -23,7 +24,11 @@ class TokenWriter:
 
     def write(self, batch: TokenBatch) -> None:
         """Append whole rows."""
-        columns = [_lists(batch.token_ids, batch.lengths), _lists(batch.spans.ravel(), 2 * batch.span_counts)]
+        columns = [
+            _lists(batch.token_ids, batch.lengths),
+            pa.array(batch.lengths),
+            _lists(batch.spans.ravel(), 2 * batch.span_counts),
+        ]
         self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
 
     def close(self) -> None:
@@ -40,28 +45,29 @@ class TokenTable:
     """
 
     def __init__(self, path: Path) -> None:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-        self._ids = [_Lists(batch.column("input_ids")) for batch in batches]
-        self._spans = [_Lists(batch.column("spans")) for batch in batches]
-        self._ends = np.cumsum([batch.num_rows for batch in batches], dtype=np.int64)
-        self.lengths = _joined([lists.lengths for lists in self._ids])
+        lengths, spans, span_counts = [], [], []
+        for batch in read_batches(path):
+            column = batch.column("spans")
+            lengths.append(batch.column("length").to_numpy().copy())
+            spans.append(column.values.to_numpy().copy())
+            span_counts.append(np.diff(column.offsets.to_numpy()) // 2)
+        self._rows = MappedRows(path, list(map(len, lengths)))
+        self.lengths = _joined(lengths)
         """Tokens of each row."""
+        self._spans = _joined(spans).reshape(-1, 2)
+        self._span_counts = _joined(span_counts)
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return len(self._rows)
 
     def row(self, position: int, max_seq_length: int) -> TokenizedExample:
         """Return one row, cut to `max_seq_length` tokens."""
-        number = int(np.searchsorted(self._ends, position, side="right"))
-        place = position - (int(self._ends[number - 1]) if number else 0)
-        return cut(self._ids[number].at(place), self._spans[number].at(place).reshape(-1, 2), max_seq_length)
+        batch, place = self._rows.find(position)
+        return cut(_at(batch, "input_ids", place), _at(batch, "spans", place).reshape(-1, 2), max_seq_length)
 
     def answer_tokens(self, max_seq_length: int) -> NDArray[np.int64]:
         """Return for each row how many tokens carry a loss when it is cut; see `TokenizedExample.answer_tokens`."""
-        counts = _joined([lists.lengths // 2 for lists in self._spans])
-        spans = _joined([lists.values for lists in self._spans]).reshape(-1, 2)
-        return answer_tokens(spans, counts, max_seq_length)
+        return answer_tokens(self._spans, self._span_counts, max_seq_length)
 
 
 class TokenizedRows(Sequence[TokenizedExample]):
@@ -92,20 +98,9 @@ class TokenizedRows(Sequence[TokenizedExample]):
         return lengths
 
 
-class _Lists:
-    """A column of lists of one batch, as two views on the file's memory."""
-
-    def __init__(self, column: pa.ListArray) -> None:
-        self._starts = column.offsets.to_numpy()
-        self.values: NDArray[np.int32] = column.values.to_numpy()
-
-    @property
-    def lengths(self) -> NDArray[np.int32]:
-        lengths: NDArray[np.int32] = np.diff(self._starts)
-        return lengths
-
-    def at(self, place: int) -> NDArray[np.int32]:
-        return self.values[self._starts[place] : self._starts[place + 1]]
+def _at(batch: pa.RecordBatch, name: str, place: int) -> NDArray[np.int32]:
+    values: NDArray[np.int32] = batch.column(name)[place].values.to_numpy()
+    return values
 
 
 def _lists(values: NDArray[np.int32], lengths: NDArray[np.int32]) -> pa.ListArray:
