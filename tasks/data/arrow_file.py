@@ -1,44 +1,45 @@
-"""Arrow files read in two ways: batch by batch, or by single rows of a mapped file."""
+"""Arrow files: written in large batches, read by single rows of a mapped file, or batch by batch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+ROWS_PER_BATCH = 4096
+"""The kernel maps what lies around a page that is looked at (64 kB). In batches much larger than that, a walk through a
+narrow column leaves most of the file unread, and out of this process's memory."""
+SIZE_PER_BATCH = 4_000_000
+"""Characters or tokens; fewer rows go together where they are long."""
+
 
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """Yield a file's batches one after the other, each in memory of its own: copy what is to outlive it.
-
-    They are read, not mapped: the kernel maps what lies around each page that is looked at, so that a walk through one
-    column would make all of a file count as this process's memory. Raises OSError or `pyarrow.ArrowInvalid` for a file
-    that is missing or damaged.
-    """
+    """Yield a file's batches one after the other; each is read into memory of its own, and gone when it is let go."""
     with pa.OSFile(str(path)) as file:
         reader = pa.ipc.open_file(file)
         for number in range(reader.num_record_batches):
             yield reader.get_batch(number)
 
 
-class MappedRows:
-    """Rows of a file, found by their position; a batch is mapped when one of its rows is first looked at."""
+class MappedFile:
+    """A file's batches as views on the mapped file, and its rows by their position.
 
-    def __init__(self, path: Path, batch_rows: Sequence[int]) -> None:
-        self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        self._ends: NDArray[np.int64] = np.cumsum(batch_rows, dtype=np.int64)
-        self._batches: dict[int, Any] = {}
+    Raises OSError or `pyarrow.ArrowInvalid` for a file that is missing or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        self.batches: list[pa.RecordBatch] = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        self._ends: NDArray[np.int64] = np.cumsum([batch.num_rows for batch in self.batches], dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def find(self, position: int) -> tuple[pa.RecordBatch, int]:
-        """Return the batch that holds a row, and the row's place in it."""
+        """Return the batch that holds a row, and the row's place in it; raises IndexError."""
         if not 0 <= position < len(self):
             raise IndexError(position)
         number = int(np.searchsorted(self._ends, position, side="right"))
-        if number not in self._batches:
-            self._batches[number] = self._reader.get_batch(number)
-        batch = self._batches[number]
+        batch = self.batches[number]
         return batch, position - int(self._ends[number]) + int(batch.num_rows)

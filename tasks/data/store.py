@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.data.arrow_file import MappedRows, read_batches
+from tasks.data.arrow_file import ROWS_PER_BATCH, SIZE_PER_BATCH, MappedFile, read_batches
 from tasks.data.durable import BuildingFolder
 from tasks.data.examples import DatasetError, Example
 from tasks.data.rows import HASH_BYTES
@@ -19,8 +19,6 @@ from tasks.data.rows import HASH_BYTES
 ROWS_FILE = "rows.arrow"
 REPORT_FILE = "report.json"
 SCHEMA = pa.schema({"example": pa.large_string(), "hash": pa.binary(HASH_BYTES), "number": pa.int64()})
-ROWS_PER_BATCH = 1024
-CHARACTERS_PER_BATCH = 4_000_000
 
 
 class StoredDataset:
@@ -28,14 +26,10 @@ class StoredDataset:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        path = folder / ROWS_FILE
         try:
-            digests = [_digests(batch) for batch in read_batches(path)]
-            self._rows = MappedRows(path, [len(digest) // HASH_BYTES for digest in digests])
+            self._rows = MappedFile(folder / ROWS_FILE)
         except (OSError, pa.ArrowInvalid) as error:
             raise DatasetError(f"the stored data set {folder.name} is missing or damaged; upload it again") from error
-        self.hashes: NDArray[np.uint8] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, HASH_BYTES)
-        """The rows' content hashes: (rows, 32) bytes."""
 
     @property
     def fingerprint(self) -> str:
@@ -64,6 +58,13 @@ class StoredDataset:
         """Return where a row stands in the file it came from: its line, or its place in a list."""
         batch, place = self._rows.find(position)
         return int(batch.column("number")[place].as_py())
+
+    @property
+    def hashes(self) -> NDArray[np.uint8]:
+        """The rows' content hashes: (rows, 32) bytes."""
+        columns = [(batch.column("hash").buffers()[1], batch.num_rows) for batch in self._rows.batches]
+        parts = [np.frombuffer(buffer, np.uint8, rows * HASH_BYTES) for buffer, rows in columns]
+        return np.concatenate(parts).reshape(-1, HASH_BYTES)
 
 
 class StoreWriter:
@@ -98,7 +99,7 @@ class StoreWriter:
         self._waiting.append((content, hashed, number))
         self._characters += len(content)
         self.rows += 1
-        if len(self._waiting) >= ROWS_PER_BATCH or self._characters >= CHARACTERS_PER_BATCH:
+        if len(self._waiting) >= ROWS_PER_BATCH or self._characters >= SIZE_PER_BATCH:
             self._write()
 
     def finish(self, report: Mapping[str, Any]) -> StoredDataset:
@@ -138,7 +139,3 @@ class StoreWriter:
             self._write()
         self._writer.close()
         self._file.close()
-
-
-def _digests(batch: pa.RecordBatch) -> bytes:
-    return bytes(batch.column("hash").buffers()[1])[: batch.num_rows * HASH_BYTES]

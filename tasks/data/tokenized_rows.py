@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.data.arrow_file import MappedRows, read_batches
-from tasks.data.tokenizing import TokenBatch, TokenizedExample, answer_tokens, cut
+from tasks.data.arrow_file import ROWS_PER_BATCH, SIZE_PER_BATCH, MappedFile
+from tasks.data.tokenizing import TokenBatch, TokenizedExample, answer_tokens, cut, joined
 
 SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "length": pa.int32(), "spans": pa.list_(pa.int32())})
 """`spans` has the start and the end of each learned segment, one after the other."""
@@ -21,21 +21,34 @@ class TokenWriter:
     def __init__(self, path: Path) -> None:
         self._file = pa.OSFile(str(path), "wb")
         self._writer = pa.ipc.new_file(self._file, SCHEMA)
+        self._waiting: list[TokenBatch] = []
 
     def write(self, batch: TokenBatch) -> None:
         """Append whole rows."""
+        self._waiting.append(batch)
+        rows = sum(map(len, self._waiting))
+        tokens = sum(len(waiting.token_ids) for waiting in self._waiting)
+        if rows >= ROWS_PER_BATCH or tokens >= SIZE_PER_BATCH:
+            self._write()
+
+    def close(self) -> None:
+        """End the file; a second call does nothing."""
+        if self._file.closed:
+            return
+        if self._waiting:
+            self._write()
+        self._writer.close()
+        self._file.close()
+
+    def _write(self) -> None:
+        batch = joined(self._waiting)
         columns = [
             _lists(batch.token_ids, batch.lengths),
             pa.array(batch.lengths),
             _lists(batch.spans.ravel(), 2 * batch.span_counts),
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
-
-    def close(self) -> None:
-        """End the file; a second call does nothing."""
-        if not self._file.closed:
-            self._writer.close()
-            self._file.close()
+        self._waiting = []
 
 
 class TokenTable:
@@ -45,17 +58,13 @@ class TokenTable:
     """
 
     def __init__(self, path: Path) -> None:
-        lengths, spans, span_counts = [], [], []
-        for batch in read_batches(path):
-            column = batch.column("spans")
-            lengths.append(batch.column("length").to_numpy().copy())
-            spans.append(column.values.to_numpy().copy())
-            span_counts.append(np.diff(column.offsets.to_numpy()) // 2)
-        self._rows = MappedRows(path, list(map(len, lengths)))
-        self.lengths = _joined(lengths)
+        self._rows = MappedFile(path)
+        batches = self._rows.batches
+        self.lengths = _joined([batch.column("length").to_numpy() for batch in batches])
         """Tokens of each row."""
-        self._spans = _joined(spans).reshape(-1, 2)
-        self._span_counts = _joined(span_counts)
+        spans = [batch.column("spans") for batch in batches]
+        self._spans = _joined([column.values.to_numpy() for column in spans]).reshape(-1, 2)
+        self._span_counts = _joined([np.diff(column.offsets.to_numpy()) // 2 for column in spans])
 
     def __len__(self) -> int:
         return len(self._rows)

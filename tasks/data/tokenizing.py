@@ -83,6 +83,16 @@ class TokenBatch:
             yield cut(self.token_ids[end - length : end], self.spans[span_end - count : span_end], max_seq_length)
 
 
+def joined(batches: Sequence[TokenBatch]) -> TokenBatch:
+    """Return the rows of all batches as one."""
+    return TokenBatch(
+        np.concatenate([batch.token_ids for batch in batches]),
+        np.concatenate([batch.lengths for batch in batches]),
+        np.concatenate([batch.spans for batch in batches]),
+        np.concatenate([batch.span_counts for batch in batches]),
+    )
+
+
 def cut(token_ids: NDArray[np.int32], spans: NDArray[np.int32], max_seq_length: int) -> TokenizedExample:
     """Return a row with its first `max_seq_length` tokens.
 

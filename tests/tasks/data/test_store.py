@@ -43,10 +43,10 @@ def test_rows_survive_in_their_order_with_their_hashes_and_numbers(tmp_path):
 
 
 def test_rows_in_many_batches_are_found(tmp_path):
-    rows = [Example(text=f"text number {number} ".ljust(number)) for number in range(3000)]
+    rows = [Example(text=f"text number {number} ") for number in range(9000)]
     dataset = store(rows, tmp_path)
     assert list(dataset) == rows
-    for position in (0, 1023, 1024, 2047, 2048, 2999):
+    for position in (0, 4095, 4096, 8191, 8192, 8999):
         assert dataset.example(position) == rows[position]
         assert dataset.number(position) == 10 * (position + 1)
 
@@ -119,4 +119,4 @@ def test_writing_and_reading_hold_few_rows_in_memory(tmp_path):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 16_000_000
+    assert peak < 20_000_000
