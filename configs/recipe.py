@@ -46,6 +46,9 @@ class TrainingRecipe(StrictModel):
     seed: int = Field(42, ge=0, lt=2**32, description="Seeds adapter initialisation, data order and dropout")
     dataset_id: DatasetId = Field(None, description="Data set to train on; none: the built-in one")
     eval_every: int | None = Field(None, ge=1, description="Steps between held-out losses; none: once, at the end")
+    eval_rows: int = Field(
+        128, ge=1, description="Held-out rows that the loss during training is measured on, the first in hash order"
+    )
     early_stopping_patience: int | None = Field(
         None,
         ge=1,

@@ -38,7 +38,7 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
     outcome = run_loop(
         model,
         data.train,
-        data.held_out,
+        data.held_out[: attempt.recipe.eval_rows],
         attempt.recipe,
         pad_token_id=prepared.source.pad_token_id,
         checkpoints=attempt.checkpoints,

@@ -29,11 +29,11 @@ class BuildingFolder:
     def publish(self, folder: Path) -> None:
         """Give the folder its name, in place of one that may be there."""
         for path in (*self.path.iterdir(), self.path):
-            _sync(path)
+            sync(path)
         if folder.exists():
             shutil.rmtree(folder)
         self.path.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
 
     def close(self) -> None:
         """Remove the folder if it was not published; a second call does nothing."""
@@ -62,7 +62,7 @@ def _clear_if_abandoned(folder: Path) -> None:
     os.close(claim)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file's content, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
