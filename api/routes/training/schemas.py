@@ -2,7 +2,8 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
+from pydantic.config import JsonDict
 
 from api.schemas import ResponseBody, Timestamp
 from configs.recipe import FinetuneParameters, JobName
@@ -10,8 +11,19 @@ from configs.recipe import FinetuneParameters, JobName
 Status = Literal["PENDING", "RUNNING", "PAUSED", "COMPLETED", "FAILED", "CANCELLED"]
 
 
+# The rule that the recipe checks, for clients that read the schema; not in the recipe, which Prefect makes its form of.
+_HELD_OUT_LOSSES_TO_GO_BY: JsonDict = {
+    "anyOf": [
+        {"required": ["eval_every"], "properties": {"eval_every": {"type": "integer"}}},
+        {"properties": {"early_stopping_patience": {"type": "null"}, "register_best": {"const": False}}},
+    ]
+}
+
+
 class TrainingCreate(FinetuneParameters):
     """A training job to create: the model, a name, and any hyperparameter."""
+
+    model_config = ConfigDict(json_schema_extra=_HELD_OUT_LOSSES_TO_GO_BY)
 
     job_name: JobName = Field(description="Name of the job")
 
