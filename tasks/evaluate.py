@@ -1,7 +1,7 @@
 """The `evaluate` tasks: a model's five metrics over held-out rows, and a fresh fine-tune's sample generations."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -68,6 +68,11 @@ class EvaluationContext:
         self.model = model
         self.logger = logger
         self.run: TrackedRun
+
+    def record_progress(self, generated: int, samples: int) -> None:
+        """Show how many of the samples have been generated."""
+        with self.database.transaction() as session:
+            EvaluationRepository(session).record_progress(self.evaluation_id, generated, samples)
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,8 @@ def _version_tags(model: Model) -> dict[str, str]:
 @task(cache_policy=NO_CACHE, persist_result=False)
 def measure(context: EvaluationContext) -> Measured:
     """Compute the five metrics and their intervals over the first held-out rows in hash order."""
+    # An attempt that died may have come further, but left nothing to go on from.
+    context.record_progress(0, context.parameters.max_samples)
     source = ModelSource(context.settings, context.model)
     # The model's own held-out split, cut alike for every model, however short its training's rows were: numbers of a
     # model and its base must be about the same tokens.
@@ -178,7 +185,14 @@ def measure(context: EvaluationContext) -> Measured:
     _log_dataset(context, dataset)
     model = source.load()
     likelihoods = negative_log_likelihood(model, data.held_out[:rows], source.pad_token_id)
-    samples = generate_samples(model, source, dataset, rows, context.parameters.max_new_tokens)
+    samples = generate_samples(
+        model,
+        source,
+        dataset,
+        rows,
+        context.parameters.max_new_tokens,
+        on_generated=lambda generated: context.record_progress(generated, rows),
+    )
     ids = [example.content_hash for example in data.held_out_examples[:rows]]
     scores = score_samples(ids, samples.responses, samples.references, samples.lengths, likelihoods)
     intervals = confidence_intervals(scores, context.parameters.seed)
@@ -197,9 +211,14 @@ def _log_dataset(context: EvaluationContext, dataset: NamedDataset) -> None:
 
 
 def generate_samples(
-    model: PreTrainedModel, source: ModelSource, dataset: NamedDataset, rows: int, max_new_tokens: int
+    model: PreTrainedModel,
+    source: ModelSource,
+    dataset: NamedDataset,
+    rows: int,
+    max_new_tokens: int,
+    on_generated: Callable[[int], None] = lambda _: None,
 ) -> Samples:
-    """Return greedy responses to the first held-out rows' prompts."""
+    """Return greedy responses to the first held-out rows' prompts; `on_generated` is told how many there are so far."""
     data = dataset.prepared
     prompts = [row.input_ids[: row.prompt_length] for row in data.held_out[:rows]]
     model.eval()
@@ -210,6 +229,7 @@ def generate_samples(
         pad_token_id=source.pad_token_id,
         end_token_ids=source.end_token_ids,
         context_length=source.context_length,
+        on_generated=on_generated,
     )
     examples = data.held_out_examples[:rows]
     return Samples(

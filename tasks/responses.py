@@ -1,6 +1,6 @@
 """Greedy responses to many prompts, batched by length."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 
 import torch
@@ -17,9 +17,11 @@ def generate_responses(
     pad_token_id: int,
     end_token_ids: frozenset[int],
     context_length: int,
+    on_generated: Callable[[int], None] = lambda _: None,
 ) -> list[list[int]]:
     """Return the new token ids for each prompt (token ids), without the end token, in the prompts' order.
 
+    `on_generated` is told after each batch how many prompts have their response.
     A prompt that leaves no room in the model's context loses its beginning, as there is nothing else to give up.
     """
     room = max(context_length - max_new_tokens, 1)
@@ -31,6 +33,7 @@ def generate_responses(
         batch = _batch(model, [kept[index] for index in rows], max_new_tokens, pad_token_id, end_token_ids)
         for index, tokens in zip(rows, batch, strict=True):
             responses[index] = list(takewhile(lambda token: token not in end_token_ids, tokens))
+        on_generated(start + len(rows))
     return responses
 
 

@@ -22,6 +22,10 @@ class EvaluationRepository(FlowBackedRepository[Evaluation]):
         if self.session.execute(unsubmitted.returning(Evaluation.id)).first() is not None:
             forget(self.session, "%/evaluate", evaluation_id)
 
+    def record_progress(self, evaluation_id: int, generated: int, samples: int) -> None:
+        """Store how much of the samples has been generated, in percent."""
+        self.require(evaluation_id).progress = 100 * generated / samples
+
     def record_metrics(
         self,
         evaluation: Evaluation,

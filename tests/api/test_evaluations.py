@@ -73,6 +73,15 @@ def test_one_sample_has_no_interval_and_an_unfinished_evaluation_no_numbers(clie
     assert all(shown[name] is None and shown[f"{name}_ci95"] is None for name in METRICS)
 
 
+def test_progress_shows_while_samples_are_generated(client, database, unfinished):
+    seen = [client.get(f"/api/evaluations/{unfinished}").json()["progress"]]
+    for generated in (0, 16, 40):
+        with database.transaction() as session:
+            EvaluationRepository(session).record_progress(unfinished, generated, 40)
+        seen.append(client.get(f"/api/evaluations/{unfinished}").json()["progress"])
+    assert seen == [None, 0.0, 40.0, 100.0]
+
+
 @pytest.fixture(scope="module")
 def twenty(evaluated):
     scores = draw_samples(np.random.default_rng(2), 20)

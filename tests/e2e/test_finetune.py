@@ -72,6 +72,7 @@ def assert_mlflow_holds(platform, answer):
     from mlflow import MlflowClient
 
     evaluation = platform.http.get(f"/evaluations/{answer['id']}").json()
+    assert evaluation["progress"] == 100
     assert {name: evaluation[name] for name in answer["metrics"]} == answer["metrics"]
     tracked = MlflowClient(platform.mlflow_url).get_run(evaluation["mlflow_run_id"]).data.metrics
     low, high = answer["metrics"]["perplexity_ci95"]

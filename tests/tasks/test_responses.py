@@ -1,5 +1,7 @@
 """Batched greedy responses equal those of transformers' `generate`, one prompt at a time."""
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -13,9 +15,17 @@ def test_batching_and_padding_change_nothing(tiny_models_dir, name):
     tokenizer = AutoTokenizer.from_pretrained(tiny_models_dir / name)
     texts = [f"{'What does it do? ' * (i % 5)}number {i}" for i in range(BATCH_SIZE + 3)]
     prompts = [tokenizer(text)["input_ids"] for text in texts]
+    told = []
     responses = generate_responses(
-        model, prompts, 6, pad_token_id=0, end_token_ids=frozenset({tokenizer.eos_token_id}), context_length=128
+        model,
+        prompts,
+        6,
+        pad_token_id=0,
+        end_token_ids=frozenset({tokenizer.eos_token_id}),
+        context_length=128,
+        on_generated=told.append,
     )
+    assert told == [BATCH_SIZE, BATCH_SIZE + 3]
     for prompt, response in zip(prompts, responses, strict=True):
         ids = torch.tensor([prompt])
         alone = model.generate(
@@ -28,7 +38,7 @@ def test_responses_end_before_the_end_token_and_long_prompts_lose_their_beginnin
     model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir).eval()
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama_dir)
     prompt = tokenizer("The quick brown fox")["input_ids"]
-    settings = {"pad_token_id": 0, "context_length": 256}
+    settings: dict[str, Any] = {"pad_token_id": 0, "context_length": 256}
     (free,) = generate_responses(model, [prompt], 8, end_token_ids=frozenset(), **settings)
     assert len(free) == 8
     end = free[3]

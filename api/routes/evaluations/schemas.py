@@ -49,6 +49,7 @@ class EvaluationSummary(Metrics):
     created_at: Timestamp
     completed_at: Timestamp | None
     status: Status
+    progress: float | None = Field(description="Percent of the samples that have been generated; null until it runs")
     error: str | None
     flow_run_id: str | None
     mlflow_run_id: str | None
