@@ -15,7 +15,7 @@ def test_batching_and_padding_change_nothing(tiny_models_dir, name):
     tokenizer = AutoTokenizer.from_pretrained(tiny_models_dir / name)
     texts = [f"{'What does it do? ' * (i % 5)}number {i}" for i in range(BATCH_SIZE + 3)]
     prompts = [tokenizer(text)["input_ids"] for text in texts]
-    told = []
+    told: list[int] = []
     responses = generate_responses(
         model,
         prompts,
