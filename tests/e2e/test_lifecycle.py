@@ -117,12 +117,13 @@ def test_a_schedule_in_prefect_makes_a_job_when_it_is_due(platform, tiny_model):
 
     try:
         job = platform.wait_until(scheduled, 120, "the scheduled job")
+        assert platform.wait_for_job(job["id"], "COMPLETED")["step"] == 3
+        run = httpx.get(f"{platform.prefect_url}/flow_runs/{platform.job(job['id'])['flow_run_id']}").json()
     finally:
+        # Prefect deletes with it the runs that have not begun.
         httpx.delete(f"{schedules}/{made['id']}").raise_for_status()
-    run = httpx.get(f"{platform.prefect_url}/flow_runs/{platform.job(job['id'])['flow_run_id']}").json()
     due = datetime.fromisoformat(run["expected_start_time"]).replace(tzinfo=None)
     assert begun < due <= datetime.fromisoformat(job["created_at"])
-    assert platform.wait_for_job(job["id"], "COMPLETED")["step"] == 3
 
 
 def test_ten_pauses_and_resumes_in_a_row(platform, tiny_model):

@@ -132,7 +132,7 @@ def test_training_finds_the_tokens_that_counting_made(imported, chat_tokenizer, 
     _, dataset = imported(questions(300))
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.arrow")}
     assert len(written) == 2
-    prepared = prepare(dataset, chat_tokenizer, LONGEST, tmp_path)
+    prepared = prepare(dataset, chat_tokenizer, LONGEST, dataset.folder)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.arrow")} == written
     for position, row in zip(prepared.train.positions, prepared.train, strict=True):
         assert row == tokenize(dataset.example(int(position)), chat_tokenizer, LONGEST)
