@@ -34,13 +34,12 @@ class Created:
     answer: Answer
 
 
-async def _read(
-    request: Request,
-    idempotency_key: Annotated[
-        str | None,
-        Header(min_length=1, max_length=255, description="Makes a repeated request return the first answer"),
-    ] = None,
-) -> IdempotentRequest | None:
+IdempotencyKey = Annotated[
+    str | None, Header(min_length=1, max_length=255, description="Makes a repeated request return the first answer")
+]
+
+
+async def _read(request: Request, idempotency_key: IdempotencyKey = None) -> IdempotentRequest | None:
     if idempotency_key is None:
         return None
     body = await request.body()

@@ -38,7 +38,7 @@ class Ingestion:
 
     def upload_path(self, uid: str) -> Path:
         """Return where an uploaded file waits to be checked."""
-        return self._settings.datasets_dir / "uploads" / uid
+        return self._settings.uploads_dir / uid
 
     def start(self, dataset_id: int) -> asyncio.Task[None]:
         """Check a data set beside the requests; the same task for the same data set."""

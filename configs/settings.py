@@ -93,6 +93,11 @@ class Settings(BaseSettings):
         return self.data_dir / "datasets"
 
     @property
+    def uploads_dir(self) -> Path:
+        """Uploaded files that wait to be checked, by their data set's uid."""
+        return self.datasets_dir / "uploads"
+
+    @property
     def local_datasets_dir(self) -> Path:
         """Files that a data set can be made of by naming them."""
         return self.data_dir / "local-datasets"

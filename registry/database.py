@@ -12,10 +12,10 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from configs.catalogue import load_catalogue
+from configs.dataset import STDLIB_DOCSTRINGS
 from registry.repositories.statistics import GENERATIONS
 from registry.tables import Counter, Dataset, Model
 
-STDLIB_DOCSTRINGS = "stdlib-docstrings"
 SQLITE_BUSY_TIMEOUT_SECONDS = 30
 
 

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from configs.dataset import STDLIB_DOCSTRINGS
 from tasks.data.examples import Example
 from tasks.data.rows import ExampleRows, ListedExamples
 from tasks.data.stdlib_docstrings import stdlib_docstring_examples
 from tasks.data.store import StoredDataset
 from tasks.data.stored_examples import read_examples, write_examples
 
-_BUILT_IN: dict[str, Callable[[], list[Example]]] = {"stdlib-docstrings": stdlib_docstring_examples}
+_BUILT_IN: dict[str, Callable[[], list[Example]]] = {STDLIB_DOCSTRINGS: stdlib_docstring_examples}
 
 
 def rows_of(datasets_dir: Path, source: str, content_hash: str | None) -> ExampleRows:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from configs.dataset import UPLOAD
 from configs.settings import Settings
 from tasks.data.examples import DatasetError, Example
 from tasks.data.importing import import_dataset
@@ -29,7 +30,6 @@ from tasks.dataset_rows import rows_of
 GIGABYTE = 1024**3
 UNPACKED_TO_UPLOADED = 4
 """Rows may take this many times the largest upload on disk: compressed files can hold far more than they weigh."""
-UPLOAD = "upload"
 
 Answer = dict[str, Any]
 
@@ -50,7 +50,8 @@ def ingest(settings: Settings, request: dict[str, Any]) -> Answer:
     answer: Answer = {"ok": stored is not None, "report": report.as_json()}
     if stored is None:
         return answer | {"error": _objection(answer["report"])}
-    _require_split(settings, stored, options)
+    # Raises now what would else be raised when a job has waited for its turn.
+    _training_positions(settings, stored, options)
     return answer | {"rows": len(stored), "content_hash": stored.fingerprint}
 
 
@@ -106,16 +107,11 @@ def _training_positions(settings: Settings, rows: ExampleRows, options: dict[str
     return split_by_hash(rows.hashes, options.get("held_out_fraction", 0.1)).train
 
 
-def _require_split(settings: Settings, stored: StoredDataset, options: dict[str, Any]) -> None:
-    """Raise `DatasetError` now rather than when a job has waited for its turn."""
-    _training_positions(settings, stored, options)
-
-
 @contextmanager
 def _file_of(settings: Settings, dataset: dict[str, Any]) -> Iterator[Path]:
     """Lend the file that holds the rows: the upload, a local one, or what the hub has."""
     if dataset["source"] == UPLOAD:
-        yield settings.datasets_dir / "uploads" / dataset["uid"]
+        yield settings.uploads_dir / dataset["uid"]
         return
     name, folder = dataset["source"], settings.local_datasets_dir
     local = [folder / name, *sorted(folder.glob(f"{name}.*"))]

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from tasks.data.durable import sync
 from tasks.lora.errors import BestCheckpointLost, CheckpointMismatch
 from tasks.lora.sampler import Cursor
 
@@ -101,14 +102,14 @@ def save_checkpoint(folder_root: Path, state: TrainingState) -> Path:
     # The manifest comes last: a folder without one was never finished.
     for file, content in [*contents.items(), (MANIFEST, _to_json({"format": FORMAT, "sha256": hashes}))]:
         _write_through(unfinished / file, content)
-    _sync_folder(unfinished)
+    sync(unfinished)
     if target.exists():
         # A folder can't be renamed onto another; until the new one is there, the old one still counts.
         aside = folder_root / f"{name}.replaced"
         shutil.rmtree(aside, ignore_errors=True)
         target.rename(aside)
     unfinished.rename(target)
-    _sync_folder(folder_root)
+    sync(folder_root)
     _prune(folder_root, state.progress.best_step)
     return target
 
@@ -198,11 +199,3 @@ def _write_through(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

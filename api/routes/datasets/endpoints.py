@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response, status
+from fastapi import APIRouter, Query, Request, Response, status
 
+from api.idempotency import IdempotencyKey
 from api.platform import Parts
 from api.routes.datasets import service
 from api.routes.datasets.schemas import (
@@ -62,10 +63,7 @@ async def create_dataset(
     parts: Parts,
     request: Request,
     response: Response,
-    idempotency_key: Annotated[
-        str | None,
-        Header(min_length=1, max_length=255, description="Makes a repeated request return the first answer"),
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> DatasetCreated:
     """Upload a data set (multipart field `file`) or name a local one or one of the hub (JSON); every row is checked."""
     created = await service.create_dataset(parts, request, idempotency_key)

@@ -15,6 +15,7 @@ from api.platform import Platform
 from api.routes.datasets.schemas import DatasetCreated, DatasetDetail, DatasetImport, DatasetPreview, PreviewRow
 from api.routes.datasets.uploads import Upload, receive
 from api.routes.models.service import model_in
+from configs.dataset import UPLOAD
 from registry.database import Database
 from registry.repositories.datasets import DatasetRepository
 from registry.tables import Dataset
@@ -92,7 +93,7 @@ def _insert(session: Session, uid: str, upload: Upload) -> tuple[int, Answer]:
     if isinstance(settings, DatasetImport):
         source, name = settings.dataset, settings.dataset
     else:
-        source, name = "upload", upload.file_name or "upload"
+        source, name = UPLOAD, upload.file_name or UPLOAD
     dataset = DatasetRepository(session).add(
         Dataset(
             uid=uid,

@@ -24,6 +24,15 @@ def memory_below(limit: int):
     assert peak < limit, f"{peak / 2**20:.0f} MiB were held"
 
 
+def assert_refused(content, sentence, path):
+    """Reading the whole file fails, with a short message that has this sentence."""
+    path.write_bytes(content)
+    with pytest.raises(DatasetError) as caught:
+        list(open_source(path))
+    assert sentence in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
@@ -150,12 +159,7 @@ def test_paragraph_that_is_too_long_is_passed_over(tmp_path):
     ],
 )
 def test_broken_json_file_is_refused_with_the_place(content, sentence, tmp_path):
-    path = tmp_path / "rows"
-    path.write_bytes(content)
-    with pytest.raises(DatasetError) as caught:
-        list(open_source(path))
-    assert sentence in str(caught.value)
-    assert len(str(caught.value)) < 300
+    assert_refused(content, sentence, tmp_path / "rows")
 
 
 def test_values_in_a_json_list_that_are_no_rows(tmp_path):
@@ -183,12 +187,7 @@ def test_values_in_a_json_list_that_are_no_rows(tmp_path):
     ],
 )
 def test_csv_that_cannot_be_read_on_is_refused_with_the_line(content, sentence, tmp_path):
-    path = tmp_path / "rows"
-    path.write_bytes(content)
-    with pytest.raises(DatasetError) as caught:
-        list(open_source(path))
-    assert sentence in str(caught.value)
-    assert len(str(caught.value)) < 300
+    assert_refused(content, sentence, tmp_path / "rows")
 
 
 def test_record_with_a_hundred_thousand_cells_costs_only_itself(tmp_path):
