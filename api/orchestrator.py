@@ -30,6 +30,8 @@ class FlowRun:
     parameters: dict[str, Any]
     tags: list[str]
     expected_start: datetime | None
+    has_deployment: bool
+    """Whether a worker would run it again; not so for a flow that another flow called."""
     pause_limited: bool
     """Paused with a time limit, after which Prefect refuses to resume the run."""
 
@@ -47,6 +49,7 @@ class FlowRun:
             parameters=body.get("parameters") or {},
             tags=body.get("tags") or [],
             expected_start=to_naive_utc(datetime.fromisoformat(expected)) if expected else None,
+            has_deployment=body.get("deployment_id") is not None,
             pause_limited=state["type"] == "PAUSED" and state["state_details"].get("pause_timeout") is not None,
         )
 

@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints
 from configs.recipe import NO_NUL, JobName, RecordId, TrainingRecipe
 from configs.strict import StrictModel
 
+BUILT_IN_DATASET_ID = 1
 STDLIB_DOCSTRINGS, UPLOAD = "stdlib-docstrings", "upload"
 """Sources of a data set's rows that are neither a local file's name nor a hub id."""
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=NO_NUL)]

@@ -16,7 +16,8 @@ NO_NUL = r"^[^\x00]*$"
 # And a name of spaces names nothing. Spelt out, as `\s` means other characters to clients than it does here.
 SPACES = r"\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 NAME = rf"^[^\x00]*[^{SPACES}][^\x00]*$"
-JobName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=NAME)]
+LONGEST_NAME = 200
+JobName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_NAME, pattern=NAME)]
 
 
 class TrainingRecipe(StrictModel):
@@ -58,6 +59,10 @@ class TrainingRecipe(StrictModel):
         False,
         description="Register the adapter with the lowest held-out loss instead of the last one; needs `eval_every`",
     )
+    auto_evaluate: bool = Field(
+        True,
+        description="When the job is done, evaluate the new model and the one trained from on the same held-out rows",
+    )
 
     @model_validator(mode="after")
     def _held_out_losses_to_go_by(self) -> Self:
@@ -88,3 +93,38 @@ class EvaluationParameters(EvaluationSettings):
     """Parameters of the `evaluate` flow."""
 
     model_id: RecordId = Field(description="Model to evaluate (`GET /api/models`)")
+
+
+class PromotionSettings(StrictModel):
+    """By what a model has to be better than the present champion; everything has a default."""
+
+    metric: Literal["perplexity", "bleu_score", "rouge_score"] = Field(
+        "perplexity", description="Metric in which the model must be better, beyond noise"
+    )
+    dataset_id: DatasetId = Field(
+        None, description="Data set on whose held-out rows both were evaluated; none: the newest that both were"
+    )
+    force: bool = Field(False, description="Promote even if the model is not better; who was overruled is recorded")
+    reason: Annotated[str, StringConstraints(max_length=1000, pattern=NO_NUL)] = Field(
+        "", description="Why; kept with the model version"
+    )
+
+
+class PromotionParameters(PromotionSettings):
+    """Parameters of the `promote` flow, which makes the evaluations that are missing first."""
+
+    model_id: RecordId | None = Field(
+        None, description="Model to promote; none: the newest that was trained on the base model"
+    )
+    base_model: Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=NO_NUL)] | None = Field(
+        None, description="Base model (`GET /api/models`) whose newest fine-tune is meant, where `model_id` is none"
+    )
+    max_samples: int = Field(32, ge=1, le=100_000, description="Held-out rows of an evaluation that has to be made")
+
+    @model_validator(mode="after")
+    def _one_candidate(self) -> Self:
+        if (self.model_id is None) == (self.base_model is None):
+            raise ValueError(
+                "give either model_id or base_model: the one names a model, the other its newest fine-tune"
+            )
+        return self

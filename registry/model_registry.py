@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-CHAMPION = "champion"
-
-
-@dataclass(frozen=True, slots=True)
-class RegisteredVersion:
-    """A version of a registered model."""
-
-    name: str
-    version: str
+from registry.champions import Champions, RegisteredVersion
 
 
 def registered_name(base_model: str) -> str:
@@ -44,9 +35,11 @@ def register_version(
     version = _find(client, name, tags) or _create(tracking_uri, run_id, name, code, artifacts, model_config)
     for key, value in tags.items():
         client.set_model_version_tag(name, version, key, value)
-    if not _has_champion(client, name):
-        client.set_registered_model_alias(name, CHAMPION, version)
-    return RegisteredVersion(name, version)
+    registered = RegisteredVersion(name, version)
+    champions = Champions(tracking_uri)
+    if champions.of(name) is None:
+        champions.crown(registered)
+    return registered
 
 
 def _find(client: MlflowClient, name: str, tags: Mapping[str, str]) -> str | None:
@@ -78,7 +71,3 @@ def _create(
             registered_model_name=name,
         )
     return str(info.registered_model_version)
-
-
-def _has_champion(client: MlflowClient, name: str) -> bool:
-    return CHAMPION in client.get_registered_model(name).aliases

@@ -111,6 +111,10 @@ class TrainingJob(FlowBacked, Base):
     cancelling: Mapped[bool] = mapped_column(default=False)
     """A cancellation was asked for and the trainer has not left yet."""
     output_model_id: Mapped[int | None] = mapped_column(ForeignKey("models.id"))
+    output_evaluation_id: Mapped[int | None] = mapped_column(ForeignKey("evaluations.id"))
+    """The evaluation of the model that it made; none if the recipe wants none."""
+    base_evaluation_id: Mapped[int | None] = mapped_column(ForeignKey("evaluations.id"))
+    """The evaluation, on the same rows, of the model trained from: made for this job, or there already."""
 
 
 class JobEvent(Base):

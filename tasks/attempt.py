@@ -1,12 +1,11 @@
 """One process's turn at a training job: claims it, opens its stores, and leaves it in order however it ends."""
 
-import fcntl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from prefect.artifacts import create_link_artifact
 from prefect.client.orchestration import get_client
@@ -22,6 +21,7 @@ from registry.repositories.training_jobs import TrainingJobRepository
 from registry.submissions import JOB_TAG, job_of_parameters
 from registry.tables import Model, TrainingJob
 from registry.tracking import TrackedRun, until_available
+from tasks.file_lock import exclusive
 from tasks.flow_run import claim, current_flow_run, full_disks_named, recorded_attempt
 from tasks.job_log import JobLog
 from tasks.reporter import Reporter
@@ -70,7 +70,8 @@ def begin_attempt(parameters: FinetuneParameters) -> Iterator[Attempt]:
     )
     attempt = Attempt(settings, database, job, model, JobLog(database, job.id, get_run_logger()))
     attempt.folder.mkdir(parents=True, exist_ok=True)
-    with _exclusive(attempt.folder / "lock"):
+    # A process that is still leaving finishes first, and two never train the same job.
+    with exclusive(attempt.folder / "lock"):
         try:
             with recorded_attempt(database, TrainingJobRepository, job.id):
                 _open_stores(attempt)
@@ -79,14 +80,6 @@ def begin_attempt(parameters: FinetuneParameters) -> Iterator[Attempt]:
         finally:
             attempt.log.flush()
             database.close()
-
-
-@contextmanager
-def _exclusive(path: Path) -> Iterator[TextIO]:
-    """Hold the job's lock: a process that is still leaving finishes first, and two never train the same job."""
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock
 
 
 def _open_stores(attempt: Attempt) -> None:

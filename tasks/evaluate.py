@@ -20,6 +20,7 @@ from registry.submissions import EVALUATION_TAG, evaluation_of_parameters
 from registry.tables import Evaluation, Model
 from registry.tracking import TrackedRun, until_available
 from tasks.attempt import Attempt
+from tasks.before_and_after import describe_change
 from tasks.flow_run import claim, current_flow_run, full_disks_named, recorded_attempt
 from tasks.job_log import RunLogger
 from tasks.metrics.bootstrap import Interval, confidence_intervals
@@ -255,6 +256,11 @@ def publish(context: EvaluationContext, measured: Measured) -> None:
         evaluations = EvaluationRepository(session)
         evaluation = evaluations.require(context.evaluation_id)
         evaluations.record_metrics(evaluation, measured.metrics, measured.intervals)
+    until_available(
+        lambda: describe_change(context.database, context.evaluation_id, context.run),
+        context.logger.info,
+        "take the description",
+    )
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

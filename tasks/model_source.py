@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from configs.dataset import DatasetSettings
+from configs.dataset import BUILT_IN_DATASET_ID, DatasetSettings
 from configs.settings import Settings
 from registry.database import Database
 from registry.repositories.datasets import DatasetRepository
@@ -25,7 +25,6 @@ from tasks.inference.loading import (
     load_tokenizer,
 )
 
-BUILT_IN_DATASET_ID = 1
 HELD_OUT_FRACTION = DatasetSettings.model_fields["held_out_fraction"].default
 
 

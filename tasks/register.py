@@ -6,11 +6,17 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from sqlalchemy.orm import Session
 
-from registry.model_registry import RegisteredVersion, register_version, registered_name
+from configs.dataset import BUILT_IN_DATASET_ID
+from configs.recipe import LONGEST_NAME, EvaluationParameters, TrainingRecipe
+from registry.champions import RegisteredVersion
+from registry.model_registry import register_version, registered_name
+from registry.repositories.evaluations import EvaluationRepository
 from registry.repositories.models import ModelRepository
 from registry.repositories.training_jobs import TrainingJobRepository
-from registry.tables import Model
+from registry.submissions import evaluation_of_parameters
+from registry.tables import Model, TrainingJob
 from registry.tracking import until_available
 from tasks.attempt import Attempt
 from tasks.lora.adapter import save_adapter
@@ -36,7 +42,8 @@ def register(attempt: Attempt, prepared: Prepared, trained: Trained) -> None:
     version = until_available(
         lambda: _register_version(attempt, prepared, adapter), attempt.log.announce, "register the model version"
     )
-    model_id = _add_model(attempt, adapter, version)
+    with attempt.database.transaction() as session:
+        model_id = _add_model(session, attempt, adapter, version)
     attempt.log.line(f"Registered {version.name} version {version.version}; it is model {model_id} now")
 
 
@@ -71,7 +78,12 @@ def _register_version(attempt: Attempt, prepared: Prepared, adapter: Path) -> Re
     )
 
 
-def _add_model(attempt: Attempt, adapter: Path, version: RegisteredVersion) -> int:
+def _add_model(session: Session, attempt: Attempt, adapter: Path, version: RegisteredVersion) -> int:
+    """Add the model, and the evaluations that show what the job has changed; all of it once."""
+    models = ModelRepository(session)
+    known = models.of_job(attempt.job_id)
+    if known is not None:
+        return known.id
     recipe = attempt.recipe
     parameters: dict[str, Any] = {
         "parent_model_id": attempt.model.id,
@@ -85,21 +97,41 @@ def _add_model(attempt: Attempt, adapter: Path, version: RegisteredVersion) -> i
         "registered_model_version": version.version,
         "recipe": recipe.model_dump(),
     }
-    with attempt.database.transaction() as session:
-        models = ModelRepository(session)
-        model = models.of_job(attempt.job_id) or models.add(
-            Model(
-                name=attempt.job_name,
-                base_model=attempt.model.base_model,
-                status="AVAILABLE",
-                description=f"Fine-tuned from {attempt.model.name} by training job {attempt.job_id}",
-                model_size=attempt.model.model_size,
-                parameters=parameters,
-                adapter=adapter.name,
-                parent_model_id=attempt.model.id,
-                training_job_id=attempt.job_id,
-            )
+    model = models.add(
+        Model(
+            name=attempt.job_name,
+            base_model=attempt.model.base_model,
+            status="AVAILABLE",
+            description=f"Fine-tuned from {attempt.model.name} by training job {attempt.job_id}",
+            model_size=attempt.model.model_size,
+            parameters=parameters,
+            adapter=adapter.name,
+            parent_model_id=attempt.model.id,
+            training_job_id=attempt.job_id,
         )
-        job = TrainingJobRepository(session).require(attempt.job_id)
-        job.output_model_id = model.id
-        return model.id
+    )
+    job = TrainingJobRepository(session).require(attempt.job_id)
+    job.output_model_id = model.id
+    if recipe.auto_evaluate:
+        _request_evaluations(session, job, recipe, parent_model_id=attempt.model.id, model_id=model.id)
+    return model.id
+
+
+def _request_evaluations(
+    session: Session, job: TrainingJob, recipe: TrainingRecipe, parent_model_id: int, model_id: int
+) -> None:
+    """Ask for an evaluation of the new model, and of the one trained from unless its numbers are there already.
+
+    The API submits them to Prefect as it does those that clients ask for.
+    """
+    evaluations = EvaluationRepository(session)
+    dataset_id = recipe.dataset_id or BUILT_IN_DATASET_ID
+
+    def parameters(model_id: int, moment: str) -> EvaluationParameters:
+        name = f"{moment} job {job.id}: {job.job_name}"[:LONGEST_NAME]
+        return EvaluationParameters(model_id=model_id, eval_name=name, dataset_id=dataset_id)
+
+    before = parameters(parent_model_id, "Before")
+    base = evaluations.repeated(before) or evaluations.add(evaluation_of_parameters(before))
+    job.base_evaluation_id = base.id
+    job.output_evaluation_id = evaluations.add(evaluation_of_parameters(parameters(model_id, "After"))).id

@@ -2,19 +2,48 @@
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 
+from configs.dataset import BUILT_IN_DATASET_ID
+from configs.recipe import EvaluationParameters
 from registry.repositories.flow_backed import FlowBackedRepository
 from registry.repositories.idempotency import forget
-from registry.tables import Evaluation
+from registry.tables import Evaluation, Model
 
 METRICS = ("perplexity", "bleu_score", "rouge_score", "response_diversity", "avg_response_length")
+
+
+# What an evaluation is called, and which numbers its intervals are drawn with, changes none of its metrics.
+NOT_OF_THE_NUMBERS = {"eval_name", "model_id", "seed"}
+
+
+def evaluated_dataset(dataset_id: int | None, model: Model) -> int:
+    """Return the id of the data set whose held-out rows count: the one named, or the one the model was trained on."""
+    own = (model.parameters or {}).get("recipe", {}).get("dataset_id")
+    return int(dataset_id or own or BUILT_IN_DATASET_ID)
 
 
 class EvaluationRepository(FlowBackedRepository[Evaluation]):
     """Evaluations and their five metrics."""
 
     table = Evaluation
+
+    def of_model(self, model_id: int) -> Sequence[Evaluation]:
+        """Return the model's evaluations, newest first."""
+        query = select(Evaluation).where(Evaluation.model_id == model_id)
+        return self.session.scalars(query.order_by(Evaluation.id.desc())).all()
+
+    def repeated(self, parameters: EvaluationParameters) -> Evaluation | None:
+        """Return the newest evaluation, completed or under way, with the numbers that these parameters would give."""
+        query = select(Evaluation).where(
+            Evaluation.model_id == parameters.model_id,
+            Evaluation.status.in_(("PENDING", "RUNNING", "COMPLETED")),
+            # One that Prefect has not accepted may be withdrawn.
+            Evaluation.flow_run_id.is_not(None),
+        )
+        wanted = parameters.model_dump(exclude=NOT_OF_THE_NUMBERS)
+        found = self.session.scalars(query.order_by(Evaluation.id.desc()))
+        return next((one for one in found if wanted.items() <= one.parameters.items()), None)
 
     def withdraw(self, evaluation_id: int) -> None:
         """Delete an evaluation that Prefect has not accepted, with the memory of its request; leave any other."""

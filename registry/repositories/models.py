@@ -51,6 +51,13 @@ class ModelRepository:
         """Return the model that a training job made, or None."""
         return self.session.scalar(select(Model).where(Model.training_job_id == training_job_id))
 
+    def newest_trained(self, base_model: str) -> Model | None:
+        """Return the newest model that a training job made on this base, or None."""
+        trained = select(Model).where(
+            Model.base_model == base_model, Model.training_job_id.is_not(None), Model.deleted_at.is_(None)
+        )
+        return self.session.scalar(trained.order_by(Model.id.desc()).limit(1))
+
     def availability(self) -> dict[str, tuple[str, str | None]]:
         """Return (status, reason) per base model named by any row."""
         rows = self.session.execute(select(Model.base_model, Model.status, Model.status_reason).distinct())

@@ -81,6 +81,10 @@ class TrainingJobRepository(FlowBackedRepository[TrainingJob]):
             self.add_events(record.id, [("attempt", {"number": record.attempt, "outcome": outcome})])
         return ended
 
+    def of_evaluation(self, evaluation_id: int) -> TrainingJob | None:
+        """Return the job that asked for this evaluation of its model, or None."""
+        return self.session.scalar(select(TrainingJob).where(TrainingJob.output_evaluation_id == evaluation_id))
+
     def another_runs(self, job_id: int) -> bool:
         """Return whether a job other than this one is running."""
         others = select(TrainingJob.id).where(TrainingJob.status == "RUNNING", TrainingJob.id != job_id).limit(1)

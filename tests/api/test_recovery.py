@@ -2,6 +2,7 @@
 
 import os
 import socket
+from dataclasses import replace
 from datetime import timedelta
 
 from api.orchestrator import FlowRun
@@ -24,7 +25,18 @@ def a_job(**columns) -> TrainingJob:
 
 
 def a_run(state_type: str, age: timedelta = timedelta(0), message: str | None = None) -> FlowRun:
-    return FlowRun("run-1", state_type, state_type, message, utcnow() - age, {}, [], None, pause_limited=False)
+    return FlowRun(
+        "run-1",
+        state_type,
+        state_type,
+        message,
+        utcnow() - age,
+        {},
+        [],
+        None,
+        has_deployment=True,
+        pause_limited=False,
+    )
 
 
 def test_a_crashed_run_goes_on_once_prefect_has_settled():
@@ -49,6 +61,14 @@ def test_attempts_that_die_at_one_place_are_bounded():
     reason = objection(a_job(crashes=MOST_CRASHES_AT_ONE_PLACE, crash_step=7, attempt_step=7), run)
     assert reason is not None
     assert "4 times in a row" in reason
+    assert "it broke" in reason
+
+
+def test_a_flow_that_another_flow_called_is_left_to_that_one():
+    called = replace(a_run("CRASHED", message="it broke"), has_deployment=False)
+    reason = objection(a_job(), called)
+    assert reason is not None
+    assert "part of" in reason
     assert "it broke" in reason
 
 

@@ -164,7 +164,8 @@ class PlatformProcess:
         return self.wait_until(reached, seconds, f"job {job_id} to be {statuses}, it is {self.job(job_id)}")
 
     def train(self, **body: Any) -> int:
-        response = self.http.post("/training", json={"job_name": "a job", **body})
+        """Return the id of a new job; the evaluations that follow by default would slow other tests down."""
+        response = self.http.post("/training", json={"job_name": "a job", "auto_evaluate": False, **body})
         assert response.status_code == 201, response.text
         return response.json()["id"]
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from configs.recipe import TrainingRecipe
-from registry.model_registry import CHAMPION, register_version, registered_name
+from registry.champions import CHAMPION
+from registry.model_registry import register_version, registered_name
 from registry.tracking import TrackedRun
 from tasks.inference.loading import load_base_model, load_tokenizer
 from tasks.lora.adapter import attach_lora, save_adapter

@@ -5,7 +5,7 @@ from fastapi.responses import StreamingResponse
 
 from api.idempotency import OnceOnly
 from api.platform import Parts
-from api.routes.models import service
+from api.routes.models import promotion, service
 from api.routes.models.schemas import (
     GenerateRequest,
     GenerateResponse,
@@ -14,6 +14,8 @@ from api.routes.models.schemas import (
     ModelDetail,
     ModelList,
     ModelSummary,
+    Promoted,
+    PromoteRequest,
 )
 from api.schemas import EVENT_STREAM, After, Deleted, Limit, ModelId
 
@@ -53,3 +55,9 @@ async def generate_text(parts: Parts, model_id: ModelId, body: GenerateRequest) 
         events = await service.stream(parts, model_id, body)
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
     return await service.generate(parts, model_id, body)
+
+
+@router.post("/{model_id}/promote")
+async def promote_model(parts: Parts, model_id: ModelId, body: PromoteRequest | None = None) -> Promoted:
+    """Make a fine-tuned model the champion of its base, if it is better than the present one beyond noise."""
+    return await promotion.promote_model(parts, model_id, body or PromoteRequest())

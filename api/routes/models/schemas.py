@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from api.schemas import ResponseBody, Timestamp
-from configs.recipe import NO_NUL, JobName
+from configs.recipe import NO_NUL, JobName, PromotionSettings
 from configs.strict import StrictModel
 
 # No path, no `..`, no URL, no pickle: what clients can check before they ask is in the OpenAPI document too.
@@ -133,3 +133,40 @@ class GenerateResponse(ResponseBody):
     finish_reason: str
     prompt_tokens: int
     generated_tokens: int
+
+
+class PromoteRequest(PromotionSettings):
+    """By what the model has to be better than the present champion; everything has a default."""
+
+
+class Champion(ResponseBody):
+    """A version of a registered model that is or was champion."""
+
+    model_id: int | None = Field(description="null for a version that was not trained here")
+    version: str
+
+
+class PromotionFigures(ResponseBody):
+    """How the model did against the champion, over the rows that both were evaluated on."""
+
+    metric: str
+    evaluations: tuple[int, int] = Field(description="Ids: the champion's, the model's")
+    rows: int
+    values: tuple[float, float] = Field(description="In the order of `evaluations`")
+    difference: float = Field(description="The model's value less the champion's")
+    ci95: tuple[float, float] | None = Field(description="95% confidence interval of the difference: low, high")
+    p_value: float | None = Field(description="Two-sided, by approximate randomization")
+    better: bool = Field(description="Whether the model is better, beyond noise")
+
+
+class Promoted(ResponseBody):
+    """Answer to a promotion."""
+
+    model_id: int
+    registered_model: str
+    version: str
+    alias: str
+    champion_before: Champion | None
+    figures: PromotionFigures | None = Field(description="null where there was nobody to beat, or nothing to compare")
+    forced: bool = Field(description="Whether the champion was overruled")
+    message: str

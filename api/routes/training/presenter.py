@@ -36,6 +36,8 @@ def detail_of(
         recipe=job.recipe,
         attempt=_attempt_of(job),
         output_model_id=job.output_model_id,
+        output_evaluation_id=job.output_evaluation_id,
+        base_evaluation_id=job.base_evaluation_id,
         flow_run_id=job.flow_run_id,
         mlflow_run_id=job.mlflow_run_id,
     )

@@ -93,6 +93,10 @@ class TrainingDetail(TrainingSummary):
     queue_position: int | None = Field(description="Place among the jobs that wait for the device, from 1")
     eta_seconds: float | None = Field(description="Training time that is left at the present pace")
     output_model_id: int | None = Field(description="The model that the completed job made")
+    output_evaluation_id: int | None = Field(description="Evaluation of that model, asked for by the job itself")
+    base_evaluation_id: int | None = Field(
+        description="Evaluation of the model trained from, on the same held-out rows: compare the two"
+    )
     flow_run_id: str | None
     mlflow_run_id: str | None
 

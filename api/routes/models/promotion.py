@@ -1,0 +1,66 @@
+"""What the promotion door does: compares with the champion, and moves MLflow's alias if the model is better."""
+
+import asyncio
+from dataclasses import asdict
+
+import httpx
+
+from api.errors import Conflict, PartDown
+from api.platform import Platform
+from api.routes.models.schemas import Champion, Promoted, PromoteRequest, PromotionFigures
+from api.routes.models.service import read_model
+from registry.champions import CHAMPION
+from tasks.promotion import Contest, Figures, NotBetter, Promotion, PromotionImpossible, promote
+
+
+async def promote_model(platform: Platform, model_id: int, body: PromoteRequest) -> Promoted:
+    """Make the model champion; takes seconds of computing where the two are compared.
+
+    Raises `NotFound`, `PartDown`, and `Conflict` with the figures if the model is not better beyond noise.
+    """
+    platform.monitor.require("mlflow")
+    return await asyncio.to_thread(_promote, platform, model_id, body)
+
+
+def _promote(platform: Platform, model_id: int, body: PromoteRequest) -> Promoted:
+    read_model(platform.database, model_id)
+    try:
+        promotion = promote(platform.settings, platform.database, model_id, body)
+    except PromotionImpossible as error:
+        raise Conflict(str(error)) from error
+    except NotBetter as error:
+        champion = _champion(error.contest)
+        raise Conflict(
+            str(error),
+            champion=champion and champion.model_dump(),
+            figures=asdict(error.figures) if error.figures else None,
+        ) from error
+    except httpx.HTTPError as error:
+        raise PartDown("mlflow", f"MLflow's registry does not answer ({error}); try again soon.") from error
+    return _answer(promotion)
+
+
+def _answer(promotion: Promotion) -> Promoted:
+    contest = promotion.contest
+    return Promoted(
+        model_id=contest.challenger.id,
+        registered_model=contest.version.name,
+        version=contest.version.version,
+        alias=CHAMPION,
+        champion_before=_champion(contest),
+        figures=_figures(promotion.figures),
+        forced=promotion.forced,
+        message=promotion.sentence,
+    )
+
+
+def _figures(figures: Figures | None) -> PromotionFigures | None:
+    return PromotionFigures(**asdict(figures)) if figures is not None else None
+
+
+def _champion(contest: Contest) -> Champion | None:
+    if contest.reigning is None:
+        return None
+    return Champion(
+        model_id=contest.champion.id if contest.champion is not None else None, version=contest.reigning.version
+    )

@@ -1,0 +1,80 @@
+"""The `promote` tasks: who is meant, what has to be evaluated first, and the decision."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from configs.recipe import LONGEST_NAME, EvaluationParameters, PromotionParameters
+from configs.settings import get_settings
+from registry.database import Database
+from registry.repositories.evaluations import evaluated_dataset
+from registry.repositories.models import ModelRepository
+from tasks.promotion import NotBetter, PromotionImpossible, enter, evidence
+from tasks.promotion import promote as hold_contest
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How it ended, in a sentence with the figures."""
+
+    promoted: bool
+    sentence: str
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def resolve(promotion: PromotionParameters) -> int:
+    """Return the id of the model that is meant; raises `PromotionImpossible` if the base has no fine-tune."""
+    if promotion.model_id is not None:
+        return promotion.model_id
+    assert promotion.base_model is not None
+    with _opened() as database, database.reading() as session:
+        newest = ModelRepository(session).newest_trained(promotion.base_model)
+    if newest is None:
+        raise PromotionImpossible(f"No model has been trained on {promotion.base_model} yet.")
+    return newest.id
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def find_missing_evaluations(promotion: PromotionParameters, model_id: int) -> list[EvaluationParameters]:
+    """Return the evaluations to make before model and champion can be compared; none if they can be already."""
+    settings = get_settings()
+    with _opened() as database, database.reading() as session:
+        contest = enter(settings, session, model_id)
+        if contest.decided or contest.champion is None or evidence(session, settings, contest, promotion) is not None:
+            return []
+        return [
+            EvaluationParameters(
+                model_id=model.id,
+                eval_name=f"Promotion of model {model_id}: {model.name}"[:LONGEST_NAME],
+                dataset_id=evaluated_dataset(promotion.dataset_id, contest.challenger),
+                max_samples=promotion.max_samples,
+            )
+            for model in (contest.champion, contest.challenger)
+        ]
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def decide(promotion: PromotionParameters, model_id: int) -> Verdict:
+    """Move the alias if the model is better (or is forced), and show the figures beside the run."""
+    try:
+        with _opened() as database:
+            verdict = Verdict(True, hold_contest(get_settings(), database, model_id, promotion).sentence)
+    except NotBetter as kept:
+        verdict = Verdict(False, str(kept))
+    get_run_logger().info(verdict.sentence)
+    create_markdown_artifact(verdict.sentence, key=f"promotion-of-model-{model_id}")
+    return verdict
+
+
+@contextmanager
+def _opened() -> Iterator[Database]:
+    database = Database(get_settings().platform_database_url)
+    try:
+        yield database
+    finally:
+        database.close()
