@@ -9,7 +9,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from registry.champions import Champions, RegisteredVersion
+from registry.champions import CHAMPION, RegisteredVersion
 
 
 def registered_name(base_model: str) -> str:
@@ -35,11 +35,9 @@ def register_version(
     version = _find(client, name, tags) or _create(tracking_uri, run_id, name, code, artifacts, model_config)
     for key, value in tags.items():
         client.set_model_version_tag(name, version, key, value)
-    registered = RegisteredVersion(name, version)
-    champions = Champions(tracking_uri)
-    if champions.of(name) is None:
-        champions.crown(registered)
-    return registered
+    if CHAMPION not in client.get_registered_model(name).aliases:
+        client.set_registered_model_alias(name, CHAMPION, version)
+    return RegisteredVersion(name, version)
 
 
 def _find(client: MlflowClient, name: str, tags: Mapping[str, str]) -> str | None:

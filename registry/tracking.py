@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -34,7 +33,7 @@ def until_available(action: Callable[[], Result], on_wait: Callable[[str], None]
     while True:
         try:
             return action()
-        except (MlflowException, RequestException, httpx.HTTPError) as error:
+        except (MlflowException, RequestException) as error:
             if not is_outage(error):
                 raise
             if not told:
@@ -45,9 +44,7 @@ def until_available(action: Callable[[], Result], on_wait: Callable[[str], None]
 
 def is_outage(error: Exception) -> bool:
     """Return whether an error says that the server is away, rather than that the request is wrong."""
-    if isinstance(error, httpx.HTTPStatusError):
-        return error.response.is_server_error
-    if isinstance(error, RequestException | httpx.HTTPError):
+    if isinstance(error, RequestException):
         return True
     return isinstance(error, MlflowException) and error.get_http_status_code() >= 500
 
