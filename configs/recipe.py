@@ -18,6 +18,7 @@ SPACES = r"\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 NAME = rf"^[^\x00]*[^{SPACES}][^\x00]*$"
 LONGEST_NAME = 200
 JobName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_NAME, pattern=NAME)]
+TaskName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=NAME)]
 
 
 class TrainingRecipe(StrictModel):
@@ -128,3 +129,19 @@ class PromotionParameters(PromotionSettings):
                 "give either model_id or base_model: the one names a model, the other its newest fine-tune"
             )
         return self
+
+
+class BenchmarkParameters(StrictModel):
+    """Parameters of the `benchmark` flow."""
+
+    model_id: RecordId = Field(description="Model to measure (`GET /api/models`)")
+    benchmark_name: JobName = Field("Benchmark", description="Name of the MLflow run")
+    tasks: list[TaskName] = Field(
+        min_length=1, max_length=1000, description="lm-eval tasks, groups or tags that files in data/benchmarks define"
+    )
+    limit: int | None = Field(None, ge=1, description="Rows per task, the first of its split; none: every row")
+    num_fewshot: int | None = Field(
+        None, ge=0, le=1000, description="Solved examples before each row; none: as many as the task says"
+    )
+    batch_size: int = Field(8, ge=1, le=4096, description="Rows at once on the device")
+    seed: int = Field(42, ge=0, lt=2**32, description="Seeds the choice of solved examples, and sampling tasks")

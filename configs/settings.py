@@ -108,6 +108,11 @@ class Settings(BaseSettings):
         return self.data_dir / "evaluations"
 
     @property
+    def benchmarks_dir(self) -> Path:
+        """lm-eval task files (`*.yaml`) and their data; Python that they name is run, as the operator's own."""
+        return self.data_dir / "benchmarks"
+
+    @property
     def logs_dir(self) -> Path:
         """Log files of every part."""
         return self.data_dir / "logs"

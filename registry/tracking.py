@@ -90,6 +90,13 @@ class TrackedRun:
         run = self.client.create_run(self.experiment_id, run_name=name, tags=dict(tags))
         return str(run.info.run_id)
 
+    def show_status(self, status: str) -> None:
+        """Set the status of a run that no record stands behind: RUNNING, or FINISHED, FAILED or KILLED at its end."""
+        if status == "RUNNING":
+            self.client.update_run(self.run_id, status)
+        else:
+            self.client.set_terminated(self.run_id, status)
+
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log parameters; the same ones again change nothing."""
         self.client.log_batch(
