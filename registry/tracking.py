@@ -1,5 +1,6 @@
 """MLflow tracking: one run per training job or evaluation, reopened by whoever goes on with it."""
 
+import json
 import logging
 import threading
 import time
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 from requests.exceptions import RequestException
 
 logger = logging.getLogger(__name__)
@@ -147,5 +149,15 @@ class TrackedRun:
         self.client.log_artifacts(self.run_id, str(path), folder)
 
     def log_table(self, columns: Mapping[str, list[Any]], name: str) -> None:
-        """Store rows as a table that MLflow's UI shows; `name` ends with `.json`."""
-        self.client.log_table(self.run_id, data=dict(columns), artifact_file=name)
+        """Store rows as a table that MLflow's UI shows, in place of one of that name; `name` ends with `.json`.
+
+        Raises ValueError if the columns differ in length, or hold a number that JSON has no word for (nan, infinity).
+        """
+        # Not MLflow's own log_table: it appends, and an attempt that died may have stored these rows already.
+        rows = list(zip(*columns.values(), strict=True))
+        table = json.dumps({"columns": list(columns), "data": rows}, allow_nan=False)
+        self.client.log_text(self.run_id, table, name)
+        tables = json.loads(self.client.get_run(self.run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
+        entry = {"path": name, "type": "table"}
+        if entry not in tables:
+            self.set_tags({MLFLOW_LOGGED_ARTIFACTS: json.dumps([*tables, entry])})

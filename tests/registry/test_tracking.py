@@ -1,0 +1,89 @@
+"""What a run stores in a real MLflow store, also when a second attempt stores it again."""
+
+import json
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from registry.tracking import TrackedRun
+
+# MLflow's own warnings are not ours to fix.
+pytestmark = pytest.mark.filterwarnings("default")
+
+ROWS: dict[str, list] = {
+    "prompt": ["naïve 🦊", 'a "quoted"\nline'],
+    "response": ["", "1.0"],
+    "perplexity": [None, 12.5],
+}
+
+
+@pytest.fixture(scope="module")
+def tracking_uri(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        # Artifacts go to the working directory, where the store is a database; load_table asks the global store.
+        monkeypatch.chdir(folder)
+        before = mlflow.get_tracking_uri()
+        uri = f"sqlite:///{folder / 'mlflow.db'}"
+        mlflow.set_tracking_uri(uri)
+        yield uri
+        mlflow.set_tracking_uri(before)
+
+
+def open_run(tracking_uri: str, uid: str) -> TrackedRun:
+    """As each attempt of the same job does."""
+    return TrackedRun(tracking_uri, "evaluation", "a run", {"evaluation_uid": uid})
+
+
+def stored(run: TrackedRun, name: str) -> dict[str, list]:
+    path = mlflow.artifacts.download_artifacts(run_id=run.run_id, artifact_path=name)
+    table = json.loads(Path(path).read_text(encoding="utf-8"))
+    return dict(zip(table["columns"], map(list, zip(*table["data"], strict=True)), strict=True))
+
+
+def load_table(run: TrackedRun):
+    return MlflowClient().load_table(run.experiment_id, "samples.json", run_ids=[run.run_id])
+
+
+def test_a_table_that_a_second_attempt_stores_again_has_its_rows_once(tracking_uri):
+    run = open_run(tracking_uri, "twice")
+    run.log_table(ROWS, "samples.json")
+    again = open_run(tracking_uri, "twice")
+    assert again.run_id == run.run_id
+    again.log_table(ROWS, "samples.json")
+    assert stored(run, "samples.json") == ROWS
+    loaded = load_table(run)
+    assert loaded["prompt"].tolist() == ROWS["prompt"]
+    assert loaded["perplexity"].isna().tolist() == [True, False]
+    assert loaded["perplexity"][1] == 12.5
+
+
+def test_a_table_replaces_what_mlflows_own_function_stored(tracking_uri):
+    run = open_run(tracking_uri, "older version")
+    run.client.log_table(run.run_id, {"prompt": ["old", "old", "old"]}, "samples.json")
+    run.log_table(ROWS, "samples.json")
+    assert stored(run, "samples.json") == ROWS
+    assert len(load_table(run)) == 2
+
+
+def test_each_table_of_a_run_is_listed_once_for_the_ui(tracking_uri):
+    run = open_run(tracking_uri, "two tables")
+    for name in ("samples.json", "others.json", "samples.json"):
+        run.log_table(ROWS, name)
+    listed = json.loads(run.client.get_run(run.run_id).data.tags["mlflow.loggedArtifacts"])
+    assert listed == [{"path": "samples.json", "type": "table"}, {"path": "others.json", "type": "table"}]
+    # As MLflow's own function lists and stores a table.
+    other = open_run(tracking_uri, "by MLflow")
+    other.client.log_table(other.run_id, ROWS, "samples.json")
+    assert json.loads(other.client.get_run(other.run_id).data.tags["mlflow.loggedArtifacts"]) == listed[:1]
+    assert stored(other, "samples.json") == ROWS
+
+
+@pytest.mark.parametrize("columns", [{"a": [1, 2], "b": [1]}, {"a": [float("nan")]}])
+def test_what_is_no_table_is_refused_before_anything_is_stored(tracking_uri, columns):
+    run = open_run(tracking_uri, "refused")
+    with pytest.raises(ValueError, match=r"shorter|JSON compliant"):
+        run.log_table(columns, "samples.json")
+    assert run.client.list_artifacts(run.run_id) == []
