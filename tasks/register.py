@@ -43,7 +43,7 @@ def register(attempt: Attempt, prepared: Prepared, trained: Trained) -> None:
         lambda: _register_version(attempt, prepared, adapter), attempt.log.announce, "register the model version"
     )
     with attempt.database.transaction() as session:
-        model_id = _add_model(session, attempt, adapter, version)
+        model_id = _add_model(session, attempt, adapter, version, trained.outcome.adapter_step)
     attempt.log.line(f"Registered {version.name} version {version.version}; it is model {model_id} now")
 
 
@@ -78,7 +78,9 @@ def _register_version(attempt: Attempt, prepared: Prepared, adapter: Path) -> Re
     )
 
 
-def _add_model(session: Session, attempt: Attempt, adapter: Path, version: RegisteredVersion) -> int:
+def _add_model(
+    session: Session, attempt: Attempt, adapter: Path, version: RegisteredVersion, adapter_step: int
+) -> int:
     """Add the model, and the evaluations that show what the job has changed; all of it once."""
     models = ModelRepository(session)
     known = models.of_job(attempt.job_id)
@@ -95,6 +97,7 @@ def _add_model(session: Session, attempt: Attempt, adapter: Path, version: Regis
         "mlflow_run_id": attempt.run.run_id,
         "registered_model": version.name,
         "registered_model_version": version.version,
+        "adapter_step": adapter_step,
         "recipe": recipe.model_dump(),
     }
     model = models.add(
