@@ -1,8 +1,8 @@
 """The typed hyperparameters of a fine-tuning job: what the API accepts, the Prefect form shows and MLflow logs."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from configs.strict import StrictModel
 
@@ -80,6 +80,22 @@ class FinetuneParameters(TrainingRecipe):
     job_name: JobName = Field("Training job", description="Name of the job")
 
 
+MetricName = Literal["perplexity", "bleu_score", "rouge_score", "response_diversity", "avg_response_length"]
+METRICS: tuple[MetricName, ...] = get_args(MetricName)
+
+
+def _without_repeats(names: list[MetricName]) -> list[MetricName]:
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise ValueError(f"{repeated} is named {names.count(repeated)} times; name each metric once")
+    return names
+
+
+MetricNames = Annotated[
+    list[MetricName], Field(min_length=1, json_schema_extra={"uniqueItems": True}), AfterValidator(_without_repeats)
+]
+
+
 class EvaluationSettings(StrictModel):
     """What an evaluation computes; everything has a default."""
 
@@ -88,6 +104,9 @@ class EvaluationSettings(StrictModel):
     max_samples: int = Field(32, ge=1, le=100_000, description="Held-out rows, the first in hash order")
     max_new_tokens: int = Field(64, ge=1, le=4096, description="Longest generated response, in tokens")
     seed: int = Field(42, ge=0, lt=2**32, description="Seeds the confidence intervals; the responses are greedy")
+    metrics: MetricNames | None = Field(
+        None, description="What to compute; none: all five. with `perplexity` alone nothing is generated"
+    )
 
 
 class EvaluationParameters(EvaluationSettings):

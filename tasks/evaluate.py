@@ -1,16 +1,14 @@
-"""The `evaluate` tasks: a model's five metrics over held-out rows, and a fresh fine-tune's sample generations."""
+"""The `evaluate` tasks: a model's metrics over held-out rows, and a fresh fine-tune's sample generations."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
 
 from prefect import task
 from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
-from transformers import PreTrainedModel
 
 from configs.recipe import EvaluationParameters, TrainingRecipe
 from configs.settings import Settings, get_settings
@@ -23,34 +21,16 @@ from tasks.attempt import Attempt
 from tasks.before_and_after import describe_change
 from tasks.flow_run import claim, current_flow_run, full_disks_named, recorded_attempt
 from tasks.job_log import RunLogger
-from tasks.metrics.bootstrap import Interval, confidence_intervals
-from tasks.metrics.perplexity import negative_log_likelihood
-from tasks.metrics.sample_file import EvaluatedSample, sample_file, write_samples
-from tasks.metrics.samples import SampleScores, corpus_metrics
-from tasks.metrics.scoring import score_samples
+from tasks.measuring import Measured, generate_samples, measure_rows
+from tasks.metrics.sample_file import sample_file, write_samples
 from tasks.model_source import ModelSource, NamedDataset
 from tasks.prepare import Prepared
-from tasks.responses import generate_responses
 from tasks.train import Trained
 
 EXPERIMENT = "evaluation"
 SAMPLE_ROWS = 8
 SAMPLE_NEW_TOKENS = 48
 MAX_SEQ_LENGTH = TrainingRecipe.model_fields["max_seq_length"].default
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Generated responses beside what was asked and expected."""
-
-    prompts: list[str]
-    references: list[str]
-    responses: list[str]
-    lengths: list[int]
-
-    def table(self) -> dict[str, list[str]]:
-        """Return the columns that MLflow's UI shows."""
-        return {"prompt": self.prompts, "response": self.responses, "reference": self.references}
 
 
 class EvaluationContext:
@@ -69,42 +49,16 @@ class EvaluationContext:
         self.model = model
         self.logger = logger
         self.run: TrackedRun
+        self._shown_percent: int | None = None
 
-    def record_progress(self, generated: int, samples: int) -> None:
-        """Show how many of the samples have been generated."""
+    def record_progress(self, done: int, samples: int) -> None:
+        """Show how many of the samples are done: once for each percent, as batches can be quicker than the database."""
+        percent = 100 * done // samples
+        if percent == self._shown_percent:
+            return
         with self.database.transaction() as session:
-            EvaluationRepository(session).record_progress(self.evaluation_id, generated, samples)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """An evaluation's numbers with their 95% intervals, and the generations behind them."""
-
-    metrics: dict[str, float]
-    intervals: dict[str, Interval | None]
-    samples: Samples
-    scores: list[SampleScores]
-
-    def tracked(self) -> dict[str, float]:
-        """Return what MLflow gets: the metrics, and both ends of each interval that there is."""
-        ends = {
-            f"{name}_ci95_{end}": value
-            for name, interval in self.intervals.items()
-            if interval is not None
-            for end, value in interval._asdict().items()
-        }
-        return self.metrics | ends
-
-    def table(self) -> dict[str, list[Any]]:
-        """Return the columns that MLflow's UI shows: the texts, and each sample's own five metrics."""
-        rows = [scores.metrics() for scores in self.scores]
-        return {**self.samples.table(), **{name: [row[name] for row in rows] for name in self.metrics}}
-
-    def evaluated_samples(self) -> Iterator[EvaluatedSample]:
-        """Yield what the samples' file gets."""
-        texts = zip(self.samples.prompts, self.samples.responses, self.samples.references, strict=True)
-        for (prompt, response, reference), scores in zip(texts, self.scores, strict=True):
-            yield EvaluatedSample(prompt, response, reference, scores)
+            EvaluationRepository(session).record_progress(self.evaluation_id, done, samples)
+        self._shown_percent = percent
 
 
 @contextmanager
@@ -171,7 +125,7 @@ def _version_tags(model: Model) -> dict[str, str]:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def measure(context: EvaluationContext) -> Measured:
-    """Compute the five metrics and their intervals over the first held-out rows in hash order."""
+    """Compute the metrics that were asked for, and their intervals, over the first held-out rows in hash order."""
     # An attempt that died may have come further, but left nothing to go on from.
     context.record_progress(0, context.parameters.max_samples)
     source = ModelSource(context.settings, context.model)
@@ -184,20 +138,14 @@ def measure(context: EvaluationContext) -> Measured:
     rows = min(context.parameters.max_samples, len(data.held_out))
     context.logger.info("Evaluating %s on %d held-out rows of %s", context.model.name, rows, dataset.name)
     _log_dataset(context, dataset)
-    model = source.load()
-    likelihoods = negative_log_likelihood(model, data.held_out[:rows], source.pad_token_id)
-    samples = generate_samples(
-        model,
+    return measure_rows(
+        source.load(),
         source,
         dataset,
         rows,
-        context.parameters.max_new_tokens,
-        on_generated=lambda generated: context.record_progress(generated, rows),
+        context.parameters,
+        on_progress=lambda done: context.record_progress(done, rows),
     )
-    ids = [example.content_hash for example in data.held_out_examples[:rows]]
-    scores = score_samples(ids, samples.responses, samples.references, samples.lengths, likelihoods)
-    intervals = confidence_intervals(scores, context.parameters.seed)
-    return Measured(corpus_metrics(scores), intervals, samples, scores)
 
 
 def _log_dataset(context: EvaluationContext, dataset: NamedDataset) -> None:
@@ -208,36 +156,6 @@ def _log_dataset(context: EvaluationContext, dataset: NamedDataset) -> None:
         ),
         context.logger.info,
         "take the data set's record",
-    )
-
-
-def generate_samples(
-    model: PreTrainedModel,
-    source: ModelSource,
-    dataset: NamedDataset,
-    rows: int,
-    max_new_tokens: int,
-    on_generated: Callable[[int], None] = lambda _: None,
-) -> Samples:
-    """Return greedy responses to the first held-out rows' prompts; `on_generated` is told how many there are so far."""
-    data = dataset.prepared
-    prompts = [row.input_ids[: row.prompt_length] for row in data.held_out[:rows]]
-    model.eval()
-    responses = generate_responses(
-        model,
-        prompts,
-        max_new_tokens,
-        pad_token_id=source.pad_token_id,
-        end_token_ids=source.end_token_ids,
-        context_length=source.context_length,
-        on_generated=on_generated,
-    )
-    examples = data.held_out_examples[:rows]
-    return Samples(
-        prompts=[example.prompt for example in examples],
-        references=[example.answer for example in examples],
-        responses=[source.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in responses],
-        lengths=[len(tokens) for tokens in responses],
     )
 
 
@@ -265,7 +183,7 @@ def publish(context: EvaluationContext, measured: Measured) -> None:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def sample_model(attempt: Attempt, prepared: Prepared, trained: Trained) -> None:
-    """Log what the fresh fine-tune answers to a few held-out prompts, and its held-out perplexity."""
+    """Log what the fresh fine-tune answers to a few held-out prompts."""
     rows = min(SAMPLE_ROWS, len(prepared.dataset.prepared.held_out))
     samples = generate_samples(trained.model, prepared.source, prepared.dataset, rows, SAMPLE_NEW_TOKENS)
     until_available(

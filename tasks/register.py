@@ -78,9 +78,7 @@ def _register_version(attempt: Attempt, prepared: Prepared, adapter: Path) -> Re
     )
 
 
-def _add_model(
-    session: Session, attempt: Attempt, adapter: Path, version: RegisteredVersion, adapter_step: int
-) -> int:
+def _add_model(session: Session, attempt: Attempt, adapter: Path, version: RegisteredVersion, adapter_step: int) -> int:
     """Add the model, and the evaluations that show what the job has changed; all of it once."""
     models = ModelRepository(session)
     known = models.of_job(attempt.job_id)

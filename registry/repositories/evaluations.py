@@ -5,12 +5,17 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import delete, select
 
 from configs.dataset import BUILT_IN_DATASET_ID
-from configs.recipe import EvaluationParameters
+from configs.recipe import METRICS, EvaluationParameters, MetricName
 from registry.repositories.flow_backed import FlowBackedRepository
 from registry.repositories.idempotency import forget
 from registry.tables import Evaluation, Model
 
-METRICS = ("perplexity", "bleu_score", "rouge_score", "response_diversity", "avg_response_length")
+
+def metrics_of(evaluation: Evaluation) -> list[MetricName]:
+    """Return the metrics that the evaluation was asked for, and has once it is completed, in the documented order."""
+    # Evaluations older than the choice have nothing of it in their parameters.
+    asked_for = evaluation.parameters.get("metrics") or METRICS
+    return [name for name in METRICS if name in asked_for]
 
 
 # What an evaluation is called, and which numbers its intervals are drawn with, changes none of its metrics.
@@ -24,7 +29,7 @@ def evaluated_dataset(dataset_id: int | None, model: Model) -> int:
 
 
 class EvaluationRepository(FlowBackedRepository[Evaluation]):
-    """Evaluations and their five metrics."""
+    """Evaluations and their metrics."""
 
     table = Evaluation
 
@@ -51,22 +56,24 @@ class EvaluationRepository(FlowBackedRepository[Evaluation]):
         if self.session.execute(unsubmitted.returning(Evaluation.id)).first() is not None:
             forget(self.session, "%/evaluate", evaluation_id)
 
-    def record_progress(self, evaluation_id: int, generated: int, samples: int) -> None:
-        """Store how much of the samples has been generated, in percent."""
-        self.require(evaluation_id).progress = 100 * generated / samples
+    def record_progress(self, evaluation_id: int, done: int, samples: int) -> None:
+        """Store how many of the samples are done, in percent."""
+        self.require(evaluation_id).progress = 100 * done / samples
 
     def record_metrics(
         self,
         evaluation: Evaluation,
-        metrics: Mapping[str, float],
-        intervals: Mapping[str, Sequence[float] | None],
+        metrics: Mapping[MetricName, float],
+        intervals: Mapping[MetricName, Sequence[float] | None],
     ) -> None:
-        """Store the five metrics under their documented names, each with its 95% interval (low, high), or None where
-        there is none; a missing name is a KeyError.
+        """Store the metrics that were asked for, each with its 95% interval (low, high), or None where there is none.
+
+        One that is missing is a KeyError; what was not asked for stays null.
         """
-        for name in METRICS:
+        asked_for = metrics_of(evaluation)
+        for name in asked_for:
             setattr(evaluation, name, metrics[name])
-        evaluation.intervals = {name: _as_json(intervals[name]) for name in METRICS}
+        evaluation.intervals = {name: _as_json(intervals[name]) for name in asked_for}
 
 
 def _as_json(interval: Sequence[float] | None) -> list[float] | None:

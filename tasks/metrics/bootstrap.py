@@ -26,10 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from configs.recipe import MetricName
 from tasks.metrics.bigram_sets import BigramSets
 from tasks.metrics.errors import MetricError
 from tasks.metrics.formulas import distinct_2
-from tasks.metrics.samples import ADDITIVE, DIVERSITY, SampleScores
+from tasks.metrics.samples import ADDITIVE, DIVERSITY, SampleScores, bigrams_of, statistics_tables
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -46,23 +47,25 @@ class Interval(NamedTuple):
 
 def confidence_intervals(
     samples: Sequence[SampleScores], seed: int = 0, resamples: int = RESAMPLES
-) -> dict[str, Interval | None]:
-    """Return the 95% interval of each of the five metrics; the same for the same samples and seed.
+) -> dict[MetricName, Interval | None]:
+    """Return the 95% interval of each metric that all of these samples have; the same for the same samples and seed.
 
-    None for a single sample, and where some resample has no value (no labelled token, or a perplexity beyond any
-    float). Raises MetricError if there are no samples.
+    It does not depend on which other metrics there are. None for a single sample, and where some resample has no value
+    (no labelled token, or a perplexity beyond any float). Raises MetricError if there are no samples.
     """
     if not samples:
         raise MetricError("there are no samples to resample; evaluate on at least one held-out row")
-    tables = {name: metric.table(samples) for name, metric in ADDITIVE.items()}
-    resampled: dict[str, list[float]] = {name: [] for name in ADDITIVE}
+    tables = statistics_tables(samples)
+    resampled: dict[MetricName, list[float]] = {name: [] for name in tables}
     for counts in resample_counts(len(samples), resamples, np.random.default_rng(seed)):
-        for name, metric in ADDITIVE.items():
-            resampled[name] += metric.values(counts @ tables[name])
+        for name, table in tables.items():
+            resampled[name] += ADDITIVE[name].values(counts @ table)
     intervals = {name: percentile_interval(np.array(values), len(samples)) for name, values in resampled.items()}
-    bigrams = [sample.bigrams for sample in samples]
-    diversity = jackknife_interval(distinct_2(bigrams), BigramSets(bigrams).without_each())
-    return intervals | {DIVERSITY: diversity and Interval(max(diversity.low, 0.0), min(diversity.high, 1.0))}
+    bigrams = bigrams_of(samples)
+    if bigrams is not None:
+        diversity = jackknife_interval(distinct_2(bigrams), BigramSets(bigrams).without_each())
+        intervals[DIVERSITY] = diversity and Interval(max(diversity.low, 0.0), min(diversity.high, 1.0))
+    return intervals
 
 
 def resample_counts(samples: int, resamples: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:

@@ -7,7 +7,7 @@ Pitfalls in Automatic Evaluation and Significance Testing for MT"): how often a 
 when, row by row, a coin decides which sample belongs to which side. It swaps and never duplicates, so it holds for
 distinct-2 too.
 
-Five metrics are five chances of a false alarm: a p-value near 0.05 in one of them alone says little.
+Each metric is a chance of a false alarm: of five, a p-value near 0.05 in one alone says little.
 """
 
 from collections import Counter
@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.recipe import MetricName
 from tasks.metrics.bigram_sets import BigramSets
 from tasks.metrics.bootstrap import (
     RESAMPLES,
@@ -28,11 +29,11 @@ from tasks.metrics.bootstrap import (
     resample_counts,
 )
 from tasks.metrics.errors import MetricError
-from tasks.metrics.samples import ADDITIVE, DIVERSITY, SampleScores, corpus_metrics
+from tasks.metrics.samples import ADDITIVE, DIVERSITY, SampleScores, bigrams_of, corpus_metrics, statistics_tables
 
 SHUFFLES = 2000
 SIGNIFICANT = 0.05
-BETTER_DIRECTION: Mapping[str, Literal[-1, 1]] = {"perplexity": -1, "bleu_score": 1, "rouge_score": 1}
+BETTER_DIRECTION: Mapping[MetricName, Literal[-1, 1]] = {"perplexity": -1, "bleu_score": 1, "rouge_score": 1}
 """Diversity and length have none: more of either can be better or worse."""
 
 
@@ -58,19 +59,20 @@ def compare(
     seed: int = 0,
     resamples: int = RESAMPLES,
     shuffles: int = SHUFFLES,
-) -> dict[str, Difference]:
-    """Return the difference of each metric, over rows matched by their id; the same for the same samples and seed.
+) -> dict[MetricName, Difference]:
+    """Return the difference of each metric that both sides have, over rows matched by their id.
 
-    Perplexity is absent if some row was predicted in another number of tokens by `b` than by `a`: then the models split
-    text differently or saw other text, and a token's likelihood means something else on either side. (Length is in each
-    model's own tokens, too.)
+    It is the same for the same samples and seed. Perplexity is absent if some row was predicted in another number of
+    tokens by `b` than by `a`: then the models split text differently or saw other text, and a token's likelihood means
+    something else on either side. (Length is in each model's own tokens, too.)
 
     Raises MetricError if the rows are not the same, with the number of common ones, or if there are none.
     """
     a, b = _matched(a, b)
-    values = {name: value - corpus_metrics(a)[name] for name, value in corpus_metrics(b).items()}
+    of_a, of_b = corpus_metrics(a), corpus_metrics(b)
+    values = {name: value - of_a[name] for name, value in of_b.items() if name in of_a}
     if any(one.predicted_tokens != other.predicted_tokens for one, other in zip(a, b, strict=True)):
-        del values["perplexity"]
+        values.pop("perplexity", None)
     bootstrap_seed, shuffle_seed = np.random.SeedSequence(seed).spawn(2)
     intervals = _intervals(a, b, values, resamples, np.random.default_rng(bootstrap_seed))
     shuffled = _shuffled_differences(a, b, shuffles, np.random.default_rng(shuffle_seed))
@@ -113,40 +115,52 @@ def _matched(
 def _intervals(
     a: Sequence[SampleScores],
     b: Sequence[SampleScores],
-    values: Mapping[str, float],
+    values: Mapping[MetricName, float],
     resamples: int,
     generator: np.random.Generator,
-) -> dict[str, Interval | None]:
+) -> dict[MetricName, Interval | None]:
     """Return the interval of each metric's difference, from resamples that hold the same rows on both sides."""
-    resampled: dict[str, list[NDArray[np.float64]]] = {name: [] for name in ADDITIVE}
-    tables = {name: (metric.table(a), metric.table(b)) for name, metric in ADDITIVE.items()}
+    tables = _paired_tables(a, b)
+    resampled: dict[MetricName, list[NDArray[np.float64]]] = {name: [] for name in tables}
     for counts in resample_counts(len(a), resamples, generator):
-        for name, metric in ADDITIVE.items():
-            of_a, of_b = (np.array(metric.values(counts @ table)) for table in tables[name])
+        for name, pair in tables.items():
+            of_a, of_b = (np.array(ADDITIVE[name].values(counts @ table)) for table in pair)
             resampled[name].append(of_b - of_a)
     intervals = {name: percentile_interval(np.concatenate(parts), len(a)) for name, parts in resampled.items()}
-    without_each = [BigramSets([sample.bigrams for sample in side]).without_each() for side in (a, b)]
-    diversity = jackknife_interval(values[DIVERSITY], without_each[1] - without_each[0])
-    return intervals | {DIVERSITY: diversity and Interval(max(diversity.low, -1.0), min(diversity.high, 1.0))}
+    bigrams_a, bigrams_b = bigrams_of(a), bigrams_of(b)
+    if bigrams_a is not None and bigrams_b is not None:
+        without_each = BigramSets(bigrams_b).without_each() - BigramSets(bigrams_a).without_each()
+        diversity = jackknife_interval(values[DIVERSITY], without_each)
+        intervals[DIVERSITY] = diversity and Interval(max(diversity.low, -1.0), min(diversity.high, 1.0))
+    return intervals
+
+
+def _paired_tables(
+    a: Sequence[SampleScores], b: Sequence[SampleScores]
+) -> dict[MetricName, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Return the statistics of both sides, for each additive metric that both have."""
+    of_a, of_b = statistics_tables(a), statistics_tables(b)
+    return {name: (table, of_b[name]) for name, table in of_a.items() if name in of_b}
 
 
 def _shuffled_differences(
     a: Sequence[SampleScores], b: Sequence[SampleScores], shuffles: int, generator: np.random.Generator
-) -> dict[str, list[float]]:
+) -> dict[MetricName, list[float]]:
     """Return each metric's difference after each shuffle, in which every row's two samples swap sides or do not."""
-    tables = {name: (metric.table(a), metric.table(b)) for name, metric in ADDITIVE.items()}
-    bigrams = BigramSets([sample.bigrams for side in (a, b) for sample in side])
-    differences: dict[str, list[float]] = {name: [] for name in (*ADDITIVE, DIVERSITY)}
-    for size in blocks(shuffles, len(a) + bigrams.entries):
+    tables = _paired_tables(a, b)
+    bigrams = bigrams_of([*a, *b])
+    sets = None if bigrams is None else BigramSets(bigrams)
+    differences: dict[MetricName, list[float]] = {name: [] for name in (*tables, DIVERSITY)}
+    for size in blocks(shuffles, len(a) + (sets.entries if sets is not None else 0)):
         swapped = generator.integers(2, size=(size, len(a)), dtype=np.int8).astype(bool)
-        for name, metric in ADDITIVE.items():
-            table_a, table_b = tables[name]
-            moved = swapped @ (table_b - table_a)
-            of_a, of_b = metric.values(table_a.sum(axis=0) + moved), metric.values(table_b.sum(axis=0) - moved)
+        for name, (table_a, table_b) in tables.items():
+            values, moved = ADDITIVE[name].values, swapped @ (table_b - table_a)
+            of_a, of_b = values(table_a.sum(axis=0) + moved), values(table_b.sum(axis=0) - moved)
             differences[name] += [y - x for x, y in zip(of_a, of_b, strict=True)]
-        of_a_set = bigrams.distinct_2(np.hstack([~swapped, swapped]))
-        of_b_set = bigrams.distinct_2(np.hstack([swapped, ~swapped]))
-        differences[DIVERSITY] += (of_b_set - of_a_set).tolist()
+        if sets is not None:
+            of_a_set = sets.distinct_2(np.hstack([~swapped, swapped]))
+            of_b_set = sets.distinct_2(np.hstack([swapped, ~swapped]))
+            differences[DIVERSITY] += (of_b_set - of_a_set).tolist()
     return differences
 
 
@@ -159,7 +173,7 @@ def _p_value(value: float, shuffled: NDArray[np.float64]) -> float | None:
     return float(np.count_nonzero(np.abs(shuffled) >= threshold) + 1) / (len(shuffled) + 1)
 
 
-def _better(name: str, interval: Interval | None, p_value: float | None) -> Literal["a", "b"] | None:
+def _better(name: MetricName, interval: Interval | None, p_value: float | None) -> Literal["a", "b"] | None:
     direction = BETTER_DIRECTION.get(name)
     if direction is None or interval is None or p_value is None:
         return None

@@ -1,7 +1,7 @@
 """The exact negative log-likelihood that a model gives to the labelled tokens of each row."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,11 +38,16 @@ class NegativeLogLikelihood:
 
 
 def negative_log_likelihood(
-    model: PreTrainedModel, rows: Sequence[LabelledRow], pad_token_id: int, max_batch_tokens: int = 1024
+    model: PreTrainedModel,
+    rows: Sequence[LabelledRow],
+    pad_token_id: int,
+    max_batch_tokens: int = 1024,
+    on_measured: Callable[[int], None] = lambda _: None,
 ) -> list[NegativeLogLikelihood]:
     """Return the negative log-likelihood that `model` gives to the labelled tokens of each row, in the rows' order.
 
     A row without a labelled token has 0 nats over 0 tokens; perplexity is `formulas.perplexity` of the sums.
+    `on_measured` is told after each batch how many rows are done.
 
     `model` is a causal language model or a PeftModel over one; it is evaluated without dropout, and left in the mode it
     was in. Rows of similar length share a batch, padded on the right with `pad_token_id` to at most `max_batch_tokens`
@@ -63,6 +68,7 @@ def negative_log_likelihood(
             for batch in _batches(lengths, max_batch_tokens):
                 of_batch = _batch_loss(model, [rows[index] for index in batch], pad_token_id)
                 of_rows.update(zip(batch, of_batch, strict=True))
+                on_measured(len(of_rows))
     finally:
         model.train(was_training)
     if not any(row.tokens for row in of_rows.values()):

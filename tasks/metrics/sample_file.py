@@ -14,10 +14,13 @@ from tasks.metrics.samples import SampleScores
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedSample:
-    """What a model was asked, what it answered, what was expected, and what the answer scored."""
+    """What a model was asked, what it answered, what was expected, and what that scored.
+
+    `response` is None in an evaluation that generated nothing, as none of its metrics needed it.
+    """
 
     prompt: str
-    response: str
+    response: str | None
     reference: str
     scores: SampleScores
 
@@ -58,5 +61,6 @@ def _sample(value: dict[str, Any]) -> EvaluatedSample:
     scores = value.pop("scores")
     # JSON has lists where the scores have tuples.
     for name in ("bleu_statistics", "bigrams"):
-        scores[name] = tuple(scores[name])
+        if scores[name] is not None:
+            scores[name] = tuple(scores[name])
     return EvaluatedSample(**value, scores=SampleScores(**scores))

@@ -1,7 +1,10 @@
-"""Scores each response on its own, by the metrics that the corpus values are made of."""
+"""Scores each row on its own, by the metrics that the corpus values are made of."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from configs.recipe import METRICS, MetricName
 from tasks.metrics.bleu import Bleu
 from tasks.metrics.diversity import ResponseDiversity
 from tasks.metrics.errors import MetricError
@@ -9,39 +12,78 @@ from tasks.metrics.perplexity import NegativeLogLikelihood
 from tasks.metrics.rouge import Rouge
 from tasks.metrics.samples import SampleScores
 
+TEXT_METRICS = tuple(name for name in METRICS if name != "perplexity")
+"""Metrics of what a model generates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Responses:
+    """What a model generated: a text for each row, and how many tokens it has."""
+
+    texts: list[str]
+    lengths: list[int]
+
 
 def score_samples(
     ids: Sequence[str],
-    responses: Sequence[str],
     references: Sequence[str],
-    response_lengths: Sequence[int],
-    likelihoods: Sequence[NegativeLogLikelihood],
+    responses: Responses | None,
+    likelihoods: Sequence[NegativeLogLikelihood] | None,
+    metrics: Collection[MetricName] = METRICS,
 ) -> list[SampleScores]:
-    """Return the scores of each row, in the rows' order.
+    """Return each row's part in these metrics, in the rows' order.
 
-    The sequences go row by row: content hash, generated text, reference text, generated tokens, and the likelihood of
-    the row's labelled tokens. Raises MetricError if they are empty or differ in length.
+    The sequences go row by row: content hash, reference text, what was generated, and the likelihood of the row's
+    labelled tokens. Perplexity needs `likelihoods`, all the others need `responses`.
+
+    Raises MetricError if there are no rows, if the sequences differ in length, or if a metric lacks what it needs.
     """
-    if not responses:
-        raise MetricError("there are no responses to measure; evaluate on at least one held-out row")
-    if not len(ids) == len(responses) == len(references) == len(response_lengths) == len(likelihoods):
-        raise MetricError(
-            f"{len(ids)} ids, {len(responses)} responses, {len(references)} references, {len(response_lengths)} "
-            f"lengths and {len(likelihoods)} likelihoods were given; there must be as many of each"
-        )
-    pairs = {"predictions": list(responses), "references": list(references)}
-    statistics = Bleu().compute(**pairs)["statistics"]
-    rouge_l = Rouge().compute(**pairs)["sample_scores"]
-    bigrams = ResponseDiversity().compute(predictions=pairs["predictions"])["bigrams"]
-    return [
-        SampleScores(
-            id=ids[row],
-            nats=likelihoods[row].nats,
-            predicted_tokens=likelihoods[row].tokens,
-            bleu_statistics=tuple(statistics[row]),
-            rouge_l=rouge_l[row],
-            generated_tokens=response_lengths[row],
-            bigrams=tuple(bigrams[row]),
-        )
-        for row in range(len(responses))
-    ]
+    if not ids:
+        raise MetricError("there are no rows to measure; evaluate on at least one held-out row")
+    _require_as_many_of_each(ids, references, responses, likelihoods)
+    parts: dict[str, Sequence[Any]] = {}
+    if "perplexity" in metrics:
+        if likelihoods is None:
+            raise MetricError("perplexity was asked for, but no likelihood was measured")
+        parts["nats"] = [row.nats for row in likelihoods]
+        parts["predicted_tokens"] = [row.tokens for row in likelihoods]
+    of_texts = [name for name in TEXT_METRICS if name in metrics]
+    if of_texts:
+        if responses is None:
+            raise MetricError(f"{of_texts[0]} was asked for, but no response was generated")
+        parts |= _parts_of_texts(responses, references, of_texts)
+    return [SampleScores(ids[row], **{name: part[row] for name, part in parts.items()}) for row in range(len(ids))]
+
+
+def _require_as_many_of_each(
+    ids: Sequence[str],
+    references: Sequence[str],
+    responses: Responses | None,
+    likelihoods: Sequence[NegativeLogLikelihood] | None,
+) -> None:
+    counts = {"ids": len(ids), "references": len(references)}
+    if responses is not None:
+        counts |= {"responses": len(responses.texts), "lengths": len(responses.lengths)}
+    if likelihoods is not None:
+        counts["likelihoods"] = len(likelihoods)
+    if len(set(counts.values())) > 1:
+        given = ", ".join(f"{count} {name}" for name, count in counts.items())
+        raise MetricError(f"there must be as many of each, but there are {given}")
+
+
+def _parts_of_texts(
+    responses: Responses, references: Sequence[str], metrics: Collection[MetricName]
+) -> dict[str, Sequence[Any]]:
+    """Return columns of `SampleScores`, computing only what these metrics need."""
+    predictions = {"predictions": responses.texts}
+    pairs = predictions | {"references": list(references)}
+    parts: dict[str, Sequence[Any]] = {}
+    if "bleu_score" in metrics:
+        parts["bleu_statistics"] = [tuple(row) for row in Bleu().compute(**pairs)["statistics"]]
+    if "rouge_score" in metrics:
+        parts["rouge_l"] = Rouge().compute(**pairs)["sample_scores"]
+    if "response_diversity" in metrics:
+        parts["bigrams"] = [tuple(row) for row in ResponseDiversity().compute(**predictions)["bigrams"]]
+    if "avg_response_length" in metrics:
+        parts["generated_tokens"] = responses.lengths
+    return parts

@@ -1,5 +1,6 @@
 """What the API says of evaluations: numbers, samples, comparisons; records are made through the repositories."""
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,17 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from configs.recipe import EvaluationParameters
+from configs.recipe import METRICS, EvaluationParameters
 from registry.clock import utcnow
 from registry.database import Database
-from registry.repositories.evaluations import METRICS, EvaluationRepository
+from registry.repositories.evaluations import EvaluationRepository
 from registry.submissions import evaluation_of_parameters
 from tasks.metrics.bootstrap import confidence_intervals
 from tasks.metrics.comparison import compare
 from tasks.metrics.sample_file import EvaluatedSample, read_samples, sample_file, write_samples
 from tasks.metrics.samples import corpus_metrics
 from tests.api.test_bad_input import assert_error
-from tests.tasks.metrics.made_samples import draw_samples
+from tests.tasks.metrics.made_samples import draw_samples, only
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,10 @@ def database(settings, client):
 
 
 def texts_of(scores) -> list[EvaluatedSample]:
-    return [EvaluatedSample(f"naïve 🦊 {one.id}", f"answer {one.id}", f"right {one.id}", one) for one in scores]
+    def response(one) -> str | None:
+        return None if set(one.metrics()) == {"perplexity"} else f"answer {one.id}"
+
+    return [EvaluatedSample(f"naïve 🦊 {one.id}", response(one), f"right {one.id}", one) for one in scores]
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +84,80 @@ def test_progress_shows_while_samples_are_generated(client, database, unfinished
             EvaluationRepository(session).record_progress(unfinished, generated, 40)
         seen.append(client.get(f"/api/evaluations/{unfinished}").json()["progress"])
     assert seen == [None, 0.0, 40.0, 100.0]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        ([], "at least 1 item"),
+        (["perplexity", "rouge_score", "perplexity"], "perplexity is named 2 times; name each metric once"),
+        (["loss"], "'perplexity', 'bleu_score'"),
+        ("perplexity", "valid list"),
+        ([None], "metrics.0"),
+    ],
+)
+def test_wrong_choices_of_metrics(client, tiny_model, metrics, said):
+    response = client.post(f"/api/models/{tiny_model['id']}/evaluate", json={"metrics": metrics})
+    assert_error(response, 422, "metrics", said)
+
+
+@pytest.fixture(scope="module")
+def chosen(evaluated):
+    """Store a completed evaluation that was asked for these metrics of samples alone."""
+
+    def store(scores, *metrics, **settings_of_it) -> int:
+        return evaluated(only(scores, *metrics), metrics=list(metrics), **settings_of_it)
+
+    return store
+
+
+def test_what_was_not_asked_for_is_null(client, chosen):
+    scores = draw_samples(np.random.default_rng(7), 12)
+    evaluation_id = chosen(scores, "avg_response_length", "perplexity")
+    shown = client.get(f"/api/evaluations/{evaluation_id}").json()
+    numbers, intervals = corpus_metrics(scores), confidence_intervals(scores)
+    for name in METRICS:
+        has = name in ("perplexity", "avg_response_length")
+        assert shown[name] == (numbers[name] if has else None)
+        assert shown[f"{name}_ci95"] == (list(intervals[name]) if has else None)
+    sample = client.get(f"/api/evaluations/{evaluation_id}/samples?order=first").json()["samples"][0]
+    own = scores[0].metrics()
+    assert sample["response"] == f"answer {scores[0].id}"
+    assert sample["scores"] == dict.fromkeys(METRICS) | {
+        name: own[name] for name in ("perplexity", "avg_response_length")
+    }
+
+
+def test_samples_of_perplexity_alone_have_no_response_and_come_by_perplexity(client, chosen):
+    scores = draw_samples(np.random.default_rng(8), 12)
+    evaluation_id = chosen(scores, "perplexity")
+    samples = client.get(f"/api/evaluations/{evaluation_id}/samples").json()["samples"]
+    assert {sample["response"] for sample in samples} == {None}
+    perplexities = [sample["scores"]["perplexity"] for sample in samples]
+    assert perplexities == sorted((one.metrics()["perplexity"] for one in scores), reverse=True)[:10]
+
+
+# Those with a better direction first.
+@pytest.mark.parametrize(
+    ("metrics", "by"),
+    [
+        (METRICS, "rouge_score"),
+        (["avg_response_length", "perplexity", "bleu_score"], "bleu_score"),
+        (["avg_response_length", "perplexity", "response_diversity"], "perplexity"),
+        (["avg_response_length", "response_diversity"], "response_diversity"),
+        (["avg_response_length"], "avg_response_length"),
+    ],
+)
+def test_the_metric_that_orders_samples_unless_one_is_named(client, chosen, metrics, by):
+    evaluation_id = chosen(draw_samples(np.random.default_rng(9), 15), *metrics)
+    expected = shown_prompts(client, evaluation_id, by=by, limit=15)
+    assert shown_prompts(client, evaluation_id, limit=15) == expected
+
+
+def test_samples_can_not_be_ordered_by_what_was_not_computed(client, chosen):
+    evaluation_id = chosen(draw_samples(np.random.default_rng(10), 5), "perplexity", "bleu_score")
+    response = client.get(f"/api/evaluations/{evaluation_id}/samples?by=rouge_score")
+    assert_error(response, 409, f"Evaluation {evaluation_id} has no rouge_score", "perplexity, bleu_score")
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +225,25 @@ def test_samples_that_are_not_there(client, evaluated, unfinished):
 @pytest.mark.parametrize("query", ["by=loss", "order=middle", "limit=0", "limit=1001"])
 def test_wrong_samples_queries(client, twenty, query):
     assert_error(client.get(f"/api/evaluations/{twenty[0]}/samples?{query}"), 422, query.partition("=")[0])
+
+
+def test_samples_written_before_metrics_could_be_chosen_are_read(tmp_path):
+    path = tmp_path / "older.jsonl"
+    path.write_text(
+        '{"prompt": "What?", "response": "That is it", "reference": "That was it", "scores": {"id": "5e1f", '
+        '"nats": 4.5, "predicted_tokens": 3, "bleu_statistics": [3, 3, 2, 0, 0, 0, 3, 2, 1, 0], '
+        '"rouge_l": 0.6666666666666666, "generated_tokens": 4, "bigrams": ["that is", "is it"]}}\n',
+        encoding="utf-8",
+    )
+    (sample,) = read_samples(path)
+    assert (sample.prompt, sample.response, sample.reference) == ("What?", "That is it", "That was it")
+    assert corpus_metrics([sample.scores]) == {
+        "perplexity": pytest.approx(math.exp(1.5)),
+        "bleu_score": 0,
+        "rouge_score": pytest.approx(2 / 3),
+        "response_diversity": 1,
+        "avg_response_length": 4,
+    }
 
 
 def test_a_broken_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -229,6 +326,42 @@ def test_other_settings_are_noted(client, evaluated, two):
     longer = evaluated(two["better"], max_new_tokens=128)
     notes = compared(client, two["ids"][0], longer)["notes"]
     assert any("64 tokens" in note and "128" in note for note in notes)
+
+
+def test_only_common_metrics_are_compared_and_the_others_named(client, chosen, two):
+    a = two["ids"][0]
+    other = chosen(two["better"], "rouge_score", "perplexity", max_new_tokens=128)
+    answer = compared(client, a, other)
+    whole = compared(client, *two["ids"])["metrics"]
+    assert set(answer["metrics"]) == {"perplexity", "rouge_score"}
+    for name, difference in answer["metrics"].items():
+        assert difference["values"] == whole[name]["values"]
+        assert difference["ci95"] == whole[name]["ci95"]
+    assert answer["notes"] == [
+        f"Left out, as only evaluation {a} has it: bleu_score, response_diversity, avg_response_length.",
+        f"Responses ended after at most 64 tokens in evaluation {a} and 128 in evaluation {other}: all but perplexity "
+        "may differ for that alone.",
+    ]
+
+
+def test_perplexity_alone_is_compared_whatever_the_responses_would_have_been(client, chosen, two):
+    other = chosen(two["better"], "perplexity", max_new_tokens=128)
+    answer = compared(client, chosen(two["worse"], "perplexity"), other)
+    assert set(answer["metrics"]) == {"perplexity"}
+    assert (answer["metrics"]["perplexity"]["better"], answer["notes"]) == (other, [])
+
+
+def test_no_common_metric_is_a_conflict_that_names_what_each_has(client, chosen, two):
+    a, b = chosen(two["worse"], "perplexity"), chosen(two["better"], "bleu_score", "rouge_score")
+    response = client.get(f"/api/evaluations/compare?ids={a},{b}")
+    assert_error(response, 409, f"evaluation {a} has perplexity", f"evaluation {b} has bleu_score, rouge_score")
+
+
+def test_perplexities_alone_over_other_tokens_are_a_conflict(client, chosen, two):
+    other_tokens = draw_samples(np.random.default_rng(6), 40)
+    a, b = chosen(two["worse"], "perplexity"), chosen(other_tokens, "perplexity")
+    response = client.get(f"/api/evaluations/compare?ids={a},{b}")
+    assert_error(response, 409, "only perplexity in common", "different numbers of tokens")
 
 
 def test_no_common_row_is_a_conflict_that_says_so(client, evaluated, two):

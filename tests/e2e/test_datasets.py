@@ -21,7 +21,7 @@ def test_an_uploaded_data_set_is_trained_on_and_evaluated_on(platform, tiny_mode
     assert "colours.jsonl" in job["logs"]
     run = MlflowClient(platform.mlflow_url).get_run(job["mlflow_run_id"])
     assert [used.dataset.name for used in run.inputs.dataset_inputs] == ["colours.jsonl"]
-    body = {"dataset_id": dataset["id"], "max_samples": 4, "max_new_tokens": 4}
+    body = {"dataset_id": dataset["id"], "max_samples": 4, "metrics": ["perplexity"]}
     evaluated = platform.http.post(f"/models/{job['output_model_id']}/evaluate", json=body)
     assert evaluated.status_code == 201, evaluated.text
     assert evaluated.json()["metrics"]["perplexity"] > 1

@@ -48,21 +48,23 @@ def test_status_progress_and_loss_move(trained):
 def test_the_new_model_beats_its_base_on_held_out_rows(platform, trained):
     body = {"max_samples": 32, "max_new_tokens": 16}
     answers = [
-        platform.http.post(f"/models/{model_id}/evaluate", json=body).json()
-        for model_id in (1, trained["job"]["output_model_id"])
+        platform.http.post(f"/models/{model_id}/evaluate", json=body | chosen).json()
+        for model_id, chosen in ((1, {"metrics": ["perplexity"]}), (trained["job"]["output_model_id"], {}))
     ]
     base, tuned = (answer["metrics"] for answer in answers)
-    assert set(base) == METRICS | {f"{name}_ci95" for name in METRICS}
+    assert set(base) == set(tuned) == METRICS | {f"{name}_ci95" for name in METRICS}
     assert tuned["perplexity"] < 0.9 * base["perplexity"]
-    for metrics in (base, tuned):
-        for name in METRICS:
-            low, high = metrics[f"{name}_ci95"]
-            assert low <= metrics[name] <= high, (name, metrics)
+    for name in METRICS:
+        low, high = tuned[f"{name}_ci95"]
+        assert low <= tuned[name] <= high, (name, tuned)
     assert_mlflow_holds(platform, answers[1])
     assert_samples_make_up_the_metrics(platform, answers[1], body["max_samples"])
     ids = [answer["id"] for answer in answers]
     comparison = platform.http.get("/evaluations/compare", params={"ids": "{},{}".format(*ids)}).json()
-    assert (comparison["rows"], comparison["notes"]) == (body["max_samples"], [])
+    assert comparison["rows"] == body["max_samples"]
+    (note,) = comparison["notes"]
+    assert note.startswith(f"Left out, as only evaluation {ids[1]} has it: bleu_score")
+    assert set(comparison["metrics"]) == {"perplexity"}
     perplexity = comparison["metrics"]["perplexity"]
     assert perplexity["values"] == [base["perplexity"], tuned["perplexity"]]
     assert perplexity["better"] == ids[1]
@@ -186,17 +188,30 @@ def test_a_gpt2_of_the_local_folder_is_trained_evaluated_and_generated_from(plat
     assert created["status"] == "AVAILABLE"
     job_id = platform.train(model_id=created["id"], max_steps=12, learning_rate=5e-3, eval_every=6, lora_r=4)
     job = platform.wait_for_job(job_id, "COMPLETED")
-    metrics = [
-        platform.http.post(f"/models/{model_id}/evaluate", json={"max_new_tokens": 8, "max_samples": 16}).json()[
-            "metrics"
-        ]
+    answers = [
+        platform.http.post(f"/models/{model_id}/evaluate", json={"max_samples": 16, "metrics": ["perplexity"]}).json()
         for model_id in (created["id"], job["output_model_id"])
     ]
-    assert metrics[1]["perplexity"] < metrics[0]["perplexity"]
+    assert answers[1]["metrics"]["perplexity"] < answers[0]["metrics"]["perplexity"]
+    assert_only_perplexity(platform, answers[1])
     prompt = {"prompt": "def main", "max_length": 20, "seed": 7}
     texts = [platform.http.post(f"/models/{job['output_model_id']}/generate", json=prompt).json()["text"] for _ in "ab"]
     assert texts[0] == texts[1]
     assert texts[0].startswith("def main")
+
+
+def assert_only_perplexity(platform, answer):
+    from mlflow import MlflowClient
+
+    computed = {name for name, value in answer["metrics"].items() if value is not None}
+    assert computed == {"perplexity", "perplexity_ci95"}
+    evaluation = platform.http.get(f"/evaluations/{answer['id']}").json()
+    assert evaluation["progress"] == 100
+    tracked = MlflowClient(platform.mlflow_url).get_run(evaluation["mlflow_run_id"]).data.metrics
+    assert set(tracked) == {"perplexity", "perplexity_ci95_low", "perplexity_ci95_high"}
+    table = load_table(platform, evaluation["mlflow_run_id"])
+    assert table["columns"] == ["prompt", "reference", "perplexity"]
+    assert len(table["data"]) == 16
 
 
 def test_a_run_started_from_prefects_form_is_a_job_like_any_other(platform):

@@ -3,9 +3,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from configs.recipe import EvaluationParameters, FinetuneParameters
+from configs.recipe import METRICS, EvaluationParameters, FinetuneParameters, MetricName
 from registry.clock import utcnow
-from registry.repositories.evaluations import METRICS, EvaluationRepository
+from registry.repositories.evaluations import EvaluationRepository, metrics_of
 from registry.repositories.idempotency import IdempotencyRepository
 from registry.repositories.models import ModelRepository
 from registry.repositories.statistics import StatisticsRepository
@@ -240,6 +240,31 @@ def test_an_evaluation_takes_all_five_metrics_or_none(database):
         stored = EvaluationRepository(session).get(evaluation.id)
     assert stored.perplexity == 0.5
     assert stored.intervals == dict.fromkeys(METRICS) | {"perplexity": [0.25, 0.75]}
+
+
+def test_an_evaluation_of_chosen_metrics_takes_those_and_no_others(database):
+    with database.transaction() as session:
+        evaluations = EvaluationRepository(session)
+        parameters = EvaluationParameters(model_id=1, metrics=["rouge_score", "perplexity"])
+        evaluation = evaluations.add(evaluation_of_parameters(parameters))
+        numbers: dict[MetricName, float] = {"perplexity": 9.5, "rouge_score": 0.25}
+        evaluations.record_metrics(evaluation, numbers, {"perplexity": (8.0, 11.0), "rouge_score": None})
+        with pytest.raises(KeyError):
+            evaluations.record_metrics(evaluation, {"perplexity": 9.5}, {"perplexity": None})
+    with database.reading() as session:
+        stored = EvaluationRepository(session).get(evaluation.id)
+    assert {name: getattr(stored, name) for name in METRICS} == dict.fromkeys(METRICS) | numbers
+    assert stored.intervals == {"perplexity": [8.0, 11.0], "rouge_score": None}
+    assert metrics_of(stored) == ["perplexity", "rouge_score"]
+
+
+def test_an_evaluation_older_than_the_choice_has_all_five(database):
+    with database.transaction() as session:
+        evaluation = evaluation_of_parameters(EvaluationParameters(model_id=1))
+        del evaluation.parameters["metrics"]
+        evaluation_id = EvaluationRepository(session).add(evaluation).id
+    with database.reading() as session:
+        assert metrics_of(EvaluationRepository(session).get(evaluation_id)) == list(METRICS)
 
 
 def test_a_key_is_remembered_once_per_scope(database):

@@ -1,11 +1,14 @@
 """Compares two evaluations over the rows that both have."""
 
+from collections.abc import Collection
+
 from api.errors import Conflict, Invalid
 from api.platform import Platform
 from api.routes.evaluations.samples import stored_samples
 from api.routes.evaluations.schemas import Comparison, MetricDifference
 from api.routes.evaluations.service import read_evaluation
-from configs.recipe import LARGEST_ID
+from configs.recipe import LARGEST_ID, MetricName
+from registry.repositories.evaluations import metrics_of
 from registry.tables import Evaluation
 from tasks.metrics.comparison import common_rows, compare
 from tasks.metrics.errors import MetricError
@@ -19,6 +22,7 @@ def compare_evaluations(platform: Platform, ids: str) -> Comparison:
     """
     a, b = (read_evaluation(platform.database, evaluation_id) for evaluation_id in _two(ids))
     sides = [_scores(platform, a), _scores(platform, b)]
+    _require_common_metric(a, b)
     common = common_rows(*sides)
     rows = len(common[0])
     if not rows:
@@ -30,6 +34,12 @@ def compare_evaluations(platform: Platform, ids: str) -> Comparison:
     except MetricError as error:
         message = f"Evaluations {a.id} and {b.id} can't be compared over their {rows} common rows: {error}."
         raise Conflict(message) from error
+    if not differences:
+        message = (
+            f"Evaluations {a.id} and {b.id} have only perplexity in common, and it can't be compared: the two models "
+            "split some row into different numbers of tokens."
+        )
+        raise Conflict(message)
     id_of_side = {"a": a.id, "b": b.id, None: None}
     return Comparison(
         ids=(a.id, b.id),
@@ -44,7 +54,7 @@ def compare_evaluations(platform: Platform, ids: str) -> Comparison:
             )
             for name, difference in differences.items()
         },
-        notes=_notes(a, b, rows, [len(side) for side in sides], "perplexity" in differences),
+        notes=_notes(a, b, [len(side) for side in sides], rows, differences),
     )
 
 
@@ -60,7 +70,13 @@ def _scores(platform: Platform, evaluation: Evaluation) -> list[SampleScores]:
     return [sample.scores for sample in stored_samples(platform, evaluation)]
 
 
-def _notes(a: Evaluation, b: Evaluation, rows: int, counts: list[int], has_perplexity: bool) -> list[str]:
+def _require_common_metric(a: Evaluation, b: Evaluation) -> None:
+    if not set(metrics_of(a)) & set(metrics_of(b)):
+        has = [f"evaluation {one.id} has {', '.join(metrics_of(one))}" for one in (a, b)]
+        raise Conflict(f"The evaluations have no metric in common: {has[0]}; {has[1]}.")
+
+
+def _notes(a: Evaluation, b: Evaluation, counts: list[int], rows: int, compared: Collection[MetricName]) -> list[str]:
     """Return what a reader of the numbers must know."""
     notes = []
     if counts != [rows, rows]:
@@ -68,10 +84,14 @@ def _notes(a: Evaluation, b: Evaluation, rows: int, counts: list[int], has_perpl
             f"The values are those of the {rows} common rows alone, of {counts[0]} in evaluation {a.id} and of "
             f"{counts[1]} in evaluation {b.id}."
         )
-    if not has_perplexity:
+    for one, other in ((a, b), (b, a)):
+        alone = [name for name in metrics_of(one) if name not in metrics_of(other)]
+        if alone:
+            notes.append(f"Left out, as only evaluation {one.id} has it: {', '.join(alone)}.")
+    if all("perplexity" in metrics_of(one) for one in (a, b)) and "perplexity" not in compared:
         notes.append("Perplexity is left out: the two models split some row into different numbers of tokens.")
     limits = [evaluation.parameters["max_new_tokens"] for evaluation in (a, b)]
-    if limits[0] != limits[1]:
+    if limits[0] != limits[1] and set(compared) - {"perplexity"}:
         notes.append(
             f"Responses ended after at most {limits[0]} tokens in evaluation {a.id} and {limits[1]} in evaluation "
             f"{b.id}: all but perplexity may differ for that alone."

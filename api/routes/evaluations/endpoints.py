@@ -15,10 +15,10 @@ from api.routes.evaluations.schemas import (
     EvaluateResponse,
     EvaluationList,
     EvaluationSummary,
-    MetricName,
     SampleList,
 )
 from api.schemas import After, EvaluationId, Limit, ModelId
+from configs.recipe import MetricName
 
 router = APIRouter(tags=["evaluation"])
 
@@ -54,7 +54,13 @@ def list_samples(
     parts: Parts,
     evaluation_id: EvaluationId,
     order: Annotated[Order, Query(description="Which come first; `first`: as evaluated")] = "worst",
-    by: Annotated[MetricName, Query(description="Metric that says which are best and worst")] = "rouge_score",
+    by: Annotated[
+        MetricName | None,
+        Query(
+            description="Metric that says which are best and worst; none: the first that the evaluation has of "
+            "`rouge_score`, `bleu_score`, `perplexity`, `response_diversity`, `avg_response_length`"
+        ),
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=MOST_SAMPLES, description="At most this many")] = 10,
 ) -> SampleList:
     """Get what the model answered to held-out rows, and what each answer scored."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AliasPath, Field
 
 from api.schemas import ResponseBody, Timestamp
-from configs.recipe import EvaluationSettings
+from configs.recipe import EvaluationSettings, MetricName
 
 Status = Literal["PENDING", "RUNNING", "PAUSED", "COMPLETED", "FAILED", "CANCELLED"]
 
@@ -14,12 +14,11 @@ class EvaluateRequest(EvaluationSettings):
     """How to evaluate; everything has a default."""
 
 
-MetricName = Literal["perplexity", "bleu_score", "rouge_score", "response_diversity", "avg_response_length"]
 ConfidenceInterval = Annotated[tuple[float, float] | None, Field(description="95% confidence interval: low, high")]
 
 
 class Metrics(ResponseBody):
-    """The five metrics, each with its interval; null until they have been computed.
+    """The five metrics, each with its interval; null until they have been computed, and for good if not asked for.
 
     A metric has no interval where there is only one sample, or in evaluations older than intervals.
     """
@@ -49,7 +48,10 @@ class EvaluationSummary(Metrics):
     created_at: Timestamp
     completed_at: Timestamp | None
     status: Status
-    progress: float | None = Field(description="Percent of the samples that have been generated; null until it runs")
+    progress: float | None = Field(
+        description="Percent of the responses that have been generated; where perplexity alone was asked for, of the "
+        "rows that have been measured; null until it runs"
+    )
     error: str | None
     flow_run_id: str | None
     mlflow_run_id: str | None
@@ -76,9 +78,11 @@ class SampleShown(ResponseBody):
     """One held-out row: what the model answered, and what that scored."""
 
     prompt: str
-    response: str
+    response: str | None = Field(description="Null where perplexity alone was asked for: nothing was generated")
     reference: str
-    scores: dict[MetricName, float | None] = Field(description="This sample's own value of each metric")
+    scores: dict[MetricName, float | None] = Field(
+        description="This sample's own value of each metric; null if it has none, or was not asked for"
+    )
 
 
 class SampleList(ResponseBody):

@@ -1,10 +1,13 @@
 """Samples drawn from distributions whose true metrics are known."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
+from configs.recipe import MetricName
 from tasks.metrics.formulas import bleu
 from tasks.metrics.samples import SampleScores
 
@@ -22,6 +25,14 @@ TRUE_METRICS = {
     "avg_response_length": (1 - 0.95**64) / 0.05,
 }
 
+FIELDS: dict[MetricName, tuple[str, ...]] = {
+    "perplexity": ("nats", "predicted_tokens"),
+    "bleu_score": ("bleu_statistics",),
+    "rouge_score": ("rouge_l",),
+    "response_diversity": ("bigrams",),
+    "avg_response_length": ("generated_tokens",),
+}
+
 
 def draw_samples(rng: np.random.Generator, count: int, nats_a_token: float = 2.0) -> list[SampleScores]:
     """Independent samples with the ids 0, 1, …"""
@@ -31,6 +42,12 @@ def draw_samples(rng: np.random.Generator, count: int, nats_a_token: float = 2.0
 def draw_bigrams(rng: np.random.Generator) -> tuple[str, ...]:
     words = rng.choice(WORDS, size=1 + rng.poisson(WORDS_A_RESPONSE), p=ZIPF / ZIPF.sum()).tolist()
     return tuple(f"{one} {other}" for one, other in pairwise(words))
+
+
+def only(samples: Sequence[SampleScores], *metrics: MetricName) -> list[SampleScores]:
+    """The samples as if of an evaluation that computed no other metrics than these."""
+    others = {field: None for name, fields in FIELDS.items() if name not in metrics for field in fields}
+    return [replace(sample, **others) for sample in samples]
 
 
 def _draw(rng: np.random.Generator, name: str, nats_a_token: float) -> SampleScores:

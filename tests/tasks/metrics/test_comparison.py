@@ -9,7 +9,7 @@ from tasks.metrics.comparison import compare
 from tasks.metrics.errors import MetricError
 from tasks.metrics.formulas import distinct_2
 from tasks.metrics.samples import SampleScores, corpus_metrics
-from tests.tasks.metrics.made_samples import draw_samples
+from tests.tasks.metrics.made_samples import draw_samples, only
 
 
 def draw_pair(rng: np.random.Generator, count: int) -> tuple[list[SampleScores], list[SampleScores]]:
@@ -175,6 +175,19 @@ def test_perplexities_over_other_tokens_are_not_compared():
     assert set(compare(a, b)) == {"bleu_score", "rouge_score", "response_diversity", "avg_response_length"}
 
 
+def test_only_what_both_sides_have_is_compared():
+    a, b = draw_pair(np.random.default_rng(17), 30)
+    whole = compare(a, b)
+    found = compare(only(a, "perplexity", "rouge_score"), only(b, "bleu_score", "rouge_score", "perplexity"))
+    assert set(found) == {"perplexity", "rouge_score"}
+    for name, difference in found.items():
+        assert (difference.value, difference.interval) == (whole[name].value, whole[name].interval)
+        assert difference.p_value == pytest.approx(whole[name].p_value, abs=0.05)
+    diversities = compare(only(a, "response_diversity"), only(b, "response_diversity"))
+    assert diversities == {"response_diversity": whole["response_diversity"]}
+    assert compare(only(a, "perplexity"), only(b, "response_diversity")) == {}
+
+
 def test_no_p_value_where_a_shuffle_has_no_perplexity():
     a = [replace(sample, nats=1000.0, predicted_tokens=2) for sample in draw_samples(np.random.default_rng(14), 2)]
     b = [replace(a[0], nats=0.0), replace(a[1], nats=1900.0)]
@@ -190,7 +203,7 @@ def test_rows_that_differ_are_an_error_with_the_number_of_common_ones():
         compare(samples[:4], samples[1:])
     with pytest.raises(MetricError, match="1 are common, of 2 and 1"):
         compare([samples[0], samples[0]], samples[:1])
-    with pytest.raises(MetricError, match="there are no responses"):
+    with pytest.raises(MetricError, match="there are no rows"):
         compare([], [])
 
 

@@ -85,6 +85,18 @@ def test_equals_a_loop_row_by_row(model, max_batch_tokens):
     assert total(of_rows) == pytest.approx(total(expected), rel=1e-6)
 
 
+def test_progress_is_told_after_each_batch(tiny_llama_dir):
+    model, rows = AutoModelForCausalLM.from_pretrained(tiny_llama_dir), random_rows()
+    told: list[int] = []
+    # A row longer than this is a batch of its own.
+    negative_log_likelihood(model, rows, 0, 1, on_measured=told.append)
+    assert told == list(range(1, len(rows) + 1))
+    told.clear()
+    negative_log_likelihood(model, rows, 0, 200, on_measured=told.append)
+    assert told == sorted(set(told))
+    assert told[-1] == len(rows) > len(told) > 1
+
+
 def test_the_adapter_counts(tiny_llama_dir):
     plain = AutoModelForCausalLM.from_pretrained(tiny_llama_dir)
     before = negative_log_likelihood(plain, random_rows(), 0)

@@ -12,7 +12,7 @@ from tasks.metrics.errors import MetricError
 from tasks.metrics.perplexity import NegativeLogLikelihood
 from tasks.metrics.rouge import Rouge
 from tasks.metrics.samples import SampleScores, corpus_metrics
-from tasks.metrics.scoring import score_samples
+from tasks.metrics.scoring import Responses, score_samples
 
 RESPONSES = [
     "Return the absolute value of the argument .",
@@ -30,7 +30,8 @@ REFERENCES = [
 
 def scores_of(responses: list[str], references: list[str], lengths: list[int]) -> list[SampleScores]:
     ids = [str(row) for row in range(len(responses))]
-    return score_samples(ids, responses, references, lengths, [NegativeLogLikelihood(2.0, 1)] * len(responses))
+    likelihoods = [NegativeLogLikelihood(2.0, 1)] * len(responses)
+    return score_samples(ids, references, Responses(responses, lengths), likelihoods)
 
 
 def test_bleu_is_sacrebleus_corpus_score():
@@ -96,8 +97,8 @@ def test_the_samples_add_up_to_what_the_metrics_say_of_the_texts():
 
 
 def test_no_responses_is_an_error():
-    with pytest.raises(MetricError, match="there are no responses"):
-        score_samples([], [], [], [], [])
+    with pytest.raises(MetricError, match="there are no rows"):
+        score_samples([], [], Responses([], []), [])
     with pytest.raises(MetricError, match="at least one response"):
         Bleu().compute(predictions=[], references=[])
     with pytest.raises(MetricError, match="at least one response"):
@@ -107,8 +108,15 @@ def test_no_responses_is_an_error():
 
 
 def test_unequal_counts_are_an_error():
-    with pytest.raises(MetricError, match="2 ids, 2 responses, 1 references, 2 lengths and 0 likelihoods"):
-        score_samples(["1", "2"], ["a", "b"], ["a"], [1, 1], [])
+    with pytest.raises(MetricError, match="2 ids, 1 references, 2 responses, 2 lengths, 0 likelihoods"):
+        score_samples(["1", "2"], ["a"], Responses(["a", "b"], [1, 1]), [])
+
+
+def test_a_metric_without_what_it_is_made_of_is_an_error():
+    with pytest.raises(MetricError, match="perplexity was asked for, but no likelihood"):
+        score_samples(["1"], ["a"], Responses(["a"], [1]), None)
+    with pytest.raises(MetricError, match="rouge_score was asked for, but no response"):
+        score_samples(["1"], ["a"], None, [NegativeLogLikelihood(2.0, 1)], ["perplexity", "rouge_score"])
 
 
 def test_a_fresh_home_stays_empty_without_network(tmp_path):
@@ -118,8 +126,9 @@ def refuse(*_):
     raise AssertionError("reached for the network")
 socket.socket.connect = refuse
 from tasks.metrics.perplexity import NegativeLogLikelihood
-from tasks.metrics.scoring import score_samples
-print(score_samples(["1"], ["the cat sat"], ["the cat ran"], [3], [NegativeLogLikelihood(1.0, 1)])[0].rouge_l)
+from tasks.metrics.scoring import Responses, score_samples
+responses = Responses(["the cat sat"], [3])
+print(score_samples(["1"], ["the cat ran"], responses, [NegativeLogLikelihood(1.0, 1)])[0].rouge_l)
 """
     home, temporary = tmp_path / "home", tmp_path / "temporary"
     home.mkdir()
