@@ -14,6 +14,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 from requests.exceptions import RequestException
 
+from registry.tables import Model
+
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0
@@ -49,6 +51,17 @@ def is_outage(error: Exception) -> bool:
     if isinstance(error, RequestException):
         return True
     return isinstance(error, MlflowException) and error.get_http_status_code() >= 500
+
+
+def version_tags(model: Model) -> dict[str, str]:
+    """Return tags that link a run to the model version that it measures."""
+    if not model.parameters:
+        return {}
+    return {
+        "registered_model": model.parameters["registered_model"],
+        "registered_model_version": model.parameters["registered_model_version"],
+        "training_job_id": str(model.training_job_id),
+    }
 
 
 class TrackedRun:

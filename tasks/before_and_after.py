@@ -3,8 +3,9 @@
 import json
 from urllib.parse import quote
 
+from configs.recipe import METRICS
 from registry.database import Database
-from registry.repositories.evaluations import METRICS, EvaluationRepository
+from registry.repositories.evaluations import EvaluationRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.tables import Evaluation, TrainingJob
 from registry.tracking import TrackedRun

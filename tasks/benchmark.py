@@ -15,7 +15,7 @@ from configs.settings import Settings, get_settings
 from registry.database import Database
 from registry.repositories.models import ModelRepository
 from registry.tables import Model
-from registry.tracking import TrackedRun, until_available
+from registry.tracking import TrackedRun, until_available, version_tags
 from tasks.flow_run import UnknownModel, current_flow_run
 from tasks.harness.installed import harness_version
 from tasks.job_log import RunLogger
@@ -88,20 +88,9 @@ def _open_run(context: BenchmarkContext, version: str) -> TrackedRun:
         {"prefect.flow_run_id": flow_run_id},
     )
     run.show_status("RUNNING")
-    run.set_tags({"model_id": str(context.model.id), "lm_eval_version": version, **_version_tags(context.model)})
+    run.set_tags({"model_id": str(context.model.id), "lm_eval_version": version, **version_tags(context.model)})
     run.log_params({**context.parameters.model_dump(), "base_model": context.model.base_model})
     return run
-
-
-def _version_tags(model: Model) -> dict[str, str]:
-    """Return tags that link the run to the model version it measures."""
-    if not model.parameters:
-        return {}
-    return {
-        "registered_model": model.parameters["registered_model"],
-        "registered_model_version": model.parameters["registered_model_version"],
-        "training_job_id": str(model.training_job_id),
-    }
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

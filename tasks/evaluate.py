@@ -16,7 +16,7 @@ from registry.database import Database
 from registry.repositories.evaluations import EvaluationRepository
 from registry.submissions import EVALUATION_TAG, evaluation_of_parameters
 from registry.tables import Evaluation, Model
-from registry.tracking import TrackedRun, until_available
+from registry.tracking import TrackedRun, until_available, version_tags
 from tasks.attempt import Attempt
 from tasks.before_and_after import describe_change
 from tasks.flow_run import claim, current_flow_run, full_disks_named, recorded_attempt
@@ -102,7 +102,7 @@ def _open_run(context: EvaluationContext, uid: str) -> TrackedRun:
             "evaluation_id": str(context.evaluation_id),
             "model_id": str(context.model.id),
             "prefect.flow_run_id": str(current_flow_run().id),
-            **_version_tags(context.model),
+            **version_tags(context.model),
         }
     )
     run.log_params({**context.parameters.model_dump(), "base_model": context.model.base_model})
@@ -110,17 +110,6 @@ def _open_run(context: EvaluationContext, uid: str) -> TrackedRun:
         evaluations = EvaluationRepository(session)
         evaluations.link_mlflow_run(evaluations.require(context.evaluation_id), run.run_id)
     return run
-
-
-def _version_tags(model: Model) -> dict[str, str]:
-    """Return tags that link the evaluation's run to the model version it measured."""
-    if not model.parameters:
-        return {}
-    return {
-        "registered_model": model.parameters["registered_model"],
-        "registered_model_version": model.parameters["registered_model_version"],
-        "training_job_id": str(model.training_job_id),
-    }
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

@@ -53,6 +53,7 @@ def find_missing_evaluations(promotion: PromotionParameters, model_id: int) -> l
                 eval_name=f"Promotion of model {model_id}: {model.name}"[:LONGEST_NAME],
                 dataset_id=evaluated_dataset(promotion.dataset_id, contest.challenger),
                 max_samples=promotion.max_samples,
+                metrics=[promotion.metric],
             )
             for model in (contest.champion, contest.challenger)
         ]

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from configs.recipe import PromotionSettings
+from configs.recipe import MetricName, PromotionSettings
 from configs.settings import Settings
 from registry.champions import Champions, RegisteredVersion
 from registry.clock import timestamp, utcnow
@@ -33,7 +33,7 @@ class Figures:
     its 95% interval and two-sided p-value (`tasks.metrics.comparison`).
     """
 
-    metric: str
+    metric: MetricName
     evaluations: tuple[int, int]
     rows: int
     values: tuple[float, float]
@@ -160,20 +160,20 @@ def evidence(
     return None
 
 
-def _speaks(evaluation: Evaluation, settings: Settings, metric: str) -> bool:
+def _speaks(evaluation: Evaluation, settings: Settings, metric: MetricName) -> bool:
     """Return whether the evaluation has the metric, and the samples that an interval needs."""
     # Not by its status, which says so a second later than its numbers are there.
     return getattr(evaluation, metric) is not None and sample_file(settings.evaluations_dir, evaluation.uid).exists()
 
 
-def _basis(evaluation: Evaluation, model: Model, metric: str) -> tuple[int, int | None]:
+def _basis(evaluation: Evaluation, model: Model, metric: MetricName) -> tuple[int, int | None]:
     """Return what two evaluations must have in common: the data set and, for what is generated, its length limit."""
     generated = metric != "perplexity"
     dataset_id = evaluated_dataset(evaluation.parameters.get("dataset_id"), model)
     return dataset_id, evaluation.parameters["max_new_tokens"] if generated else None
 
 
-def _figures(settings: Settings, pair: tuple[Evaluation, Evaluation], metric: str) -> Figures | None:
+def _figures(settings: Settings, pair: tuple[Evaluation, Evaluation], metric: MetricName) -> Figures | None:
     """Return the metric's figures; None if it can't be compared, as without common rows."""
     samples = [
         [sample.scores for sample in read_samples(sample_file(settings.evaluations_dir, one.uid))] for one in pair
