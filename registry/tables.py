@@ -154,7 +154,7 @@ class Evaluation(FlowBacked, Base):
     intervals: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     """`[low, high]` or null for each metric: its 95% confidence interval; none before version 0004 of these tables."""
     progress: Mapped[float | None]
-    """Percent of the samples that have been generated; none until the first attempt begins."""
+    """Percent of the samples that are done; none until the first attempt begins."""
 
 
 class Dataset(Base):
