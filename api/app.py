@@ -15,6 +15,7 @@ from api.routes.datasets.endpoints import router as datasets
 from api.routes.evaluations.endpoints import router as evaluations
 from api.routes.health.endpoints import router as health
 from api.routes.models.endpoints import router as models
+from api.routes.openai.endpoints import router as openai
 from api.routes.statistics.endpoints import router as statistics
 from api.routes.training.endpoints import router as training
 from api.version import VERSION
@@ -41,6 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (health, models, datasets, training, evaluations, statistics):
         doors.include_router(router)
     app.include_router(doors)
+    app.include_router(openai, prefix="/v1", responses=DOCUMENTED_ERRORS)
     _serve_documentation(app)
     install_error_handlers(app)
     app.add_middleware(

@@ -1,7 +1,11 @@
-"""The one place where an error becomes a status: every failure leaves as `{"error": "one sentence"}`."""
+"""The one place where an error becomes a status: every failure leaves as `{"error": "one sentence"}`.
+
+Under `/v1` the same failure leaves in OpenAI's shape, which its SDK turns into its own exceptions.
+"""
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -80,6 +84,8 @@ STATUS_OF_ERROR: Mapping[type[PlatformError], tuple[int, str]] = {
     EvaluationFailed: (500, "evaluation_failed"),
     PartDown: (503, "part_down"),
 }
+OPENAI_PREFIX = "/v1/"
+OPENAI_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 STATUS_OF_ENGINE_CODE = {"prompt_too_long": 422, "invalid": 422, "busy": 503, "weights": 503, "failed": 500}
 
 DOCUMENTED_ERRORS: dict[int | str, dict[str, Any]] = {
@@ -93,88 +99,121 @@ DOCUMENTED_ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def error_response(
-    status: int, message: str, code: str, details: dict[str, Any] | None = None, headers: dict[str, str] | None = None
-) -> JSONResponse:
-    """Return an error in the documented shape."""
-    body: dict[str, Any] = {"error": _printable(message), "code": code}
-    if details:
-        body["details"] = details
-    return JSONResponse(body, status_code=status, headers=headers)
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What goes wrong with a request, before it has a shape."""
+
+    status: int
+    message: str
+    code: str
+    details: dict[str, Any] | None = None
+    headers: dict[str, str] | None = None
+    param: str | None = None
+    """The field that is wrong, where it is one."""
+
+    def response(self, path: str) -> JSONResponse:
+        """Return the answer in the shape that clients of this path expect."""
+        if path.startswith(OPENAI_PREFIX):
+            return self._in_openais_shape()
+        body: dict[str, Any] = {"error": _printable(self.message), "code": self.code}
+        if self.details:
+            body["details"] = self.details
+        return JSONResponse(body, status_code=self.status, headers=self.headers)
+
+    def _in_openais_shape(self) -> JSONResponse:
+        # OpenAI knows no 422: a wrong field is a bad request.
+        status = 400 if self.status == 422 else self.status
+        kind = OPENAI_KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
+        error = {"message": _printable(self.message), "type": kind, "param": self.param, "code": self.code}
+        return JSONResponse({"error": error | (self.details or {})}, status_code=status, headers=self.headers)
 
 
 def install_error_handlers(app: FastAPI) -> None:
     """Make every layer's failures leave in the documented shape."""
     app.add_exception_handler(PlatformError, _on_platform_error)
-    app.add_exception_handler(EngineUnavailable, _on_engine_unavailable)
-    app.add_exception_handler(EngineRefused, _on_engine_refused)
+    app.add_exception_handler(EngineUnavailable, _on_engine_error)
+    app.add_exception_handler(EngineRefused, _on_engine_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(SQLAlchemyError, _on_database_error)
     app.add_exception_handler(Exception, _on_unexpected)
 
 
-def platform_error_response(error: PlatformError) -> JSONResponse:
+def platform_error_response(error: PlatformError, path: str) -> JSONResponse:
     """Return the answer for one of our own errors."""
+    return _problem_of(error).response(path)
+
+
+def _problem_of(error: PlatformError) -> Problem:
     status, code = STATUS_OF_ERROR[type(error)]
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, PartDown) else None
-    return error_response(status, error.message, code, error.details, headers)
+    return Problem(status, error.message, code, error.details, headers)
 
 
-async def _on_platform_error(_request: Request, error: Exception) -> JSONResponse:
+async def _on_platform_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, PlatformError)
-    return platform_error_response(error)
+    return platform_error_response(error, request.url.path)
 
 
-async def _on_engine_unavailable(_request: Request, error: Exception) -> JSONResponse:
-    sentence = str(error)
-    return platform_error_response(PartDown("engine", f"{sentence[0].upper()}{sentence[1:]}."))
+async def _on_engine_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, EngineUnavailable | EngineRefused)
+    return engine_problem(error).response(request.url.path)
 
 
-async def _on_engine_refused(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, EngineRefused)
+def engine_problem(error: EngineUnavailable | EngineRefused) -> Problem:
+    """Return what an error of the inference engine means to a client."""
+    if isinstance(error, EngineUnavailable):
+        sentence = str(error)
+        return _problem_of(PartDown("engine", f"{sentence[0].upper()}{sentence[1:]}."))
     status = STATUS_OF_ENGINE_CODE[error.code]
-    headers = {"Retry-After": "5"} if status == 503 else None
-    return error_response(status, error.message, error.code, headers=headers)
+    return Problem(status, error.message, error.code, headers={"Retry-After": "5"} if status in (429, 503) else None)
 
 
-async def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:
+async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
+    return _problem_of_validation(error).response(request.url.path)
+
+
+def _problem_of_validation(error: RequestValidationError) -> Problem:
     problems = error.errors()
     first = problems[0]
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", "syntax error")
-        return error_response(400, f"The request body is not valid JSON: {reason}.", "malformed_json")
+        return Problem(400, f"The request body is not valid JSON: {reason}.", "malformed_json")
     if first["loc"][0] == "path":
         message = f"There is nothing with the id {_shown(first['input'])}; ids are integers from 1."
-        return error_response(404, message, "not_found")
+        return Problem(404, message, "not_found")
     sentences = [_sentence(problem) for problem in problems]
-    return error_response(422, " ".join(sentences), "invalid")
+    return Problem(422, " ".join(sentences), "invalid", param=_field_name(first["loc"]) or None)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    headers = dict(error.headers or {})
+    return _problem_of_http(request, error).response(request.url.path)
+
+
+def _problem_of_http(request: Request, error: HTTPException) -> Problem:
     if error.status_code == 404:
-        return error_response(404, f"There is no {request.url.path}; see /api/docs for what there is.", "not_found")
+        return Problem(404, f"There is no {request.url.path}; see /api/docs for what there is.", "not_found")
     if error.status_code == 405:
         allowed = ", ".join(_methods_of(request))
         message = f"{request.url.path} does not accept {request.method}; it accepts {allowed}."
-        return error_response(405, message, "method_not_allowed", headers={"Allow": allowed})
+        return Problem(405, message, "method_not_allowed", headers={"Allow": allowed})
     if error.status_code == 400:
-        return error_response(400, "The request body can't be read as JSON.", "malformed_json")
-    return error_response(error.status_code, str(error.detail), "error", headers=headers)
+        return Problem(400, "The request body can't be read as JSON.", "malformed_json")
+    return Problem(error.status_code, str(error.detail), "error", headers=dict(error.headers or {}))
 
 
-async def _on_database_error(_request: Request, error: Exception) -> JSONResponse:
+async def _on_database_error(request: Request, error: Exception) -> JSONResponse:
     logger.error("database error", exc_info=error)
     message = "The database does not answer; try again in a few seconds."
-    return platform_error_response(PartDown("database", message))
+    return platform_error_response(PartDown("database", message), request.url.path)
 
 
 async def _on_unexpected(request: Request, error: Exception) -> JSONResponse:
     logger.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
-    return error_response(500, "The platform failed to answer; its log (api.log) says why.", "internal")
+    message = "The platform failed to answer; its log (api.log) says why."
+    return Problem(500, message, "internal").response(request.url.path)
 
 
 def _methods_of(request: Request) -> list[str]:

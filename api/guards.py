@@ -20,7 +20,7 @@ class HostGuard:
             host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
             if _host_name(host) not in self.allowed_hosts:
                 message = f"Host {host!r} is not served here; add it to LLM_PLATFORM_ALLOWED_HOSTS if it should be."
-                await platform_error_response(ForeignHost(message))(scope, receive, send)
+                await platform_error_response(ForeignHost(message), scope["path"])(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
@@ -43,7 +43,7 @@ class BodyLimit:
         error = TooLarge(f"The request body is larger than {limit} bytes, the most that is accepted here.")
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if declared.isdigit() and int(declared) > limit:
-            await platform_error_response(error)(scope, receive, send)
+            await platform_error_response(error, scope["path"])(scope, receive, send)
             return
         received = 0
 
@@ -66,7 +66,7 @@ class BodyLimit:
             if received <= limit:
                 raise
         if received > limit:
-            await platform_error_response(error)(scope, receive, send)
+            await platform_error_response(error, scope["path"])(scope, receive, send)
 
 
 def _host_name(host: str) -> str:

@@ -1,6 +1,6 @@
 """What the API process and the engine's process say to each other; importable without torch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from typing_extensions import TypedDict
@@ -14,20 +14,27 @@ ErrorCode = Literal["prompt_too_long", "busy", "weights", "invalid", "failed"]
 
 
 class EngineGenerateRequest(BaseModel):
-    """Continue `prompt` (raw text, no chat template) with the model in a local folder."""
+    """Continue one of `prompt`, `prompt_ids` and `messages` with the model in a local folder."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     weights: str = Field(min_length=1, description="Absolute path of the base model's folder")
     adapter: str | None = Field(None, min_length=1, description="Absolute path of the adapter's folder")
-    prompt: str
+    prompt: str | None = Field(None, description="Raw text to continue, without a chat template")
+    prompt_ids: list[int] | None = Field(None, min_length=1, description="Or token ids to continue")
+    messages: list[dict[str, str]] | None = Field(
+        None, min_length=1, description="Or a conversation, rendered by the model's chat template"
+    )
     temperature: float = Field(0.7, ge=0, le=100, description="0 is greedy")
     max_length: int | None = Field(None, ge=1, description="Tokens of prompt and continuation together")
     max_new_tokens: int | None = Field(None, ge=1, description="Tokens of the continuation; wins over max_length")
     top_p: float = Field(0.9, gt=0, le=1)
     top_k: int = Field(50, ge=0, description="0 is off")
+    min_p: float = Field(0.0, ge=0, le=1, description="0 is off")
     repetition_penalty: float = Field(1.0, gt=0, le=100)
     seed: int | None = Field(None, ge=0, lt=2**63, description="Same seed, same text")
+    logprobs: int | None = Field(None, ge=0, le=20, description="Likeliest tokens to show beside each one")
+    json_schema: dict[str, Any] | None = Field(None, description="JSON schema that the continuation must match")
     stop: list[StopString] = Field([], max_length=64, description="The continuation ends before the first of these")
     stream: bool = False
 
@@ -41,11 +48,26 @@ class Usage(BaseModel):
     seconds: float
 
 
+class TopLogprob(BaseModel):
+    """A token that might have come, and its natural log-probability under the model itself, before any sampling."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TopLogprob):
+    """A token that came, beside the likeliest ones."""
+
+    top_logprobs: list[TopLogprob]
+
+
 class EngineGenerateResponse(Usage):
-    """A whole answer: `text` is the prompt exactly as sent, followed by `continuation`."""
+    """A whole answer: `text` is the prompt (where it was text) exactly as sent, followed by `continuation`."""
 
     text: str
     continuation: str
+    logprobs: list[TokenLogprob] | None = None
 
 
 class EngineModel(TypedDict):

@@ -51,6 +51,11 @@ class ModelRepository:
         """Return the model that a training job made, or None."""
         return self.session.scalar(select(Model).where(Model.training_job_id == training_job_id))
 
+    def base_of_name(self, base_model: str) -> Model | None:
+        """Return the first model that is this base as it came, without an adapter, or None."""
+        plain = select(Model).where(Model.base_model == base_model, Model.adapter.is_(None), Model.deleted_at.is_(None))
+        return self.session.scalar(plain.order_by(Model.id).limit(1))
+
     def newest_trained(self, base_model: str) -> Model | None:
         """Return the newest model that a training job made on this base, or None."""
         trained = select(Model).where(

@@ -41,6 +41,7 @@ class StatisticsRepository:
         )
         return PlatformCounts(*self.session.execute(query).one())
 
-    def count_generation(self) -> None:
-        """Add one answered generation."""
-        self.session.execute(update(Counter).where(Counter.name == GENERATIONS).values(value=Counter.value + 1))
+    def count_generations(self, answers: int) -> None:
+        """Add answered generations."""
+        added = update(Counter).where(Counter.name == GENERATIONS).values(value=Counter.value + answers)
+        self.session.execute(added)

@@ -285,7 +285,7 @@ def test_statistics_count_every_kind(database):
         jobs = TrainingJobRepository(session)
         jobs.record_state(jobs.get(job_id), "RUNNING", utcnow())
         EvaluationRepository(session).add(evaluation_of_parameters(EvaluationParameters(model_id=1)))
-        StatisticsRepository(session).count_generation()
+        StatisticsRepository(session).count_generations(1)
     with database.reading() as session:
         counts = StatisticsRepository(session).counts()
     assert (counts.total_models, counts.total_training_jobs, counts.running_training_jobs) == (3, 2, 1)

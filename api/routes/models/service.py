@@ -97,7 +97,7 @@ async def generate(platform: Platform, model_id: int, body: GenerateRequest) -> 
     model, request = await asyncio.to_thread(_prepare, platform, model_id, body)
     started = time.monotonic()
     result = await platform.engine.generate(request)
-    await asyncio.to_thread(_count, platform.database)
+    await asyncio.to_thread(count_generations, platform.database)
     seconds = round(time.monotonic() - started, 3)
     return _answer(model, body, result.model_dump(), seconds)
 
@@ -130,7 +130,7 @@ async def _events(
         # The status line has gone out; the last event is the only place left to say it.
         yield _sse("error", {"error": f"The inference engine stopped answering: {error}", "code": "part_down"})
         return
-    await asyncio.to_thread(_count, platform.database)
+    await asyncio.to_thread(count_generations, platform.database)
     result = event | {"text": "".join(pieces)}
     answer = _answer(model, body, result, round(time.monotonic() - started, 3))
     yield _sse("done", answer.model_dump(mode="json"))
@@ -143,18 +143,26 @@ def _sse(event: str | None, data: dict[str, Any]) -> str:
 
 def _prepare(platform: Platform, model_id: int, body: GenerateRequest) -> tuple[Model, EngineGenerateRequest]:
     model = read_model(platform.database, model_id)
+    settings = body.model_dump(exclude={"stream", "stop"})
+    if body.max_length is None and body.max_new_tokens is None:
+        settings["max_length"] = DEFAULT_MAX_LENGTH
+    settings["stop"] = [body.stop] if isinstance(body.stop, str) else body.stop
+    return model, engine_request(platform, model, **settings)
+
+
+def engine_request(platform: Platform, model: Model, **settings: Any) -> EngineGenerateRequest:
+    """Return what the engine is asked for this model, with settings of `EngineGenerateRequest`.
+
+    Raises `Conflict` if the weights can't be loaded, and `PartDown` while they are being fetched.
+    """
     require_loadable(model)
     folder = platform.availability.folder(model.base_model)
     if folder is None:
         message = f"The weights of {model.base_model} are being fetched from the hub; try again in a while."
         raise PartDown("weights", message, retry_after=30)
-    settings = body.model_dump(exclude={"stream", "stop"})
-    if body.max_length is None and body.max_new_tokens is None:
-        settings["max_length"] = DEFAULT_MAX_LENGTH
-    return model, EngineGenerateRequest(
+    return EngineGenerateRequest(
         weights=str(folder),
         adapter=str(platform.settings.adapters_dir / model.adapter) if model.adapter else None,
-        stop=[body.stop] if isinstance(body.stop, str) else body.stop,
         **settings,
     )
 
@@ -184,6 +192,7 @@ def _answer(model: Model, body: GenerateRequest, result: dict[str, Any], seconds
     )
 
 
-def _count(database: Database) -> None:
+def count_generations(database: Database, answers: int = 1) -> None:
+    """Count answers that were given."""
     with database.transaction() as session:
-        StatisticsRepository(session).count_generation()
+        StatisticsRepository(session).count_generations(answers)

@@ -1,0 +1,71 @@
+"""`POST /v1/completions`: text or token ids are continued as they are, without a chat template."""
+
+from typing import Any
+
+from fastapi import Response
+from fastapi.responses import JSONResponse
+
+from api.platform import Platform
+from api.routes.openai.answers import ask, pieces, whole
+from api.routes.openai.schemas import DEFAULT_COMPLETION_TOKENS, CompletionRequest
+from api.routes.openai.sse import stream
+
+KIND = "text_completion"
+
+
+async def complete(platform: Platform, body: CompletionRequest) -> Response:
+    """Return the continuations, or a stream of them; raises `NotFound`, `Conflict`, `PartDown`, engine errors."""
+    inputs: list[dict[str, Any]] = [
+        {"prompt": prompt} if isinstance(prompt, str) else {"prompt_ids": prompt} for prompt in body.prompts()
+    ]
+    limit = body.max_tokens or DEFAULT_COMPLETION_TOKENS
+    asked = await ask(platform, "cmpl", body, inputs, max_new_tokens=limit, logprobs=body.logprobs)
+    prompts = [str(request.prompt or "") if body.echo else "" for request in asked.requests]
+    if body.stream:
+        usage = body.stream_options is not None and body.stream_options.include_usage
+        events = pieces(platform, asked)
+        return await stream(asked, KIND, events, _Chunks(prompts), include_usage=usage)
+    answers = await whole(platform, asked)
+    choices = [
+        {
+            "index": index,
+            "text": prompts[index] + answer.continuation,
+            "finish_reason": answer.finish_reason,
+            "logprobs": _logprobs([one.model_dump() for one in answer.logprobs or []], len(prompts[index])),
+        }
+        for index, answer in enumerate(answers)
+    ]
+    used = asked.usage([one.prompt_tokens for one in answers], [one.generated_tokens for one in answers])
+    return JSONResponse(asked.head(KIND) | {"choices": choices, "usage": used})
+
+
+class _Chunks:
+    """Makes chunks of events; knows how much of each text has gone out."""
+
+    def __init__(self, prompts: list[str]) -> None:
+        self._echo = list(prompts)
+        self._sent = [0] * len(prompts)
+
+    def __call__(self, index: int, event: dict[str, Any]) -> list[dict[str, Any]]:
+        done = event.get("done")
+        text, self._echo[index] = self._echo[index] + event.get("text", ""), ""
+        logprobs = _logprobs(event.get("logprobs") or [], self._sent[index])
+        self._sent[index] += len(text)
+        reason = event["finish_reason"] if done else None
+        return [{"index": index, "text": text, "finish_reason": reason, "logprobs": logprobs}]
+
+
+def _logprobs(tokens: list[dict[str, Any]], start: int) -> dict[str, Any] | None:
+    """Return the older of OpenAI's two shapes; `start` is where the first token stands in the text."""
+    if not tokens:
+        return None
+    offsets, position = [], start
+    for token in tokens:
+        offsets.append(position)
+        position += len(token["token"])
+    return {
+        "tokens": [token["token"] for token in tokens],
+        "token_logprobs": [token["logprob"] for token in tokens],
+        "top_logprobs": [{top["token"]: top["logprob"] for top in token["top_logprobs"]} for token in tokens],
+        "text_offset": offsets,
+    }

@@ -1,0 +1,37 @@
+"""How a model is called by clients of OpenAI's API, and which model a name means."""
+
+import re
+
+from sqlalchemy.orm import Session
+
+from api.errors import NotFound
+from registry.repositories.models import ModelRepository
+from registry.tables import Model
+
+FINE_TUNED = "ft:"
+
+
+def name_of(model: Model) -> str:
+    """Return the base's name for a base model, `ft:BASE:SUFFIX:ID` for a fine-tuned one."""
+    if model.adapter is None:
+        return model.base_model
+    suffix = re.sub(r"[^a-z0-9]+", "-", model.name.lower()).strip("-")[:40]
+    return f"{FINE_TUNED}{model.base_model}:{suffix}:{model.id}"
+
+
+def named(session: Session, name: str) -> Model:
+    """Return the model of a name, or of an id in digits; raises `NotFound`."""
+    models = ModelRepository(session)
+    number = name.rpartition(":")[2] if name.startswith(FINE_TUNED) else name
+    model = models.get(int(number)) if re.fullmatch(r"[1-9][0-9]{0,8}", number) else models.base_of_name(name)
+    if model is None or name not in (name_of(model), number):
+        raise NotFound(f"There is no model named '{name}'; GET /v1/models lists those there are.")
+    return model
+
+
+def all_named(session: Session) -> dict[str, Model]:
+    """Return every model that has a name of its own, by name; of several over one base the first."""
+    found: dict[str, Model] = {}
+    for model in ModelRepository(session).list():
+        found.setdefault(name_of(model), model)
+    return found

@@ -1,0 +1,177 @@
+"""Shapes of OpenAI's API, as its SDK sends and reads them; what would be ignored is refused instead."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from api.routes.models.schemas import StopString, StopStrings
+from api.schemas import ResponseBody
+from configs.strict import StrictModel
+
+MOST_CHOICES = 128
+MOST_LOGPROBS = 20
+DEFAULT_COMPLETION_TOKENS = 16
+DEFAULT_CHAT_TOKENS = 1024
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+Tokens = Annotated[int, Field(ge=1, le=1_048_576)]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+NotSupported = Annotated[float, Field(ge=0, le=0, description="Only 0: not supported")]
+
+
+class StreamOptions(StrictModel):
+    """What a stream carries beside the text."""
+
+    include_usage: bool = Field(False, description="A last chunk without choices has the token counts")
+
+
+class GenerationOptions(StrictModel):
+    """What completions and chat have in common."""
+
+    model: ModelName = Field(description="Name of a model, as `GET /v1/models` lists it")
+    temperature: float | None = Field(None, ge=0, le=100, description="0 is greedy; 1 if left out")
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int = Field(0, ge=0, le=1_000_000, description="0 is off; not OpenAI's")
+    min_p: float = Field(0.0, ge=0, le=1, description="Least share of the likeliest token's probability; not OpenAI's")
+    repetition_penalty: float = Field(1.0, gt=0, le=100, description="Not OpenAI's")
+    n: int | None = Field(None, ge=1, le=MOST_CHOICES, description="Answers per prompt; 1 if left out")
+    seed: int | None = Field(None, ge=0, lt=2**53, description="Same seed, same text; answer i of n has seed + i")
+    stop: StopString | StopStrings | None = Field(None, description="Ends the text before these")
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    presence_penalty: NotSupported | None = None
+    frequency_penalty: NotSupported | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = Field(None, description="Not supported")
+    user: str | None = Field(None, description="A label of the client's; not stored")
+    metadata: dict[str, str] | None = Field(None, description="A label of the client's; not stored")
+
+    @property
+    def answers(self) -> int:
+        """How many answers each prompt gets."""
+        return self.n or 1
+
+    def sampling(self) -> dict[str, Any]:
+        """Return what the engine's request takes, with OpenAI's defaults."""
+        return {
+            "temperature": 1.0 if self.temperature is None else self.temperature,
+            "top_p": 1.0 if self.top_p is None else self.top_p,
+            "top_k": self.top_k,
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+            "stop": [self.stop] if isinstance(self.stop, str) else self.stop or [],
+        }
+
+
+class CompletionRequest(GenerationOptions):
+    """Text or token ids to continue."""
+
+    prompt: str | list[str] | TokenIds | list[TokenIds] = Field(description="One prompt or several, as text or ids")
+    max_tokens: Tokens | None = Field(None, description=f"{DEFAULT_COMPLETION_TOKENS} if left out")
+    logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS, description="Likeliest tokens shown beside each")
+    echo: bool | None = Field(None, description="Put the prompt before the answer")
+
+    def prompts(self) -> list[str | list[int]]:
+        """Return the prompts, one each."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if self.prompt and isinstance(self.prompt[0], int):
+            return [[token for token in self.prompt if isinstance(token, int)]]
+        return [one for one in self.prompt if not isinstance(one, int)]
+
+    @model_validator(mode="after")
+    def _something_to_continue(self) -> Self:
+        if not self.prompt and not isinstance(self.prompt, str):
+            raise ValueError("prompt is an empty list: give at least one prompt")
+        if self.echo and not all(isinstance(prompt, str) for prompt in self.prompts()):
+            raise ValueError("echo needs prompts given as text")
+        return self
+
+
+class TextPart(StrictModel):
+    """A piece of a message's content."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(StrictModel):
+    """One turn of the conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+
+    def rendered(self) -> dict[str, str]:
+        """Return what the model's chat template gets."""
+        content = self.content or ""
+        text = content if isinstance(content, str) else "".join(part.text for part in content)
+        # The older name is the one that chat templates know.
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+class JsonSchema(StrictModel):
+    """A schema that the answer keeps to."""
+
+    name: str = ""
+    description: str | None = None
+    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(StrictModel):
+    """What the answer's text has to be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema goes with the type json_schema, and only with it")
+        return self
+
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        """Return the JSON schema that the answer must match; None for free text."""
+        if self.json_schema is not None:
+            return self.json_schema.schema_
+        return {"type": "object"} if self.type == "json_object" else None
+
+
+class ChatRequest(GenerationOptions):
+    """A conversation to go on with."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = Field(None, description=f"{DEFAULT_CHAT_TOKENS} if left out")
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS, description="Needs `logprobs`")
+    response_format: ResponseFormat | None = None
+
+    @model_validator(mode="after")
+    def _logprobs_asked_for(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        return self
+
+
+class ModelObject(ResponseBody):
+    """A model, as `GET /v1/models` lists it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "llm-platform"
+
+
+class ModelObjects(ResponseBody):
+    """All models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelObject]
+
+
+class CompletionUsage(ResponseBody):
+    """Token counts of an answer; a prompt with several answers counts once."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
