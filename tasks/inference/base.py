@@ -1,76 +1,61 @@
-"""One base model in memory and the adapters attached to it, of which at most one is active at a time."""
+"""One base model in memory: its network, the arena of its sequences, and the adapters loaded with it."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel
-from transformers import PreTrainedModel
 
-from tasks.inference.loading import attach_adapter, load_base_model
+from tasks.inference.network.load import load_network
+from tasks.inference.space import ArenaSpace
 
 
 @dataclass
 class AttachedAdapter:
-    """An adapter in memory: its name inside peft (never used twice), its bytes, when it was last decoded with."""
+    """An adapter in memory: its number in the network, its bytes, when it was last decoded with."""
 
-    name: str
+    number: int
     bytes: int
     last_used: float
+
+
+@dataclass(frozen=True)
+class BasePlan:
+    """What a base takes, known before it is loaded: bytes of its weights and arena, and the arena's tokens."""
+
+    vocabulary: int
+    weight_bytes: int
+    cache_bytes: int
+    cache_tokens: int
 
 
 class LoadedBase:
     """A base model shared by all its adapters. Not thread-safe: only its decode thread computes with it."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, folder: Path, plan: BasePlan, dtype: torch.dtype, device: torch.device) -> None:
         """Load the model in `folder`; raises `WeightsError` if that fails."""
-        self.model: PreTrainedModel = load_base_model(folder, dtype, device)
-        self.bytes = _weight_bytes(self.model)
+        self.network = load_network(folder, dtype, device)
+        self.arena = self.network.allocate(plan.cache_tokens)
+        self.space = ArenaSpace(plan.cache_tokens)
+        self.bytes = self.network.bytes + plan.cache_bytes
+        self.vocabulary = plan.vocabulary
+        self.device = device
         self.adapters: dict[Path, AttachedAdapter] = {}
-        self._wrapped: PeftModel | None = None
-        self._named = 0
-        self._active: Path | None = None
-        self._known = True  # whether `_active` is what peft has switched on
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of the base and all its adapters."""
+        """Bytes of the base, its arena and all its adapters."""
         return self.bytes + sum(adapter.bytes for adapter in list(self.adapters.values()))
 
-    @property
-    def active(self) -> Path | None:
-        """The adapter that the next forward pass uses; None is the plain base."""
-        return self._active
-
     def load_adapter(self, folder: Path) -> AttachedAdapter:
-        """Attach the adapter in `folder`, not yet listed in `adapters`; raises `WeightsError` if that fails."""
-        self._named += 1
-        name = f"adapter_{self._named}"
-        before = _weight_bytes(self.model)
-        self._known = False
-        self._wrapped = attach_adapter(self._wrapped or self.model, folder, name)
-        return AttachedAdapter(name, _weight_bytes(self.model) - before, 0.0)
+        """Load the adapter in `folder`, not yet listed in `adapters`; raises `WeightsError` if that fails."""
+        loaded = self.network.load_adapter(folder)
+        return AttachedAdapter(loaded.number, loaded.bytes, 0.0)
 
     def drop_adapter(self, folder: Path) -> None:
-        """Detach an adapter and free its memory."""
-        adapter = self.adapters.pop(folder)
-        if self._wrapped is not None:
-            self._wrapped.delete_adapter(adapter.name)
-        self._known = False
+        """Free the memory of an adapter that no sequence uses."""
+        self.network.drop_adapter(self.adapters.pop(folder).number)
 
-    def activate(self, folder: Path | None) -> None:
-        """Make the next forward pass use the adapter from `folder`, or none; costs nothing when nothing changes."""
-        if self._known and folder == self._active:
-            return
-        if self._wrapped is not None:
-            if folder is None:
-                self._wrapped.base_model.disable_adapter_layers()
-            else:
-                self._wrapped.base_model.enable_adapter_layers()
-                self._wrapped.set_adapter(self.adapters[folder].name, inference_mode=True)
-        self._active, self._known = folder, True
-
-
-def _weight_bytes(model: torch.nn.Module) -> int:
-    """Return the bytes of the model's parameters, tied ones counted once. (Buffers are not in the file: negligible.)"""
-    return sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    def release(self, start: int) -> None:
+        """Give back the range of a sequence that is over."""
+        self.space.release(start)
+        self.network.release(start)

@@ -6,18 +6,21 @@ from pathlib import Path
 
 import torch
 
-from tasks.inference.errors import EngineClosed, PromptTooLong
-from tasks.inference.generation import Generation, GenerationRequest, Listener, ModelRef
-from tasks.inference.loading import context_length, load_config
+from tasks.inference.base import BasePlan
+from tasks.inference.decoding import CPU_STEP, GPU_STEP, StepSize
+from tasks.inference.errors import EngineClosed, PromptTooLong, RequestTooLarge, TooLargeForMemory
+from tasks.inference.generation import Generation, GenerationRequest, Listener, ModelRef, TokenLogprobs
+from tasks.inference.loading import context_length, load_config, model_files, weight_bytes
+from tasks.inference.network.load import cache_bytes_per_token
 from tasks.inference.residency import Residency
-from tasks.inference.worker import BaseWorker
+from tasks.inference.worker import BaseWorker, WorkerSettings
 
-__all__ = ["Engine", "EngineStats", "Generation", "GenerationRequest", "ModelRef", "ModelStats"]
+__all__ = ["Engine", "EngineStats", "Generation", "GenerationRequest", "ModelRef", "ModelStats", "TokenLogprobs"]
 
 
 @dataclass(frozen=True)
 class ModelStats:
-    """One base: where it lies, its bytes in memory with adapters, and its requests."""
+    """One base: where it lies, its bytes in memory with arena and adapters, its requests, its arena in tokens."""
 
     weights: str
     loaded: bool
@@ -25,6 +28,8 @@ class ModelStats:
     bytes: int
     running: int
     waiting: int
+    cache_tokens_used: int
+    cache_tokens: int
 
 
 @dataclass(frozen=True)
@@ -38,16 +43,11 @@ class EngineStats:
     waiting: int
 
 
-@dataclass(frozen=True)
-class _Limits:
-    context: int
-    vocabulary: int
-
-
 class Engine:
     """Generates tokens with every model asked for. Its methods may be called from any thread.
 
-    Each base has one thread, which advances up to `concurrency` sequences in turn; up to `queue_length` more wait.
+    Each base has one thread, which advances up to `concurrency` sequences together, and `kv_cache_bytes` at most for
+    their keys and values; up to `queue_length` more requests wait.
     """
 
     def __init__(
@@ -55,18 +55,23 @@ class Engine:
         dtype: torch.dtype,
         device: torch.device,
         memory_budget_bytes: int,
-        concurrency: int = 8,
+        concurrency: int = 32,
         queue_length: int = 256,
+        kv_cache_bytes: int = 1_000_000_000,
+        step: StepSize | None = None,
     ) -> None:
-        self._placement = (dtype, device)
-        self._concurrency = concurrency
-        self._queue_length = queue_length
+        step = step or (CPU_STEP if device.type == "cpu" else GPU_STEP)
+        self._settings = WorkerSettings(dtype, device, concurrency, queue_length, step)
+        self._kv_cache_bytes = kv_cache_bytes
         self._residency: Residency[BaseWorker] = Residency(memory_budget_bytes)
-        self._limits: dict[Path, _Limits] = {}
+        self._contexts: dict[Path, int] = {}
+        self._plans: dict[Path, BasePlan] = {}
 
     def context_length(self, weights: Path) -> int:
         """Return the context of the base in `weights`, in tokens; raises `WeightsError` if there is no model."""
-        return self._limits_of(weights).context
+        if weights not in self._contexts:
+            self._contexts[weights] = context_length(load_config(weights))
+        return self._contexts[weights]
 
     def submit(self, request: GenerationRequest, listener: Listener | None = None) -> Generation:
         """Put a request in line and return at once; its weights are loaded when its turn comes.
@@ -75,24 +80,28 @@ class Engine:
 
         Raises:
             PromptTooLong: the prompt fills the model's context.
+            RequestTooLarge: prompt and continuation can never fit into the arena.
             ValueError: a prompt id is not in the model's vocabulary.
             EngineBusy: too many requests wait for this base.
-            WeightsError: there is no model in the folder.
+            WeightsError: there is no usable model in the folder.
             EngineClosed: `close` was called.
         """
-        limits = self._limits_of(request.model.weights)
-        room = limits.context - len(request.prompt_ids)
+        context, plan = self.context_length(request.model.weights), self._plan_of(request.model.weights)
+        room = context - len(request.prompt_ids)
         if room < 1:
-            raise PromptTooLong(len(request.prompt_ids), limits.context)
-        if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= limits.vocabulary:
-            raise ValueError(f"prompt_ids holds an id outside the model's vocabulary of {limits.vocabulary}")
+            raise PromptTooLong(len(request.prompt_ids), context)
+        if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= plan.vocabulary:
+            raise ValueError(f"prompt_ids holds an id outside the model's vocabulary of {plan.vocabulary}")
+        most = len(request.prompt_ids) + min(request.max_new_tokens, room)
+        if most > plan.cache_tokens:
+            raise RequestTooLarge(most, plan.cache_tokens)
         generation = Generation(request, min(request.max_new_tokens, room), self._wake, listener)
         with self._residency.changed:
             if self._residency.closing:
                 raise EngineClosed
             folder = request.model.weights
             if (worker := self._residency.holders.get(folder)) is None:
-                worker = BaseWorker(folder, self._residency, self._placement, self._concurrency, self._queue_length)
+                worker = BaseWorker(folder, plan, self._residency, self._settings)
                 self._residency.holders[folder] = worker
                 worker.start()
             worker.enqueue(generation)
@@ -113,6 +122,8 @@ class Engine:
                     bytes=worker.held_bytes,
                     running=len(worker.running),
                     waiting=len(worker.waiting),
+                    cache_tokens_used=0 if worker.base is None else worker.base.space.used,
+                    cache_tokens=0 if worker.base is None else worker.base.space.capacity,
                 )
                 for worker in self._residency.holders.values()
             ]
@@ -138,12 +149,20 @@ class Engine:
             worker.join(max(0.0, deadline - time.monotonic()))
         return not any(worker.is_alive() for worker in workers)
 
-    def _limits_of(self, weights: Path) -> _Limits:
-        if (known := self._limits.get(weights)) is None:
-            config = load_config(weights)
-            known = _Limits(context_length(config), config.get_text_config().vocab_size)
-            self._limits[weights] = known
-        return known
+    def _plan_of(self, weights: Path) -> BasePlan:
+        """Return what the base takes in memory: of what its weights leave, at most half is for the arena."""
+        if (plan := self._plans.get(weights)) is None:
+            config, dtype = load_config(weights), self._settings.dtype
+            own = weight_bytes(model_files(weights), dtype)
+            budget = self._residency.budget_bytes
+            if own > budget:
+                raise TooLargeForMemory(str(weights), own, budget)
+            per_token = cache_bytes_per_token(config, dtype)
+            useful = self._settings.concurrency * self.context_length(weights)
+            tokens = min(useful, min(self._kv_cache_bytes, (budget - own) // 2) // per_token)
+            plan = BasePlan(config.get_text_config().vocab_size, own, tokens * per_token, tokens)
+            self._plans[weights] = plan
+        return plan
 
     def _wake(self) -> None:
         with self._residency.changed:

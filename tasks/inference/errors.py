@@ -9,6 +9,22 @@ class WeightsError(InferenceError):
     """A model or adapter folder is missing, damaged, too large, or holds no safetensors."""
 
 
+class TooLargeForMemory(WeightsError):
+    """A model or adapter needs more memory than the engine may use; both figures are in bytes."""
+
+    def __init__(self, what: str, needed: int, budget: int) -> None:
+        super().__init__(what, needed, budget)
+        self.what = what
+        self.needed = needed
+        self.budget = budget
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} needs {self.needed / 1e9:.3f} GB of memory and the engine's budget is "
+            f"{self.budget / 1e9:.3f} GB: raise engine_memory_budget_gb"
+        )
+
+
 class EngineBusy(InferenceError):
     """The line of waiting requests is full."""
 
@@ -43,6 +59,21 @@ class PromptTooLong(InferenceError):
         return (
             f"the prompt has {self.prompt_tokens} tokens, and {self.limit_name} allows {self.limit} for prompt and "
             "continuation together: shorten the prompt or raise the limit"
+        )
+
+
+class RequestTooLarge(InferenceError):
+    """Prompt and continuation can never fit into the memory kept for the model's sequences. Both are in tokens."""
+
+    def __init__(self, tokens: int, capacity: int) -> None:
+        super().__init__(tokens, capacity)
+        self.tokens = tokens
+        self.capacity = capacity
+
+    def __str__(self) -> str:
+        return (
+            f"prompt and continuation may come to {self.tokens} tokens, and the engine keeps room for {self.capacity} "
+            "of this model: ask for fewer new tokens, or raise engine_kv_cache_gb and engine_memory_budget_gb"
         )
 
 

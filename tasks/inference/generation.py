@@ -22,10 +22,22 @@ class ModelRef:
 
 
 @dataclass(frozen=True)
+class TokenLogprobs:
+    """The natural logarithm of a token's probability by the model itself, and of its likeliest rivals' by their id."""
+
+    logprob: float
+    top: dict[int, float]
+
+
+MOST_LOGPROBS = 20
+
+
+@dataclass(frozen=True)
 class GenerationRequest:
     """Token ids to continue, and how. Without `seed` every answer is drawn anew.
 
-    The ids in `eos_token_ids` end the answer and are not part of it.
+    The ids in `eos_token_ids` end the answer and are not part of it. With `logprobs` every token comes with its
+    log-probability and those of that many likeliest tokens (0: only its own).
     """
 
     model: ModelRef
@@ -37,6 +49,8 @@ class GenerationRequest:
     repetition_penalty: float = 1.0
     seed: int | None = None
     eos_token_ids: Collection[int] = frozenset()
+    min_p: float = 0.0
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
@@ -45,12 +59,14 @@ class GenerationRequest:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}: it must be at least 1")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}: it must be from 0 to {2**63 - 1}")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
+            raise ValueError(f"logprobs is {self.logprobs}: it must be from 0 to {MOST_LOGPROBS}")
         _ = self.sampling  # its own checks name the field
 
     @property
     def sampling(self) -> SamplingParameters:
         """The part of the request that the sampler needs."""
-        return SamplingParameters(self.temperature, self.top_p, self.top_k, self.repetition_penalty)
+        return SamplingParameters(self.temperature, self.top_p, self.top_k, self.repetition_penalty, self.min_p)
 
 
 class Generation:
@@ -63,6 +79,8 @@ class Generation:
         self.max_new_tokens = max_new_tokens
         """The request's limit, lowered to what the model's context leaves."""
         self.tokens: list[int] = []
+        self.logprobs: list[TokenLogprobs] = []
+        """One entry a token, if the request asked for them; there before its token is."""
         self.finish_reason: FinishReason | None = None
         self.error: Exception | None = None
         self.cancelled = False
@@ -108,9 +126,11 @@ class Generation:
         self.cancelled = True
         self._wake()
 
-    def deliver(self, token_id: int) -> None:
+    def deliver(self, token_id: int, logprobs: TokenLogprobs | None = None) -> None:
         """Append one token (the engine's side)."""
         with self._changed:
+            if logprobs is not None:
+                self.logprobs.append(logprobs)
             self.tokens.append(token_id)
             self._changed.notify_all()
         if self._listener is not None:

@@ -21,7 +21,7 @@ from tasks.inference.errors import WeightsError
 
 UNLIMITED_CONTEXT = 1_048_576
 """Context of a model that states none, such as a recurrent one."""
-_LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError)
+LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError)
 """What transformers, peft and safetensors raise for a damaged or foreign folder."""
 
 
@@ -31,8 +31,8 @@ def load_config(folder: Path) -> PretrainedConfig:
         raise WeightsError(f"no model in {folder}: config.json is missing")
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except _LOAD_ERRORS as error:
-        raise WeightsError(f"config.json in {folder} can't be used: {_first_line(error)}") from error
+    except LOAD_ERRORS as error:
+        raise WeightsError(f"config.json in {folder} can't be used: {first_line(error)}") from error
 
 
 def context_length(config: PretrainedConfig) -> int:
@@ -51,8 +51,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise WeightsError(f"no tokenizer: {folder} is not a folder")
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except _LOAD_ERRORS as error:
-        raise WeightsError(f"the tokenizer in {folder} can't be loaded: {_first_line(error)}") from error
+    except LOAD_ERRORS as error:
+        raise WeightsError(f"the tokenizer in {folder} can't be loaded: {first_line(error)}") from error
 
 
 def end_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -63,7 +63,7 @@ def end_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset
         try:
             named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
         except (ValueError, AttributeError) as error:
-            raise WeightsError(f"{path} is not a JSON object: {_first_line(error)}") from error
+            raise WeightsError(f"{path} is not a JSON object: {first_line(error)}") from error
         ids.update(named if isinstance(named, list) else [] if named is None else [named])
     if isinstance(tokenizer.eos_token_id, int):
         ids.add(tokenizer.eos_token_id)
@@ -108,15 +108,24 @@ def weight_bytes(files: list[Path], dtype: torch.dtype) -> int:
     Raises:
         WeightsError: a file is missing, cut short or not safetensors.
     """
-    elements = 0
+    return sum(size.numel() for size in weight_shapes(files).values()) * dtype.itemsize
+
+
+def weight_shapes(files: list[Path]) -> dict[str, torch.Size]:
+    """Return the shape of every tensor in `files`; reads the headers only.
+
+    Raises:
+        WeightsError: a file is missing, cut short or not safetensors.
+    """
+    shapes: dict[str, torch.Size] = {}
     for file in files:
         try:
             with safe_open(file, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - not a dict, it can't be iterated
-                    elements += torch.Size(tensors.get_slice(name).get_shape()).numel()
+                    shapes[name] = torch.Size(tensors.get_slice(name).get_shape())
         except (OSError, SafetensorError) as error:
-            raise WeightsError(f"{file} is missing or damaged: {_first_line(error)}") from error
-    return elements * dtype.itemsize
+            raise WeightsError(f"{file} is missing or damaged: {first_line(error)}") from error
+    return shapes
 
 
 def load_base_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
@@ -136,8 +145,8 @@ def load_base_model(folder: Path, dtype: torch.dtype, device: torch.device) -> P
             local_files_only=True,
             output_loading_info=True,
         )
-    except _LOAD_ERRORS as error:
-        raise WeightsError(f"the model in {folder} can't be loaded: {_first_line(error)}") from error
+    except LOAD_ERRORS as error:
+        raise WeightsError(f"the model in {folder} can't be loaded: {first_line(error)}") from error
     absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if absent:  # transformers would go on with random numbers in their place
         raise WeightsError(f"the model in {folder} lacks {len(absent)} tensors, among them {absent[0]}")
@@ -156,8 +165,8 @@ def adapter_config(folder: Path) -> LoraConfig:
         fields = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         kind = fields.get("peft_type")
         config = LoraConfig.from_pretrained(str(folder)) if kind == "LORA" else None
-    except (*_LOAD_ERRORS, AttributeError) as error:
-        raise WeightsError(f"adapter_config.json in {folder} can't be used: {_first_line(error)}") from error
+    except (*LOAD_ERRORS, AttributeError) as error:
+        raise WeightsError(f"adapter_config.json in {folder} can't be used: {first_line(error)}") from error
     if config is None:
         raise WeightsError(f"the adapter in {folder} is of type {kind}: only LORA adapters are served")
     if config.bias != "none" or not (
@@ -184,13 +193,13 @@ def attach_adapter(model: PreTrainedModel | PeftModel, folder: Path, name: str =
     try:
         # The adapter takes its layers' dtype: peft's default of float32 doubles the operators of a bfloat16 step.
         if attached is None:
-            attached = _wrap(model, config, name, options)
+            attached = wrap(model, config, name, options)
         else:
             attached.add_adapter(name, config, **options)
         # Without a device peft picks the GPU whatever the model is on.
         attached.load_adapter(str(folder), name, torch_device=str(next(model.parameters()).device), **options)
-        _check_adapter_tensors(attached, name, file)
-    except (*_LOAD_ERRORS, WeightsError) as error:
+        check_adapter_tensors(attached, name, file)
+    except (*LOAD_ERRORS, WeightsError) as error:
         if isinstance(model, PeftModel):
             if name in model.peft_config:
                 model.delete_adapter(name)
@@ -198,18 +207,19 @@ def attach_adapter(model: PreTrainedModel | PeftModel, folder: Path, name: str =
             attached.base_model.unload()
         if isinstance(error, WeightsError):
             raise
-        raise WeightsError(f"the adapter in {folder} can't be attached: {_first_line(error)}") from error
+        raise WeightsError(f"the adapter in {folder} can't be attached: {first_line(error)}") from error
     return attached.eval()
 
 
-def _wrap(model: PreTrainedModel, config: LoraConfig, name: str, options: dict[str, Any]) -> PeftModel:
+def wrap(model: PreTrainedModel, config: LoraConfig, name: str, options: dict[str, Any]) -> PeftModel:
+    """Return `model` with fresh LoRA layers of `config`, named `name`; its modules are wrapped in place."""
     with warnings.catch_warnings():
         # peft 0.21 asks transformers 5.23 for a property under its old name.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         return PeftModel(model, config, adapter_name=name, **options)
 
 
-def _check_adapter_tensors(model: PeftModel, name: str, file: Path) -> None:
+def check_adapter_tensors(model: PeftModel, name: str, file: Path) -> None:
     """Raise `WeightsError` unless `file` holds exactly the LoRA tensors of adapter `name`; peft only warns."""
     with safe_open(file, framework="pt") as tensors:
         given = set(tensors.keys())
@@ -220,6 +230,6 @@ def _check_adapter_tensors(model: PeftModel, name: str, file: Path) -> None:
         raise WeightsError(f"the adapter in {file.parent} is for another model: it has {len(extra)} tensors too many")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """Return the start of a library's message: theirs run over many lines of advice."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

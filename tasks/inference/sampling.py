@@ -1,19 +1,32 @@
-"""Sampling: logits in, one token id per row out, with the order and the meaning of transformers' processors."""
+"""Sampling of a whole batch at once: logits in, one token id a row out, in the order and meaning of transformers.
 
+A row's result depends on its own logits, parameters and uniform number only, to the last bit: candidates stand in the
+vocabulary's order, sums run from one end, and what another row needs of width adds zeros behind.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+SPARE = 16
+"""Candidates beyond the largest `top_k`, so that logits equal to the last one are usually among them."""
+
 
 @dataclass(frozen=True)
 class SamplingParameters:
-    """How the next token is drawn: `temperature` 0 is greedy; `top_k` 0, `top_p` 1, `repetition_penalty` 1 are off."""
+    """How the next token is drawn: `temperature` 0 is greedy.
+
+    `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 are off. `min_p` keeps tokens of at least that share of
+    the likeliest one's probability.
+    """
 
     temperature: float = 0.7
     top_p: float = 0.9
     top_k: int = 50
     repetition_penalty: float = 1.0
+    min_p: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
@@ -24,84 +37,135 @@ class SamplingParameters:
             raise ValueError(f"top_k is {self.top_k}: it must be at least 0")
         if not 0 < self.repetition_penalty < float("inf"):
             raise ValueError(f"repetition_penalty is {self.repetition_penalty}: it must be above 0")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p is {self.min_p}: it must be from 0 to 1")
 
 
-def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Make tokens that occurred less likely: positive logits are divided by `penalty`, negative ones multiplied.
+@dataclass(frozen=True)
+class Row:
+    """What one row of logits is sampled with.
 
-    `logits` is float32 `[..., vocabulary]`, `seen` a bool mask of the same shape over prompt and generated tokens.
+    `seen` is a bool mask `[vocabulary]` over prompt and answer (needed with a penalty only), `uniform` in 0 to 1.
+    """
+
+    parameters: SamplingParameters
+    uniform: float = 0.0
+    seen: Tensor | None = None
+
+
+def sample(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Return one token id per row of float32 `[rows, vocabulary]` logits."""
+    logits = penalized(logits, rows)
+    chosen = logits.argmax(dim=-1)
+    vocabulary = logits.shape[-1]
+    drawn = [index for index, row in enumerate(rows) if row.parameters.temperature > 0]
+    narrow = [index for index in drawn if 0 < rows[index].parameters.top_k < vocabulary]
+    # A row without top-k needs the whole vocabulary: it must not make the others do so.
+    for indices in (narrow, [index for index in drawn if index not in set(narrow)]):
+        if indices:
+            place = torch.tensor(indices, device=logits.device)
+            chosen[place] = _draw_rows(logits[place], [rows[index] for index in indices])
+    return chosen
+
+
+def penalized(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Make tokens that occurred less likely: positive logits are divided by the penalty, negative ones multiplied.
+
     Source: CTRL, https://arxiv.org/abs/1909.05858, section 4.1.
     """
-    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
-
-
-def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
-    """Set all but the `top_k` largest logits of each row to minus infinity (ties with the last one stay)."""
-    threshold = torch.topk(logits, min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
-    return logits.masked_fill(logits < threshold, float("-inf"))
-
-
-def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
-    """Keep each row's smallest set of likeliest tokens whose probability reaches `top_p`; the rest is minus infinity.
-
-    Source: nucleus sampling, https://arxiv.org/abs/1904.09751; summed from the least likely up, as transformers does.
-    """
-    ascending, order = torch.sort(logits, dim=-1)
-    removed = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
-    removed[..., -1] = False
-    return logits.masked_fill(torch.zeros_like(removed).scatter(-1, order, removed), float("-inf"))
-
-
-def process_logits(logits: Tensor, seen: Tensor | None, parameters: SamplingParameters) -> Tensor:
-    """Apply penalty, temperature, top-k and top-p in transformers' order to float32 `[..., vocabulary]` logits.
-
-    At temperature 0 only the penalty applies. `seen` may be None when the penalty is off.
-    """
-    if parameters.repetition_penalty != 1.0 and seen is not None:
-        logits = penalize_repetition(logits, seen, parameters.repetition_penalty)
-    if parameters.temperature == 0:
+    indices = [i for i, row in enumerate(rows) if row.parameters.repetition_penalty != 1.0 and row.seen is not None]
+    if not indices:
         return logits
-    logits = logits / parameters.temperature
-    if parameters.top_k:
-        logits = keep_top_k(logits, parameters.top_k)
-    if parameters.top_p < 1:
-        logits = keep_top_p(logits, parameters.top_p)
-    return logits
+    place = torch.tensor(indices, device=logits.device)
+    seen = torch.stack([seen for index in indices if (seen := rows[index].seen) is not None])
+    penalty = _column([rows[index].parameters.repetition_penalty for index in indices], logits)
+    own = logits[place]
+    return logits.index_copy(0, place, torch.where(seen, torch.where(own < 0, own * penalty, own / penalty), own))
+
+
+def filtered(logits: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor | None]:
+    """Apply temperature, top-k, top-p and min-p to rows that draw; what they exclude is minus infinity.
+
+    Returns the candidates' logits `[rows, width]` and their token ids in rising order (None: the whole vocabulary).
+    """
+    parameters = [row.parameters for row in rows]
+    logits = logits / _column([each.temperature for each in parameters], logits)
+    top_k = [each.top_k or logits.shape[-1] for each in parameters]
+    candidates = None
+    if min(top_k) < logits.shape[-1]:
+        logits, candidates = _top(logits, top_k)
+    if any(each.top_p < 1 for each in parameters):
+        logits = _nucleus(logits, _column([each.top_p for each in parameters], logits))
+    if any(each.min_p > 0 for each in parameters):
+        least = logits.amax(-1, keepdim=True) + _column([each.min_p for each in parameters], logits).log()
+        logits = logits.masked_fill(logits < least, float("-inf"))
+    return logits, candidates
 
 
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Return one token id per row by inverting the distribution function at `uniform` (`[...]`, in 0 to 1).
+    """Return one place per row by inverting the distribution function at `uniform` (`[rows, 1]`, in 0 to 1).
 
     One uniform number a token makes a request's draws independent of the vocabulary, the device and its neighbours.
     """
-    cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
-    point = uniform.to(cumulative).unsqueeze(-1) * cumulative[..., -1:]
-    choice = torch.searchsorted(cumulative, point, right=True).squeeze(-1)
+    cumulative = _masses(logits).cumsum(-1)
+    point = uniform.to(cumulative) * cumulative[..., -1:]
+    choice = torch.searchsorted(cumulative, point, right=True)
     # Rounding can push the point past the last likely token; the last token with any mass is the right answer.
-    last = (cumulative < cumulative[..., -1:]).sum(dim=-1)
-    return torch.minimum(choice, last)
+    last = (cumulative < cumulative[..., -1:]).sum(-1, keepdim=True)
+    return torch.minimum(choice, last).squeeze(-1)
 
 
-def sample_token(
-    logits: Tensor, seen: Tensor | None, parameters: SamplingParameters, generator: torch.Generator
-) -> int:
-    """Return the next token id for one sequence: float32 `[vocabulary]` logits, a CPU generator seeded by the request.
+def log_probabilities(logits: Tensor, chosen: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the chosen tokens' log-probabilities by the model's own distribution, and the `top` likeliest ones.
 
-    Draws from the distribution of `process_logits`, but sorts only the top-k survivors: sorting the whole vocabulary
-    takes longer than everything else here.
+    That is before penalty, temperature and filters. Results: `[rows]`, `[rows, top]` values, `[rows, top]` ids.
     """
-    if parameters.temperature == 0:
-        return int(process_logits(logits, seen, parameters).argmax())
-    survivors = None
-    if 0 < parameters.top_k < logits.shape[-1]:
-        if parameters.repetition_penalty != 1.0 and seen is not None:
-            logits = penalize_repetition(logits, seen, parameters.repetition_penalty)
-        logits = logits / parameters.temperature
-        threshold = torch.topk(logits, parameters.top_k).values[-1]
-        survivors = (logits >= threshold).nonzero().squeeze(-1)
-        logits = logits[survivors]
-        logits = keep_top_p(logits, parameters.top_p) if parameters.top_p < 1 else logits
-    else:
-        logits = process_logits(logits, seen, parameters)
-    choice = draw(logits, torch.rand((), generator=generator))
-    return int(choice if survivors is None else survivors[choice])
+    logs = logits.log_softmax(-1)
+    values, ids = logs.topk(top, dim=-1)
+    return logs.gather(-1, chosen[:, None]).squeeze(-1), values, ids
+
+
+def _draw_rows(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    logits, candidates = filtered(logits, rows)
+    uniform = torch.tensor([[row.uniform] for row in rows], dtype=torch.float64, device=logits.device)
+    place = draw(logits, uniform)
+    return place if candidates is None else candidates.gather(-1, place[:, None]).squeeze(-1)
+
+
+def _top(logits: Tensor, top_k: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return each row's `top_k` largest logits (ties with the last one stay) and their ids in rising order."""
+    vocabulary = logits.shape[-1]
+    last = torch.tensor([[min(k, vocabulary) - 1] for k in top_k], device=logits.device)
+    width = min(max(top_k) + SPARE, vocabulary)
+    while True:
+        values, ids = logits.topk(width, dim=-1)
+        threshold = values.gather(-1, last)
+        if width == vocabulary or bool((values[:, -1:] < threshold).all()):
+            break
+        width = min(2 * width, vocabulary)
+    values = values.masked_fill(values < threshold, float("-inf"))
+    # What is excluded goes behind, so that the width, which the neighbours have a say in, changes nothing.
+    order = ids.masked_fill(values == float("-inf"), vocabulary).argsort(dim=-1, stable=True)
+    return values.gather(-1, order), ids.gather(-1, order)
+
+
+def _nucleus(logits: Tensor, top_p: Tensor) -> Tensor:
+    """Keep each row's smallest set of likeliest tokens whose probability reaches `top_p`.
+
+    Source: nucleus sampling, https://arxiv.org/abs/1904.09751; summed from the least likely up, as transformers does.
+    """
+    ascending, order = torch.sort(logits, dim=-1, stable=True)
+    cumulative = _masses(ascending).cumsum(-1)
+    removed = cumulative <= (1 - top_p.double()) * cumulative[..., -1:]
+    removed[..., -1] = False
+    removed &= top_p < 1
+    return logits.masked_fill(torch.zeros_like(removed).scatter(-1, order, removed), float("-inf"))
+
+
+def _masses(logits: Tensor) -> Tensor:
+    """Return each token's probability up to a factor, in double precision."""
+    return (logits - logits.amax(-1, keepdim=True)).double().exp()
+
+
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None]

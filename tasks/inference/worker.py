@@ -1,4 +1,4 @@
-"""The decode thread of one base: loads it on demand, admits waiting requests, and advances the running ones in turn."""
+"""The decode thread of one base: loads it on demand, admits waiting requests, advances all running ones together."""
 
 import gc
 import threading
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from tasks.inference.base import LoadedBase
-from tasks.inference.decoding import ActiveSequence, decode_round
-from tasks.inference.errors import EngineBusy, InferenceError, WeightsError
+from tasks.inference.base import BasePlan, LoadedBase
+from tasks.inference.decoding import ActiveSequence, StepSize, decode_step
+from tasks.inference.errors import EngineBusy, InferenceError, TooLargeForMemory, WeightsError
 from tasks.inference.generation import FinishReason, Generation
-from tasks.inference.loading import adapter_files, model_files, weight_bytes
+from tasks.inference.network.load import needed_for_adapter
 from tasks.inference.residency import Evictable, Holder, Residency
 
 
@@ -26,16 +26,26 @@ class Load:
     adapter: Path | None
 
 
+@dataclass(frozen=True)
+class WorkerSettings:
+    """Where and in which precision to compute, how many sequences at once and how much of them a step."""
+
+    dtype: torch.dtype
+    device: torch.device
+    concurrency: int
+    queue_length: int
+    step: StepSize
+
+
 class BaseWorker(threading.Thread):
     """One base, its line of requests, and the thread that serves them. Fields are guarded by `residency.changed`."""
 
     def __init__(
         self,
         folder: Path,
+        plan: BasePlan,
         residency: "Residency[BaseWorker]",
-        placement: tuple[torch.dtype, torch.device],
-        concurrency: int,
-        queue_length: int,
+        settings: WorkerSettings,
     ) -> None:
         super().__init__(name=f"decode-{folder.name}", daemon=True)
         self.folder = folder
@@ -43,9 +53,8 @@ class BaseWorker(threading.Thread):
         self.waiting: deque[Generation] = deque()
         self.running: list[ActiveSequence] = []
         self._residency = residency
-        self._dtype, self._device = placement
-        self._concurrency = concurrency
-        self._queue_length = queue_length
+        self._plan = plan
+        self._settings = settings
         self._reserved = 0  # bytes of the weights being loaded
         self._last_used = time.monotonic()
 
@@ -56,7 +65,7 @@ class BaseWorker(threading.Thread):
 
     def enqueue(self, generation: Generation) -> None:
         """Put a request in line; raises `EngineBusy` if the line is full."""
-        if len(self.waiting) + len(self.running) >= self._concurrency + self._queue_length:
+        if len(self.waiting) + len(self.running) >= self._settings.concurrency + self._settings.queue_length:
             raise EngineBusy(len(self.waiting))
         self.waiting.append(generation)
         self._residency.changed.notify_all()
@@ -91,7 +100,7 @@ class BaseWorker(threading.Thread):
         if isinstance(work, Load):
             self._load(work)
         elif work is not None:
-            decode_round(*work, ended=self._ended)
+            decode_step(*work, self._settings.step, self._ended)
         return work is not None
 
     def _next_work(self) -> Load | tuple[LoadedBase, list[ActiveSequence]] | None:
@@ -110,11 +119,12 @@ class BaseWorker(threading.Thread):
 
     def _admit(self) -> Load | None:
         """Let waiting requests run, in order, while there are places; return what the first must have loaded."""
-        while self.waiting and len(self.running) < self._concurrency:
+        while self.waiting and len(self.running) < self._settings.concurrency:
             generation = self.waiting[0]
             adapter = generation.request.model.adapter
             if self.base is not None and (adapter is None or adapter in self.base.adapters):
-                self._start(generation, self.base)
+                if not self._start(generation, self.base):
+                    return None  # those behind wait as well: else a stream of short requests would starve a long one
                 continue
             try:
                 needed = self._needed_bytes(adapter)
@@ -128,34 +138,36 @@ class BaseWorker(threading.Thread):
             return Load(generation, self.base, adapter)
         return None
 
-    def _start(self, generation: Generation, base: LoadedBase) -> None:
+    def _start(self, generation: Generation, base: LoadedBase) -> bool:
+        """Give a waiting request a range of the arena and let it run; False while no range is large enough."""
+        start = base.space.reserve(len(generation.request.prompt_ids) + generation.max_new_tokens)
+        if start is None:
+            return False
         self.waiting.remove(generation)
-        self.running.append(ActiveSequence(generation, base.model))
+        self.running.append(ActiveSequence(generation, base, start))
         self._touch(generation.request.model.adapter)
+        return True
 
     def _needed_bytes(self, adapter: Path | None) -> int:
         """Return the bytes still to load for a request with `adapter`; raises `WeightsError` if it can never fit."""
         loaded = self.base.bytes if self.base is not None else 0
-        needed = 0 if self.base is not None else weight_bytes(model_files(self.folder), self._dtype)
+        needed = 0 if self.base is not None else self._plan.weight_bytes + self._plan.cache_bytes
         if adapter is not None:
-            needed += weight_bytes(adapter_files(adapter), self._dtype)
+            needed += needed_for_adapter(self.folder, adapter, self._settings.dtype)
         if loaded + needed > self._residency.budget_bytes:
-            raise WeightsError(
-                f"{adapter or self.folder} needs {(loaded + needed) / 1e9:.3f} GB of memory and the engine's budget "
-                f"is {self._residency.budget_bytes / 1e9:.3f} GB: raise engine_memory_budget_gb"
-            )
+            raise TooLargeForMemory(str(adapter or self.folder), loaded + needed, self._residency.budget_bytes)
         return needed
 
     def _load(self, load: Load) -> None:
         """Load what the request lacks and let it run. Its place in memory is reserved; no lock is held meanwhile."""
         gc.collect()  # an evicted model sits in reference cycles
-        if self._device.type == "cuda":
+        if self._settings.device.type == "cuda":
             torch.cuda.empty_cache()
         failure: Exception | None = None
         base, adapter, attached = load.base, load.adapter, None
         try:
             if base is None:
-                base = LoadedBase(self.folder, self._dtype, self._device)
+                base = LoadedBase(self.folder, self._plan, self._settings.dtype, self._settings.device)
             if adapter is not None:
                 attached = base.load_adapter(adapter)
         except WeightsError as error:
@@ -168,7 +180,7 @@ class BaseWorker(threading.Thread):
             if base is not None and adapter is not None and attached is not None:
                 base.adapters[adapter] = attached
             if failure is None and base is not None:
-                # In the same breath: another base's thread could evict this one again before its request runs.
+                # In the same breath: another base's thread could evict an idle base again before its request runs.
                 self._start(load.generation, base)
             else:
                 self.waiting.remove(load.generation)
@@ -179,10 +191,16 @@ class BaseWorker(threading.Thread):
     def _ended(self, sequence: ActiveSequence, outcome: FinishReason | InferenceError) -> None:
         """Free the sequence's place, then tell its owner: who hears of the end finds the place free."""
         with self._residency.changed:
-            self.running.remove(sequence)
-            self._touch(sequence.adapter)
-            self._residency.changed.notify_all()
+            self._retire(sequence)
         sequence.generation.finish(outcome)
+
+    def _retire(self, sequence: ActiveSequence) -> None:
+        """Take a sequence out of the batch and free its range."""
+        self.running.remove(sequence)
+        if self.base is not None:
+            self.base.release(sequence.start)
+        self._touch(sequence.adapter)
+        self._residency.changed.notify_all()
 
     def _touch(self, adapter: Path | None) -> None:
         self._last_used = time.monotonic()
@@ -194,9 +212,8 @@ class BaseWorker(threading.Thread):
             self.waiting.remove(generation)
             generation.finish("cancelled")
         for sequence in [each for each in self.running if each.generation.cancelled]:
-            self.running.remove(sequence)
+            self._retire(sequence)
             sequence.generation.finish("cancelled")
-            self._residency.changed.notify_all()
 
     def _evict(self) -> None:
         """Let go of the base and its adapters; called by another base's thread, while this one decodes nothing."""

@@ -37,8 +37,8 @@ def make_engine():
     """Build engines that are closed after the test."""
     engines = []
 
-    def make(budget: int = 10_000_000, concurrency: int = 8, queue_length: int = 256) -> Engine:
-        engine = Engine(torch.float32, torch.device("cpu"), budget, concurrency, queue_length)
+    def make(budget=10_000_000, concurrency=8, queue_length=256, kv_cache_bytes=5_000_000, step=None) -> Engine:
+        engine = Engine(torch.float32, torch.device("cpu"), budget, concurrency, queue_length, kv_cache_bytes, step)
         engines.append(engine)
         return engine
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from tasks.inference.decoding import StepSize
 from tasks.inference.engine import GenerationRequest, ModelRef
 from tasks.inference.errors import EngineBusy, EngineClosed, PromptTooLong, WeightsError
 from tasks.inference.loading import end_token_ids, load_tokenizer
@@ -31,10 +32,9 @@ def test_greedy_equals_transformers(make_engine, tiny_models_dir, adapters_dir, 
     assert make_engine().generate(request) == reference(request)
 
 
-def test_a_prompt_read_in_pieces_gives_the_same_answer(make_engine, tiny_llama_dir, monkeypatch):
-    monkeypatch.setattr("tasks.inference.decoding.PREFILL_TOKENS", 7)
+def test_a_prompt_read_in_pieces_gives_the_same_answer(make_engine, tiny_llama_dir):
     request = greedy(tiny_llama_dir, ids=prompt_ids(tiny_llama_dir) * 4)
-    assert make_engine().generate(request) == reference(request)
+    assert make_engine(step=StepSize(chunk=7, tokens=10)).generate(request) == reference(request)
 
 
 def test_the_end_token_ends_the_answer_and_is_not_part_of_it(make_engine, tiny_llama_dir):

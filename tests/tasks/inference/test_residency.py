@@ -1,19 +1,31 @@
 """The memory budget: what is loaded, what goes first, and what never fits."""
 
+import gc
 import shutil
 import time
+from functools import partial
 
 import pytest
 import torch
 
-from tasks.inference.errors import WeightsError
-from tasks.inference.loading import adapter_files, model_files, weight_bytes
+from tasks.inference.errors import RequestTooLarge, TooLargeForMemory
+from tasks.inference.loading import model_files, weight_bytes
+from tasks.inference.network.load import needed_for_adapter
 from tests.tasks.inference.conftest import greedy, reference
 from tests.tasks.inference.test_engine import LONG, wait_until
 
+ARENA = 390 * 256
+"""Bytes of an arena for 390 tokens of the tiny Llama."""
+
 
 def size(folder):
-    return weight_bytes(model_files(folder), torch.float32)
+    """Bytes of a base and its arena."""
+    return weight_bytes(model_files(folder), torch.float32) + ARENA
+
+
+@pytest.fixture
+def make_engine(make_engine):
+    return partial(make_engine, kv_cache_bytes=ARENA)
 
 
 def loaded(engine):
@@ -65,9 +77,9 @@ def test_many_bases_in_a_budget_of_one_all_get_their_turn(make_engine, three, ad
 
 def test_idle_adapters_go_before_a_busy_base_grows_too_large(make_engine, tiny_llama_dir, adapters_dir):
     one, two = adapters_dir / "llama-1", adapters_dir / "llama-2"
-    adapter_bytes = weight_bytes(adapter_files(one), torch.float32)
-    engine = make_engine(budget=size(tiny_llama_dir) + adapter_bytes)
-    running = engine.submit(greedy(tiny_llama_dir, max_new_tokens=LONG))
+    room = needed_for_adapter(tiny_llama_dir, one, torch.float32)
+    engine = make_engine(budget=size(tiny_llama_dir) - ARENA + 2 * room, kv_cache_bytes=room)
+    running = engine.submit(greedy(tiny_llama_dir, max_new_tokens=150))
     for adapter in (one, two, one):
         request = greedy(tiny_llama_dir, adapter, 10)
         assert engine.generate(request) == reference(request)
@@ -80,18 +92,21 @@ def test_idle_adapters_go_before_a_busy_base_grows_too_large(make_engine, tiny_l
 def test_bytes_held_are_those_of_the_tensors(make_engine, tiny_llama_dir, adapters_dir):
     engine = make_engine()
     engine.generate(greedy(tiny_llama_dir, adapters_dir / "llama-1", 2))
-    expected = size(tiny_llama_dir) + weight_bytes(adapter_files(adapters_dir / "llama-1"), torch.float32)
+    expected = size(tiny_llama_dir) + needed_for_adapter(tiny_llama_dir, adapters_dir / "llama-1", torch.float32)
     assert engine.stats().bytes == expected
 
 
 def test_what_never_fits_is_refused(make_engine, tiny_llama_dir, adapters_dir):
-    engine = make_engine(budget=size(tiny_llama_dir) - 1)
-    with pytest.raises(WeightsError, match="raise engine_memory_budget_gb"):
+    weights = size(tiny_llama_dir) - ARENA
+    engine = make_engine(budget=weights - 1)
+    with pytest.raises(TooLargeForMemory, match="raise engine_memory_budget_gb"):
         engine.generate(greedy(tiny_llama_dir))
-    engine = make_engine(budget=size(tiny_llama_dir) + 1)
+    engine = make_engine(budget=weights + 20_000)
     assert engine.generate(greedy(tiny_llama_dir, max_new_tokens=2))
-    with pytest.raises(WeightsError, match="raise engine_memory_budget_gb"):
-        engine.generate(greedy(tiny_llama_dir, adapters_dir / "llama-1"))
+    with pytest.raises(RequestTooLarge, match="raise engine_kv_cache_gb"):
+        engine.generate(greedy(tiny_llama_dir, max_new_tokens=100))
+    with pytest.raises(TooLargeForMemory, match="raise engine_memory_budget_gb"):
+        engine.generate(greedy(tiny_llama_dir, adapters_dir / "llama-1", 2))
 
 
 def test_an_evicted_model_leaves_memory(make_engine, three):
@@ -100,8 +115,6 @@ def test_an_evicted_model_leaves_memory(make_engine, three):
         engine.generate(greedy(folder, max_new_tokens=2))
     deadline = time.monotonic() + 10
     while True:
-        import gc
-
         gc.collect()
         alive = sum(type(thing).__name__ == "LoadedBase" for thing in gc.get_objects())
         if alive == 1 or time.monotonic() > deadline:

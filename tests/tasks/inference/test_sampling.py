@@ -1,15 +1,18 @@
-"""The sampler against transformers' logits processors, and its draws against the distribution."""
+"""The sampler against transformers' logits processors, its draws against the distribution, a row against its crowd."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import (
+    MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
-from tasks.inference.sampling import SamplingParameters, draw, process_logits, sample_token
+from tasks.inference.sampling import Row, SamplingParameters, draw, filtered, log_probabilities, penalized, sample
 
 VOCABULARY = 512
 
@@ -32,7 +35,22 @@ def transformers_logits(logits: torch.Tensor, ids: torch.Tensor, parameters: Sam
         logits = TopKLogitsWarper(parameters.top_k)(ids, logits)
     if parameters.top_p < 1:
         logits = TopPLogitsWarper(parameters.top_p)(ids, logits)
+    if parameters.min_p > 0:
+        logits = MinPLogitsWarper(parameters.min_p)(ids, logits)
     return logits
+
+
+def our_logits(logits, rows):
+    """The filtered logits, spread over the whole vocabulary."""
+    values, candidates = filtered(penalized(logits, rows), rows)
+    if candidates is None:
+        return values
+    return torch.full_like(logits, float("-inf")).scatter(-1, candidates, values)
+
+
+def same(ours, theirs):
+    """Equal but for which of equal logits stays at the edge of top-p: transformers' sort leaves that open."""
+    return torch.equal(ours.sort(-1).values, theirs.sort(-1).values)
 
 
 SETTINGS = [
@@ -43,37 +61,46 @@ SETTINGS = [
     SamplingParameters(0.1, 1.0, 5, 1.1),
     SamplingParameters(1.0, 0.01, 0, 1.0),
     SamplingParameters(2.0, 0.99, 10_000, 1.0),
+    SamplingParameters(1.0, 1.0, 0, 1.0, min_p=0.1),
+    SamplingParameters(1.2, 0.95, 80, 1.1, min_p=0.02),
 ]
 
 
-@pytest.mark.parametrize("parameters", SETTINGS, ids=str)
 @pytest.mark.parametrize("seed", range(3))
-def test_logits_equal_those_of_transformers(parameters, seed):
+def test_logits_equal_those_of_transformers(seed):
     logits, ids, seen = random_rows(seed)
-    expected = transformers_logits(logits, ids, parameters)
-    assert torch.equal(process_logits(logits, seen, parameters), expected)
-    assert torch.equal(process_logits(logits[1], seen[1], parameters), expected[1])
+    for parameters in SETTINGS:
+        expected = transformers_logits(logits, ids, parameters)
+        assert same(our_logits(logits, [Row(parameters, seen=its) for its in seen]), expected), parameters
+        assert same(our_logits(logits[1:2], [Row(parameters, seen=seen[1])]), expected[1:2]), parameters
 
 
-@pytest.mark.parametrize("parameters", SETTINGS, ids=str)
-def test_one_sequence_draws_as_the_whole_row_would(parameters):
+def test_rows_with_different_parameters_are_each_as_alone():
+    logits, ids, seen = random_rows(3)
+    logits, ids, seen = (each[:1].expand(len(SETTINGS), -1) for each in (logits, ids, seen))
+    ours = our_logits(logits, [Row(parameters, seen=its) for parameters, its in zip(SETTINGS, seen, strict=True)])
+    for index, parameters in enumerate(SETTINGS):
+        assert same(ours[index], transformers_logits(logits[:1], ids[:1], parameters)[0]), parameters
+        assert torch.equal(ours[index], our_logits(logits[:1], [Row(parameters, seen=seen[0])])[0]), parameters
+
+
+def test_a_draw_does_not_depend_on_the_neighbours():
     logits, _, seen = random_rows(7)
-    whole_row = process_logits(logits[0], seen[0], parameters)
-    for seed in range(200):
-        uniform = torch.rand((), generator=torch.Generator().manual_seed(seed))
-        token_id = sample_token(logits[0], seen[0], parameters, torch.Generator().manual_seed(seed))
-        assert token_id == int(draw(whole_row, uniform)) or _shares_value(whole_row, token_id, draw(whole_row, uniform))
-        assert torch.isfinite(whole_row[token_id])
-
-
-def _shares_value(row, one, other):
-    """Summation order may move a draw between neighbours whose boundary it hits to the last digit."""
-    return abs(one - int(other)) <= 1 or row[one] == row[int(other)]
+    row = logits[0].mul(4).round().div(4)  # many equal logits
+    for seed in range(60):
+        dice = torch.Generator().manual_seed(seed)
+        uniform, crowd = float(torch.rand((), generator=dice)), torch.randn(9, VOCABULARY, generator=dice)
+        for parameters in SETTINGS:
+            own = Row(parameters, uniform, seen[0])
+            others = [Row(replace(each, repetition_penalty=1.0), 0.5) for each in SETTINGS]
+            alone = int(sample(row[None], [own])[0])
+            assert alone == int(sample(torch.cat((crowd, row[None])), [*others, own])[-1])
+            assert torch.isfinite(our_logits(row[None], [own])[0, alone])
 
 
 def test_draws_follow_the_distribution():
     probabilities = torch.tensor([0.5, 0.0, 0.3, 0.2])
-    uniform = torch.rand(20_000, generator=torch.Generator().manual_seed(0))
+    uniform = torch.rand(20_000, 1, generator=torch.Generator().manual_seed(0))
     drawn = draw(probabilities.log().expand(20_000, 4), uniform)
     shares = torch.bincount(drawn, minlength=4) / 20_000
     assert shares[1] == 0
@@ -82,19 +109,29 @@ def test_draws_follow_the_distribution():
 
 @pytest.mark.parametrize("uniform", [0.0, 1.0 - 2**-24, 1.0])
 def test_a_draw_at_the_edge_is_a_possible_token(uniform):
-    logits = torch.tensor([float("-inf"), 1.0, 2.0, float("-inf")])
-    assert int(draw(logits, torch.tensor(uniform))) in (1, 2)
+    logits = torch.tensor([[float("-inf"), 1.0, 2.0, float("-inf")]])
+    assert int(draw(logits, torch.tensor([[uniform]]))) in (1, 2)
 
 
 def test_greedy_takes_the_largest_after_the_penalty():
-    logits, seen = torch.tensor([4.0, 3.9, -1.0]), torch.tensor([True, False, True])
+    logits, seen = torch.tensor([[4.0, 3.9, -1.0]]), torch.tensor([True, False, True])
     greedy = SamplingParameters(0.0, 0.9, 50, 1.2)
-    assert sample_token(logits, seen, greedy, torch.Generator()) == 1
+    assert sample(logits, [Row(greedy, seen=seen)]).tolist() == [1]
+
+
+def test_log_probabilities_are_those_of_the_model_itself():
+    logits, _, _ = random_rows(5)
+    chosen = torch.tensor([3, 1, 4, 1])
+    own, values, ids = log_probabilities(logits, chosen, 5)
+    expected = logits.log_softmax(-1)
+    assert torch.equal(own, expected[range(4), chosen])
+    assert torch.equal(values, expected.gather(-1, ids))
+    assert torch.equal(values, expected.sort(-1, descending=True).values[:, :5])
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("temperature", -0.1), ("temperature", float("nan")), ("top_p", 0.0), ("top_p", 1.1), ("top_k", -1)],
+    [("temperature", -0.1), ("temperature", float("nan")), ("top_p", 0.0), ("top_p", 1.1), ("top_k", -1), ("min_p", 2)],
 )
 def test_meaningless_parameters_are_refused_by_name(field, value):
     with pytest.raises(ValueError, match=field):

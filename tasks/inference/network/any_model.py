@@ -1,0 +1,82 @@
+"""Architectures without a decoder of our own: transformers' model, one sequence after the other, adapters by peft."""
+
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from tasks.inference.loading import attach_adapter, load_base_model
+from tasks.inference.network.step import KVArena, LoadedAdapter, StepBatch
+
+
+class AnyModel:
+    """A `Network` (see `step.py`) that keeps transformers' own cache for each sequence; the arena only counts."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
+        """Load the base in `folder`; raises `WeightsError` if that fails."""
+        self._model: PreTrainedModel = load_base_model(folder, dtype, device)
+        self._vocabulary: int = self._model.config.get_text_config().vocab_size
+        self.bytes = _weight_bytes(self._model)
+        self._wrapped: PeftModel | None = None
+        self._numbered = 0
+        self._active: int | None = None
+        self._caches: dict[int, DynamicCache] = {}
+
+    def allocate(self, capacity: int) -> KVArena:
+        """Return an arena that holds nothing."""
+        return KVArena(torch.empty(0, 0, capacity, 0), torch.empty(0, 0, capacity, 0))
+
+    def release(self, cache_start: int) -> None:
+        """Drop the cache of the sequence at this place."""
+        self._caches.pop(cache_start, None)
+
+    def load_adapter(self, folder: Path) -> LoadedAdapter:
+        """Attach the adapter in `folder`; raises `WeightsError` if that fails."""
+        before, number = _weight_bytes(self._model), self._numbered
+        self._active = None
+        self._numbered += 1
+        self._wrapped = attach_adapter(self._wrapped or self._model, folder, f"adapter_{number}")
+        return LoadedAdapter(number, _weight_bytes(self._model) - before)
+
+    def drop_adapter(self, number: int) -> None:
+        """Detach an adapter and free its memory."""
+        if self._wrapped is not None:
+            self._wrapped.delete_adapter(f"adapter_{number}")
+        self._active = None
+
+    @torch.inference_mode()
+    def step(self, batch: StepBatch, arena: KVArena) -> Tensor:
+        """Read each sequence's tokens; return float32 `[number of wants_logits, vocabulary]`."""
+        del arena
+        rows = []
+        ends = batch.first.tolist()
+        for index, start in enumerate(batch.cache_start.tolist()):
+            if int(batch.cached[index]) == 0:
+                self._caches[start] = DynamicCache(config=self._model.config)
+            self._activate(int(batch.adapter[index]))
+            output = self._model(
+                input_ids=batch.token_ids[None, ends[index] : ends[index + 1]].to(self._model.device),
+                past_key_values=self._caches[start],
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            if bool(batch.wants_logits[index]):
+                rows.append(output.logits[0, -1].float())
+        return torch.stack(rows) if rows else torch.empty(0, self._vocabulary, device=self._model.device)
+
+    def _activate(self, number: int) -> None:
+        if self._wrapped is None or number == self._active:
+            return
+        if number < 0:
+            self._wrapped.base_model.disable_adapter_layers()
+        else:
+            self._wrapped.base_model.enable_adapter_layers()
+            self._wrapped.set_adapter(f"adapter_{number}", inference_mode=True)
+        self._active = number
+
+
+def _weight_bytes(model: torch.nn.Module) -> int:
+    """Return the bytes of the model's parameters, tied ones counted once. (Buffers are not in the file: negligible.)"""
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters())

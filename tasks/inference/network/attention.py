@@ -1,0 +1,112 @@
+"""Attention over ragged sequences: pieces of prompts one by one, single tokens of many sequences together."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+SMALLEST_WINDOW = 64
+
+
+def window(length: int) -> int:
+    """Return the padded length at which a sequence of `length` tokens is read: at most a quarter longer.
+
+    It depends on nothing but the sequence's own length, so the neighbours cannot change a result by a rounding.
+    """
+    grain = max(SMALLEST_WINDOW, 1 << max(0, length.bit_length() - 3))
+    return -(-length // grain) * grain
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Several tokens of one sequence: their rows in the step, its range in the arena, what each may see."""
+
+    rows: slice
+    range: slice
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class _Singles:
+    """One token each of sequences of about the same length; `rows` is None when they are the whole step in order."""
+
+    rows: Tensor | None
+    places: Tensor
+    mask: Tensor
+
+
+class AttentionPlan:
+    """Which rows of a step attend to which places of the arena; made once a step, used by every layer."""
+
+    def __init__(
+        self, pieces: list[tuple[int, int, int, int]], group: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """`pieces`: first row, rows, start in the arena and length after the step, of each sequence in order.
+
+        `group` is the number of query heads to a key head.
+        """
+        self._chunks: list[_Chunk] = []
+        self._singles: list[_Singles] = []
+        windows: dict[int, list[tuple[int, int, int]]] = {}
+        for row, count, start, length in pieces:
+            if count == 1:
+                windows.setdefault(window(length), []).append((row, start, length))
+            else:
+                seen = torch.ones(count, length, dtype=torch.bool).tril(length - count).repeat(group, 1)
+                rows, place = slice(row, row + count), slice(start, start + length)
+                self._chunks.append(_Chunk(rows, place, _additive(seen, dtype, device)))
+        rows_in_all = sum(count for _, count, _, _ in pieces)
+        for width, singles in windows.items():
+            rows_of, starts, lengths = torch.tensor(singles).unbind(1)
+            column = torch.arange(width)
+            seen = column < lengths[:, None]
+            # What is masked reads the sequence's first place: the places behind its end are somebody else's.
+            places = starts[:, None] + column * seen
+            mask = _additive(seen, dtype, device)[:, None, None, :]
+            is_all = len(singles) == rows_in_all
+            self._singles.append(_Singles(None if is_all else rows_of.to(device), places.flatten().to(device), mask))
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Return `[rows, heads * head_dim]` for queries `[rows, heads, head_dim]` and one layer of the arena."""
+        rows, heads, width = queries.shape
+        kv_heads = keys.shape[0]
+        if len(self._singles) == 1 and self._singles[0].rows is None:
+            return _read_singles(queries, keys, values, self._singles[0]).reshape(rows, heads * width)
+        mixed = torch.empty_like(queries, memory_format=torch.contiguous_format)
+        for chunk in self._chunks:
+            # The query heads of a key head stand below one another, as if they were more tokens.
+            asked = queries[chunk.rows].view(-1, kv_heads, heads // kv_heads, width).permute(1, 2, 0, 3)
+            heard = functional.scaled_dot_product_attention(
+                asked.reshape(1, kv_heads, -1, width),
+                keys[:, chunk.range].unsqueeze(0),
+                values[:, chunk.range].unsqueeze(0),
+                attn_mask=chunk.mask,
+            )
+            count = asked.shape[2]
+            mixed[chunk.rows] = heard.reshape(heads, count, width).transpose(0, 1)
+        for singles in self._singles:
+            asked = queries if singles.rows is None else queries.index_select(0, singles.rows)
+            heard = _read_singles(asked, keys, values, singles)
+            if singles.rows is None:
+                mixed.copy_(heard)
+            else:
+                mixed.index_copy_(0, singles.rows, heard)
+        return mixed.view(rows, heads * width)
+
+
+def _read_singles(queries: Tensor, keys: Tensor, values: Tensor, singles: _Singles) -> Tensor:
+    rows, heads, width = queries.shape
+    kv_heads = keys.shape[0]
+    seen = (kv_heads, rows, -1, width)
+    heard = functional.scaled_dot_product_attention(
+        queries.view(rows, kv_heads, heads // kv_heads, width),
+        keys.index_select(1, singles.places).view(seen).transpose(0, 1),
+        values.index_select(1, singles.places).view(seen).transpose(0, 1),
+        attn_mask=singles.mask,
+    )
+    return heard.reshape(rows, heads, width)
+
+
+def _additive(seen: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf")).to(device)

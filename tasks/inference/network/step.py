@@ -1,0 +1,82 @@
+"""The seam of the numeric core: what one step reads, where it keeps keys and values, and what a network must offer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tasks.inference.network.shape import Shape
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """`N` tokens of `S` sequences, in CPU tensors: pieces of prompts and single decoded tokens side by side.
+
+    Sequences with the same adapter should follow one another: their products are then computed without a copy.
+    """
+
+    token_ids: Tensor
+    """int64 `[N]`: tokens to read, sequence after sequence."""
+    positions: Tensor
+    """int64 `[N]`: position of each in its sequence."""
+    first: Tensor
+    """int32 `[S+1]`: sequence `s` owns tokens `first[s]:first[s+1]`."""
+    cache_start: Tensor
+    """int64 `[S]`: place in the arena of the sequence's position 0."""
+    cached: Tensor
+    """int32 `[S]`: how many of its tokens the arena holds before this step."""
+    adapter: Tensor
+    """int32 `[S]`: the number that `load_adapter` gave, -1 for none."""
+    wants_logits: Tensor
+    """bool `[S]`: whether the logits after its last token are needed."""
+
+
+@dataclass(frozen=True)
+class KVArena:
+    """Keys and values of all sequences, `[layers, kv_heads, capacity, head_dim]`; each owns one contiguous range."""
+
+    keys: Tensor
+    values: Tensor
+
+    @classmethod
+    def allocate(cls, shape: Shape, capacity: int, dtype: torch.dtype, device: torch.device) -> "KVArena":
+        """Return an arena for `capacity` tokens; on the CPU its pages are taken from the system when first written."""
+        size = (shape.layers, shape.kv_heads, capacity, shape.head_dim)
+        return cls(torch.zeros(size, dtype=dtype, device=device), torch.zeros(size, dtype=dtype, device=device))
+
+
+@dataclass(frozen=True)
+class LoadedAdapter:
+    """An adapter in memory: its number in a step (never used twice) and its bytes."""
+
+    number: int
+    bytes: int
+
+
+class Network(Protocol):
+    """A base model with its adapters. Not thread-safe: one thread computes with it."""
+
+    bytes: int
+    """Bytes of the base's weights."""
+
+    def allocate(self, capacity: int) -> KVArena:
+        """Return an arena for `capacity` tokens on the network's device."""
+        ...
+
+    def step(self, batch: StepBatch, arena: KVArena) -> Tensor:
+        """Read the tokens into the arena; return float32 `[number of wants_logits, vocabulary]` on the device."""
+        ...
+
+    def release(self, cache_start: int) -> None:
+        """Hear that the sequence at this place of the arena is over."""
+        ...
+
+    def load_adapter(self, folder: Path) -> LoadedAdapter:
+        """Load the adapter in `folder`; raises `WeightsError` if it can't be served."""
+        ...
+
+    def drop_adapter(self, number: int) -> None:
+        """Free an adapter that no sequence uses any more."""
+        ...
