@@ -56,8 +56,10 @@ class Settings(BaseSettings):
     ingest_memory_gb: float = Field(4.0, gt=0)
     """Most memory that reading an uploaded file may take; one that needs more is refused."""
     engine_memory_budget_gb: float = Field(4.0, gt=0)
-    """Weights kept in memory by the inference engine; the least recently used model is evicted beyond it."""
-    engine_concurrency: int = Field(8, ge=1)
+    """Memory of the inference engine for weights and caches; the least recently used model is evicted beyond it."""
+    engine_kv_cache_gb: float = Field(1.0, gt=0)
+    """Most memory per model for keys and values of its running sequences (of what the budget leaves, half at most)."""
+    engine_concurrency: int = Field(32, ge=1)
     """Sequences decoded at once per model; further requests wait in line."""
     engine_queue_length: int = Field(256, ge=1)
     """Requests waiting for a place per model; one more is refused with 503."""

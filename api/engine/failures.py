@@ -13,11 +13,13 @@ from tasks.inference.errors import (
     EngineClosed,
     InferenceError,
     PromptTooLong,
+    RequestTooLarge,
     WeightsError,
 )
 
 STATUS: dict[type[Exception], tuple[int, ErrorCode]] = {
     PromptTooLong: (422, "prompt_too_long"),
+    RequestTooLarge: (422, "invalid"),
     EmptyPrompt: (422, "invalid"),
     PathRefused: (422, "invalid"),
     EngineBusy: (503, "busy"),

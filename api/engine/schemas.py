@@ -30,7 +30,7 @@ class EngineGenerateRequest(BaseModel):
     max_new_tokens: int | None = Field(None, ge=1, description="Tokens of the continuation; wins over max_length")
     top_p: float = Field(0.9, gt=0, le=1)
     top_k: int = Field(50, ge=0, description="0 is off")
-    min_p: float = Field(0.0, ge=0, le=1, description="0 is off")
+    min_p: float = Field(0.0, ge=0, le=1, description="Least share of the likeliest token's probability; 0 is off")
     repetition_penalty: float = Field(1.0, gt=0, le=100)
     seed: int | None = Field(None, ge=0, lt=2**63, description="Same seed, same text")
     logprobs: int | None = Field(None, ge=0, le=20, description="Likeliest tokens to show beside each one")
@@ -71,7 +71,7 @@ class EngineGenerateResponse(Usage):
 
 
 class EngineModel(TypedDict):
-    """One base model in the engine: its folder, the bytes it holds with its adapters, its requests."""
+    """One base model in the engine: its folder, the bytes it holds, its requests, and its cache in tokens."""
 
     weights: str
     loaded: bool
@@ -79,6 +79,8 @@ class EngineModel(TypedDict):
     bytes: int
     running: int
     waiting: int
+    cache_tokens_used: int
+    cache_tokens: int
 
 
 class EngineHealth(BaseModel):

@@ -49,6 +49,7 @@ class TextEngine:
             memory_budget_bytes=int(settings.engine_memory_budget_gb * 1e9),
             concurrency=settings.engine_concurrency,
             queue_length=settings.engine_queue_length,
+            kv_cache_bytes=int(settings.engine_kv_cache_gb * 1e9),
         )
         self._folders = allowed_folders(settings)
         self._tokenizer = lru_cache(maxsize=32)(_tokenizer_and_ends)
@@ -60,6 +61,7 @@ class TextEngine:
         Raises:
             PathRefused: a folder is not one that may be loaded from.
             EmptyPrompt: there is nothing to continue.
+            RequestTooLarge: prompt and continuation can never fit into the memory kept for sequences.
             PromptTooLong: no token fits behind the prompt, in `max_length` or in the model's context.
             EngineBusy, EngineClosed: no room in line.
             WeightsError: there is no usable model or tokenizer in the folder.
@@ -77,6 +79,7 @@ class TextEngine:
                 temperature=request.temperature,
                 top_p=request.top_p,
                 top_k=request.top_k,
+                min_p=request.min_p,
                 repetition_penalty=request.repetition_penalty,
                 seed=request.seed,
                 eos_token_ids=ends,
