@@ -37,8 +37,9 @@ def make_engine():
     """Build engines that are closed after the test."""
     engines = []
 
-    def make(budget=10_000_000, concurrency=8, queue_length=256, kv_cache_bytes=5_000_000, step=None) -> Engine:
-        engine = Engine(torch.float32, torch.device("cpu"), budget, concurrency, queue_length, kv_cache_bytes, step)
+    def make(budget=10_000_000, dtype=torch.float32, **options) -> Engine:
+        options = {"concurrency": 8, "kv_cache_bytes": 5_000_000} | options
+        engine = Engine(dtype, torch.device("cpu"), budget, **options)
         engines.append(engine)
         return engine
 

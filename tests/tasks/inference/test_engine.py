@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 
 from tasks.inference.decoding import StepSize
 from tasks.inference.engine import GenerationRequest, ModelRef
@@ -49,8 +50,9 @@ def test_the_end_token_ends_the_answer_and_is_not_part_of_it(make_engine, tiny_l
     assert [*generation.tokens, end] == reference(ended)
 
 
-def test_the_seed_decides_the_answer_whatever_else_runs(make_engine, tiny_llama_dir, adapters_dir):
-    engine = make_engine()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_seed_decides_the_answer_whatever_else_runs(make_engine, tiny_llama_dir, adapters_dir, dtype):
+    engine = make_engine(dtype=dtype)
     ids = prompt_ids(tiny_llama_dir)
 
     def seeded(seed, adapter=None):
