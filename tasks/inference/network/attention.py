@@ -63,7 +63,7 @@ class AttentionPlan:
             seen = column < lengths[:, None]
             # What is masked reads the sequence's first place: the places behind its end are somebody else's.
             places = starts[:, None] + column * seen
-            mask = _additive(seen, dtype, device)[:, None, None, :]
+            mask = _additive(seen, dtype, device)
             is_all = len(singles) == rows_in_all
             self._singles.append(_Singles(None if is_all else rows_of.to(device), places.flatten().to(device), mask))
 
@@ -98,14 +98,26 @@ class AttentionPlan:
 def _read_singles(queries: Tensor, keys: Tensor, values: Tensor, singles: _Singles) -> Tensor:
     rows, heads, width = queries.shape
     kv_heads = keys.shape[0]
-    seen = (kv_heads, rows, -1, width)
-    heard = functional.scaled_dot_product_attention(
-        queries.view(rows, kv_heads, heads // kv_heads, width),
-        keys.index_select(1, singles.places).view(seen).transpose(0, 1),
-        values.index_select(1, singles.places).view(seen).transpose(0, 1),
-        attn_mask=singles.mask,
+    asked = queries.view(rows, kv_heads, heads // kv_heads, width).transpose(0, 1)
+    keys = keys.index_select(1, singles.places).view(kv_heads, rows, -1, width)
+    values = values.index_select(1, singles.places).view(kv_heads, rows, -1, width)
+    if queries.device.type == "cpu":
+        heard = _attend_on_cpu(asked, keys, values, singles.mask)
+    else:
+        mask = singles.mask[None, :, None, :]
+        heard = functional.scaled_dot_product_attention(asked, keys, values, attn_mask=mask)
+    return heard.transpose(0, 1).reshape(rows, heads, width)
+
+
+def _attend_on_cpu(asked: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Attend by two batched products; torch's fused kernel for the CPU makes two calls a head, thrice as slow here."""
+    kv_heads, rows, length, width = keys.shape
+    batch, group = kv_heads * rows, asked.shape[2]
+    seen = mask[None, :, None, :].expand(kv_heads, rows, group, length).reshape(batch, group, length)
+    scores = torch.baddbmm(
+        seen, asked.reshape(batch, group, width), keys.view(batch, length, width).transpose(1, 2), alpha=width**-0.5
     )
-    return heard.reshape(rows, heads, width)
+    return torch.bmm(scores.softmax(-1), values.view(batch, length, width)).view(kv_heads, rows, group, width)
 
 
 def _additive(seen: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
