@@ -1,5 +1,6 @@
 """LoRA weights from a folder: checked against the base by peft's own rules, one factor pair per merged product."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ class AdapterReader:
     def __init__(self, config: PretrainedConfig, shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
         self._config, self._shape, self._dtype, self._device = config, shape, dtype, device
         self._skeleton: torch.nn.Module | None = None
+        self._known: dict[str, dict[str, float]] = {}
 
     def read(self, folder: Path) -> AdapterLayers:
         """Return the factors of every layer; raises `WeightsError` for what can't be served."""
@@ -62,7 +64,16 @@ class AdapterReader:
         return layers
 
     def _scales(self, config: LoraConfig, file: Path) -> dict[str, float]:
-        """Return the scale of every module that peft would adapt; raises what peft raises for a foreign adapter."""
+        """Return the scale of every module that peft would adapt; raises what peft raises for a foreign adapter.
+
+        Peft takes a quarter of a second, and adapters of one recipe differ in their numbers only: it is asked once.
+        """
+        recipe = json.dumps([config.to_dict(), sorted(weight_shapes([file]))], default=str, sort_keys=True)
+        if recipe not in self._known:
+            self._known[recipe] = self._asked_scales(config, file)
+        return self._known[recipe]
+
+    def _asked_scales(self, config: LoraConfig, file: Path) -> dict[str, float]:
         if self._skeleton is None:
             with torch.device("meta"):
                 self._skeleton = AutoModelForCausalLM.from_config(self._config)
@@ -82,7 +93,7 @@ class AdapterReader:
                 if module in scales:
                     down = tensors[f"base_model.model.{module}.lora_A.weight"].float()
                     up = tensors[f"base_model.model.{module}.lora_B.weight"].float().t() * scales[module]
-                    if down.shape[1] != product.inputs or up.shape[1] != outputs:
+                    if down.shape != (len(up), product.inputs) or up.shape[1] != outputs:
                         raise WeightsError(f"the adapter's {module} does not have this base's sizes")
                     downs.append(down)
                     ups.append(torch.nn.functional.pad(up, (offset, product.outputs - offset - outputs)))
