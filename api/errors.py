@@ -86,7 +86,14 @@ STATUS_OF_ERROR: Mapping[type[PlatformError], tuple[int, str]] = {
 }
 OPENAI_PREFIX = "/v1/"
 OPENAI_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-STATUS_OF_ENGINE_CODE = {"prompt_too_long": 422, "invalid": 422, "busy": 503, "weights": 503, "failed": 500}
+STATUS_OF_ENGINE_CODE = {
+    "prompt_too_long": 422,
+    "invalid": 422,
+    "busy": 429,
+    "closed": 503,
+    "weights": 503,
+    "failed": 500,
+}
 
 DOCUMENTED_ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "The body is not JSON"},
@@ -94,6 +101,7 @@ DOCUMENTED_ERRORS: dict[int | str, dict[str, Any]] = {
     409: {"model": ErrorResponse, "description": "The state forbids it"},
     413: {"model": ErrorResponse, "description": "The request is too large"},
     422: {"model": ErrorResponse, "description": "A field is wrong"},
+    429: {"model": ErrorResponse, "description": "Too many requests wait"},
     500: {"model": ErrorResponse, "description": "The platform failed"},
     503: {"model": ErrorResponse, "description": "A part of the platform is down"},
 }

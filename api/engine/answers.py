@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from fastapi import Request
@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from api.engine.failures import status_and_body
+from api.engine.schemas import TokenLogprob
 
 if TYPE_CHECKING:
     from api.engine.service import TextGeneration
@@ -42,25 +43,33 @@ class TokenQueue:
         return await self._tokens.get()
 
 
-async def pieces(generation: "TextGeneration", tokens: TokenQueue) -> AsyncGenerator[str, None]:
+Piece = tuple[str, list[TokenLogprob]]
+"""Text that has become certain, and the log-probabilities, if they were asked for, of the tokens read since."""
+
+
+async def pieces(generation: "TextGeneration", tokens: TokenQueue) -> AsyncGenerator[Piece, None]:
     """Yield the continuation piece by piece; raises the generation's error. Ending early cancels the generation."""
     try:
         while (token_id := await tokens.get()) is not None:
-            if piece := generation.text.push(token_id):
-                yield piece
+            piece = generation.text.push(token_id)
+            if piece:
+                yield piece, generation.new_logprobs()
             if generation.text.stopped:
-                return
-        if generation.generation.error is not None:
-            raise generation.generation.error
-        if piece := generation.text.finish():
-            yield piece
+                break
+        else:
+            if generation.generation.error is not None:
+                raise generation.generation.error
+        rest, logprobs = "" if generation.text.stopped else generation.text.finish(), generation.new_logprobs()
+        if rest or logprobs:
+            yield rest, logprobs
     finally:
         generation.generation.cancel()
 
 
-async def whole(generation: "TextGeneration", tokens: TokenQueue) -> str:
-    """Return the complete continuation; raises the generation's error."""
-    return "".join([piece async for piece in pieces(generation, tokens)])
+async def whole(generation: "TextGeneration", tokens: TokenQueue) -> Piece:
+    """Return the complete continuation with its tokens' log-probabilities; raises the generation's error."""
+    found = [piece async for piece in pieces(generation, tokens)]
+    return "".join(text for text, _ in found), [token for _, logprobs in found for token in logprobs]
 
 
 async def events(generation: "TextGeneration", tokens: TokenQueue) -> AsyncGenerator[bytes, None]:
@@ -70,8 +79,9 @@ async def events(generation: "TextGeneration", tokens: TokenQueue) -> AsyncGener
     """
     begun = False
     try:
-        async for piece in pieces(generation, tokens):
-            yield _event({"text": piece})
+        async for text, logprobs in pieces(generation, tokens):
+            told = {"logprobs": [token.model_dump() for token in logprobs]} if logprobs else {}
+            yield _event({"text": text, **told})
             begun = True
     except Exception as error:
         if not begun:
@@ -82,7 +92,7 @@ async def events(generation: "TextGeneration", tokens: TokenQueue) -> AsyncGener
     yield _event({"done": True, **generation.usage().model_dump()})
 
 
-def _event(data: dict[str, object] | dict[str, str]) -> bytes:
+def _event(data: Mapping[str, object]) -> bytes:
     return f"data: {json.dumps(data)}\n\n".encode()
 
 

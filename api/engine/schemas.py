@@ -1,8 +1,8 @@
 """What the API process and the engine's process say to each other; importable without torch."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from typing_extensions import TypedDict
 
 DEFAULT_MAX_LENGTH = 100
@@ -10,7 +10,7 @@ DEFAULT_MAX_LENGTH = 100
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 FinishReason = Literal["stop", "length", "cancelled"]
-ErrorCode = Literal["prompt_too_long", "busy", "weights", "invalid", "failed"]
+ErrorCode = Literal["prompt_too_long", "busy", "closed", "weights", "invalid", "failed"]
 
 
 class EngineGenerateRequest(BaseModel):
@@ -37,6 +37,12 @@ class EngineGenerateRequest(BaseModel):
     json_schema: dict[str, Any] | None = Field(None, description="JSON schema that the continuation must match")
     stop: list[StopString] = Field([], max_length=64, description="The continuation ends before the first of these")
     stream: bool = False
+
+    @model_validator(mode="after")
+    def _one_input(self) -> Self:
+        if [self.prompt, self.prompt_ids, self.messages].count(None) != 2:
+            raise ValueError("give exactly one of prompt, prompt_ids and messages")
+        return self
 
 
 class Usage(BaseModel):

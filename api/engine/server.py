@@ -101,9 +101,13 @@ async def generate(body: EngineGenerateRequest, request: Request) -> Response | 
     generation = await run_in_threadpool(engine.start, body, tokens)
     try:
         if not body.stream:
-            continuation = await unless_gone(request, whole(generation, tokens))
-            usage = generation.usage().model_dump()
-            return EngineGenerateResponse(text=body.prompt + continuation, continuation=continuation, **usage)
+            continuation, logprobs = await unless_gone(request, whole(generation, tokens))
+            return EngineGenerateResponse(
+                text=(body.prompt or "") + continuation,
+                continuation=continuation,
+                logprobs=logprobs or None,
+                **generation.usage().model_dump(),
+            )
         stream = events(generation, tokens)
         # Errors up to the first token, such as weights that don't load, still get a status of their own.
         first = await unless_gone(request, anext(stream))

@@ -2,30 +2,87 @@
 
 import time
 from dataclasses import asdict
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
+from llguidance import LLTokenizer
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from api.engine.paths import allowed_folders, model_folder
-from api.engine.schemas import DEFAULT_MAX_LENGTH, EngineGenerateRequest, EngineHealth, Usage
+from api.engine.schemas import (
+    DEFAULT_MAX_LENGTH,
+    EngineGenerateRequest,
+    EngineHealth,
+    TokenLogprob,
+    TopLogprob,
+    Usage,
+)
 from configs.settings import Settings
+from tasks.data.examples import DatasetError, Message
+from tasks.data.opening import Openings
+from tasks.inference.constraint import JsonConstraint, constraint_tokenizer
 from tasks.inference.device import choose_device, choose_dtype
-from tasks.inference.engine import Engine, Generation, GenerationRequest, ModelRef
-from tasks.inference.errors import EmptyPrompt, PromptTooLong
+from tasks.inference.engine import Engine, Generation, GenerationRequest, ModelRef, TokenLogprobs
+from tasks.inference.errors import EmptyPrompt, InvalidRequest, PromptTooLong
 from tasks.inference.generation import Listener
 from tasks.inference.loading import end_token_ids, load_tokenizer
 from tasks.inference.text import TextStream
 
 
+class Vocabulary:
+    """What is known of a model's tokenizer, made once: ends of text, chat format, and on demand the tokens' bytes."""
+
+    def __init__(self, weights: Path) -> None:
+        self.tokenizer = load_tokenizer(weights)
+        self.ends = end_token_ids(weights, self.tokenizer)
+
+    @cached_property
+    def openings(self) -> Openings:
+        """Writes conversations as the model was trained to read them."""
+        return Openings(self.tokenizer)
+
+    @cached_property
+    def for_constraints(self) -> LLTokenizer:
+        """What constraints need, and what knows the bytes of each token; raises `SchemaError` for a slow tokenizer."""
+        return constraint_tokenizer(self.tokenizer)
+
+    def shown(self, token_id: int, logprob: float) -> TopLogprob:
+        """Return a token as clients read it; a piece of a character has a replacement mark in its text."""
+        content = self.for_constraints.decode_bytes([token_id])
+        return TopLogprob(token=content.decode("utf-8", "replace"), logprob=logprob, bytes=list(content))
+
+    def prompt_ids(self, request: EngineGenerateRequest) -> list[int]:
+        """Return the ids to continue; raises `EmptyPrompt`, and `InvalidRequest` for what can't be rendered."""
+        if request.prompt_ids is not None:
+            return request.prompt_ids
+        if request.messages is None:
+            return _prompt_ids(self.tokenizer, request.prompt or "")
+        try:
+            return self.openings.token_ids([Message(**message) for message in request.messages])  # type: ignore[arg-type]
+        except DatasetError as error:
+            raise InvalidRequest(str(error)) from error
+
+
 class TextGeneration:
     """One request on its way: feed it the tokens its listener hears, read the text and at last the usage."""
 
-    def __init__(self, generation: Generation, text: TextStream, started: float) -> None:
+    def __init__(self, generation: Generation, vocabulary: Vocabulary, stop: list[str], started: float) -> None:
         self.generation = generation
-        self.text = text
+        self.text = TextStream(vocabulary.tokenizer, generation.request.prompt_ids, stop)
+        self._vocabulary = vocabulary
         self._started = started
+        self._shown = 0
+
+    def new_logprobs(self) -> list[TokenLogprob]:
+        """Return those of the tokens that were pushed since the last call; empty unless they were asked for."""
+        before, self._shown = self._shown, self.text.tokens
+        told = self.generation.logprobs[before : self._shown]
+        return [self._token(token, its) for token, its in zip(self.generation.tokens[before:], told, strict=False)]
+
+    def _token(self, token_id: int, its: TokenLogprobs) -> TokenLogprob:
+        top = [self._vocabulary.shown(rival, logprob) for rival, logprob in its.top.items()]
+        return TokenLogprob(**self._vocabulary.shown(token_id, its.logprob).model_dump(), top_logprobs=top)
 
     def usage(self) -> Usage:
         """Return the counts so far; a stop string ends a generation as the end-of-text token does."""
@@ -52,7 +109,7 @@ class TextEngine:
             kv_cache_bytes=int(settings.engine_kv_cache_gb * 1e9),
         )
         self._folders = allowed_folders(settings)
-        self._tokenizer = lru_cache(maxsize=32)(_tokenizer_and_ends)
+        self._vocabulary = lru_cache(maxsize=32)(Vocabulary)
         transformers_logging.disable_progress_bar()
 
     def start(self, request: EngineGenerateRequest, listener: Listener) -> TextGeneration:
@@ -60,7 +117,7 @@ class TextEngine:
 
         Raises:
             PathRefused: a folder is not one that may be loaded from.
-            EmptyPrompt: there is nothing to continue.
+            EmptyPrompt, InvalidRequest: there is nothing to continue, or this model can't do what is asked.
             RequestTooLarge: prompt and continuation can never fit into the memory kept for sequences.
             PromptTooLong: no token fits behind the prompt, in `max_length` or in the model's context.
             EngineBusy, EngineClosed: no room in line.
@@ -69,24 +126,30 @@ class TextEngine:
         started = time.monotonic()
         weights = model_folder(request.weights, self._folders)
         adapter = None if request.adapter is None else model_folder(request.adapter, self._folders)
-        tokenizer, ends = self._tokenizer(weights)
-        prompt_ids = _prompt_ids(tokenizer, request.prompt)
-        generation = self._engine.submit(
-            GenerationRequest(
-                model=ModelRef(weights, adapter),
-                prompt_ids=prompt_ids,
-                max_new_tokens=_room(request, len(prompt_ids), self._engine.context_length(weights)),
-                temperature=request.temperature,
-                top_p=request.top_p,
-                top_k=request.top_k,
-                min_p=request.min_p,
-                repetition_penalty=request.repetition_penalty,
-                seed=request.seed,
-                eos_token_ids=ends,
-            ),
-            listener,
-        )
-        return TextGeneration(generation, TextStream(tokenizer, prompt_ids, request.stop), started)
+        vocabulary = self._vocabulary(weights)
+        prompt_ids = vocabulary.prompt_ids(request)
+        room = _room(request, len(prompt_ids), self._engine.context_length(weights))
+        try:
+            generation = self._engine.submit(
+                GenerationRequest(
+                    model=ModelRef(weights, adapter),
+                    prompt_ids=prompt_ids,
+                    max_new_tokens=room,
+                    temperature=request.temperature,
+                    top_p=request.top_p,
+                    top_k=request.top_k,
+                    min_p=request.min_p,
+                    repetition_penalty=request.repetition_penalty,
+                    seed=request.seed,
+                    eos_token_ids=vocabulary.ends,
+                    logprobs=request.logprobs,
+                    constraint=_constraint(request, vocabulary),
+                ),
+                listener,
+            )
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from error
+        return TextGeneration(generation, vocabulary, request.stop, started)
 
     def health(self) -> EngineHealth:
         """Return what is loaded, running and waiting."""
@@ -97,9 +160,10 @@ class TextEngine:
         return self._engine.close(timeout)
 
 
-def _tokenizer_and_ends(weights: Path) -> tuple[PreTrainedTokenizerBase, frozenset[int]]:
-    tokenizer = load_tokenizer(weights)
-    return tokenizer, end_token_ids(weights, tokenizer)
+def _constraint(request: EngineGenerateRequest, vocabulary: Vocabulary) -> JsonConstraint | None:
+    if request.json_schema is None:
+        return None
+    return JsonConstraint(request.json_schema, vocabulary.for_constraints)
 
 
 def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:

@@ -45,6 +45,8 @@ class ActiveSequence:
         self.cached = 0
         self._unread = list(request.prompt_ids)
         self._sampling = request.sampling
+        self._constraint = request.constraint
+        self._vocabulary = base.vocabulary
         # On the CPU whatever the device: the same seed draws the same numbers everywhere.
         self._generator = torch.Generator()
         if request.seed is None:
@@ -74,12 +76,15 @@ class ActiveSequence:
     def row(self) -> Row:
         """Return what its next token is sampled with."""
         uniform = 0.0 if self._sampling.temperature == 0 else float(torch.rand((), generator=self._generator))
-        return Row(self._sampling, uniform, self._seen)
+        allowed = self._constraint.allowed(self._vocabulary) if self._constraint is not None else None
+        return Row(self._sampling, uniform, self._seen, allowed)
 
     def take(self, token_id: int, logprobs: TokenLogprobs | None) -> FinishReason | None:
         """Deliver a sampled token and keep it for the next step; return why the answer ends, if it does."""
         if token_id in self.generation.request.eos_token_ids:
             return "stop"
+        if self._constraint is not None:
+            self._constraint.accept(token_id)
         self._unread = [token_id]
         if self._seen is not None:
             self._seen[token_id] = True

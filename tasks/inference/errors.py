@@ -77,6 +77,10 @@ class RequestTooLarge(InferenceError):
         )
 
 
+class InvalidRequest(InferenceError):
+    """A request asks for what this model can't do; the sentence says what is wrong."""
+
+
 class EmptyPrompt(InferenceError):
     """The prompt has no tokens and the tokenizer has no token to begin a text with."""
 

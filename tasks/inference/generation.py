@@ -4,7 +4,9 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
+
+from torch import Tensor
 
 from tasks.inference.sampling import SamplingParameters
 
@@ -29,6 +31,18 @@ class TokenLogprobs:
     top: dict[int, float]
 
 
+class Constraint(Protocol):
+    """What may come next in one answer, and what did."""
+
+    def allowed(self, vocabulary: int) -> Tensor:
+        """Return which tokens may come next, as bools `[vocabulary]` on the CPU; at least one of them."""
+        ...
+
+    def accept(self, token_id: int) -> None:
+        """Hear of the token that came."""
+        ...
+
+
 MOST_LOGPROBS = 20
 
 
@@ -37,7 +51,7 @@ class GenerationRequest:
     """Token ids to continue, and how. Without `seed` every answer is drawn anew.
 
     The ids in `eos_token_ids` end the answer and are not part of it. With `logprobs` every token comes with its
-    log-probability and those of that many likeliest tokens (0: only its own).
+    log-probability and those of that many likeliest tokens (0: only its own). A `constraint` is for this answer alone.
     """
 
     model: ModelRef
@@ -51,6 +65,7 @@ class GenerationRequest:
     eos_token_ids: Collection[int] = frozenset()
     min_p: float = 0.0
     logprobs: int | None = None
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:

@@ -46,16 +46,18 @@ class Row:
     """What one row of logits is sampled with.
 
     `seen` is a bool mask `[vocabulary]` over prompt and answer (needed with a penalty only), `uniform` in 0 to 1.
+    `allowed` is a bool mask `[vocabulary]` of what may come at all.
     """
 
     parameters: SamplingParameters
     uniform: float = 0.0
     seen: Tensor | None = None
+    allowed: Tensor | None = None
 
 
 def sample(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     """Return one token id per row of float32 `[rows, vocabulary]` logits."""
-    logits = penalized(logits, rows)
+    logits = penalized(constrained(logits, rows), rows)
     chosen = logits.argmax(dim=-1)
     vocabulary = logits.shape[-1]
     drawn = [index for index, row in enumerate(rows) if row.parameters.temperature > 0]
@@ -66,6 +68,16 @@ def sample(logits: Tensor, rows: Sequence[Row]) -> Tensor:
             place = torch.tensor(indices, device=logits.device)
             chosen[place] = _draw_rows(logits[place], [rows[index] for index in indices])
     return chosen
+
+
+def constrained(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Make what a row does not allow impossible."""
+    indices = [index for index, row in enumerate(rows) if row.allowed is not None]
+    if not indices:
+        return logits
+    place = torch.tensor(indices, device=logits.device)
+    allowed = torch.stack([mask for index in indices if (mask := rows[index].allowed) is not None])
+    return logits.index_copy(0, place, logits[place].masked_fill(~allowed.to(logits.device), float("-inf")))
 
 
 def penalized(logits: Tensor, rows: Sequence[Row]) -> Tensor:
