@@ -11,7 +11,8 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from api.engine.failures import status_and_body
-from api.engine.schemas import TokenLogprob
+from api.engine.schemas import EngineGenerateResponse, TokenLogprob
+from tasks.inference.listening import STARTED
 
 if TYPE_CHECKING:
     from api.engine.service import TextGeneration
@@ -45,12 +46,17 @@ class TokenQueue:
 
 Piece = tuple[str, list[TokenLogprob]]
 """Text that has become certain, and the log-probabilities, if they were asked for, of the tokens read since."""
+BEGUN: Piece = ("", [])
+"""The first piece: the request has its place and its weights, and waits no longer."""
 
 
 async def pieces(generation: "TextGeneration", tokens: TokenQueue) -> AsyncGenerator[Piece, None]:
     """Yield the continuation piece by piece; raises the generation's error. Ending early cancels the generation."""
     try:
         while (token_id := await tokens.get()) is not None:
+            if token_id == STARTED:
+                yield BEGUN
+                continue
             piece = generation.text.push(token_id)
             if piece:
                 yield piece, generation.new_logprobs()
@@ -66,26 +72,50 @@ async def pieces(generation: "TextGeneration", tokens: TokenQueue) -> AsyncGener
         generation.generation.cancel()
 
 
-async def whole(generation: "TextGeneration", tokens: TokenQueue) -> Piece:
-    """Return the complete continuation with its tokens' log-probabilities; raises the generation's error."""
-    found = [piece async for piece in pieces(generation, tokens)]
-    return "".join(text for text, _ in found), [token for _, logprobs in found for token in logprobs]
+async def whole(
+    request: Request, prompt: str, generation: "TextGeneration", tokens: TokenQueue
+) -> AsyncGenerator[bytes, None]:
+    """Yield a space when the request waits no longer, and one JSON object when it is answered, or has failed.
+
+    An error while it waits is raised: the status is not out before the space.
+    """
+    texts, logprobs = [], list[TokenLogprob]()
+    found = pieces(generation, tokens)
+    await anext(found)
+    yield b" "
+    try:
+        while (piece := await unless_gone(request, anext(found, None))) is not None:
+            texts.append(piece[0])
+            logprobs += piece[1]
+    except ClientGone:
+        return
+    except Exception as error:
+        logger.exception("a generation failed")
+        yield json.dumps(status_and_body(error)[1]).encode()
+        return
+    continuation = "".join(texts)
+    answer = EngineGenerateResponse(
+        text=prompt + continuation,
+        continuation=continuation,
+        logprobs=logprobs or None,
+        **generation.usage().model_dump(),
+    )
+    yield answer.model_dump_json().encode()
 
 
 async def events(generation: "TextGeneration", tokens: TokenQueue) -> AsyncGenerator[bytes, None]:
-    """Yield server-sent events: `{"text": piece}` …, then `{"done": true}` with the usage.
+    """Yield server-sent events: `{"running": true}`, `{"text": piece}` …, then `{"done": true}` with the usage.
 
     An error before the first event is raised, a later one becomes an event, as the status is out by then.
     """
-    begun = False
+    found = pieces(generation, tokens)
+    await anext(found)
+    yield _event({"running": True})
     try:
-        async for text, logprobs in pieces(generation, tokens):
+        async for text, logprobs in found:
             told = {"logprobs": [token.model_dump() for token in logprobs]} if logprobs else {}
             yield _event({"text": text, **told})
-            begun = True
     except Exception as error:
-        if not begun:
-            raise
         logger.exception("a stream failed")
         yield _event(status_and_body(error)[1])
         return
@@ -116,13 +146,11 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-class EventStream(StreamingResponse):
-    """A stream of events whose generation is cancelled however the response ends."""
+class CancellingStream(StreamingResponse):
+    """An answer whose generation is cancelled however the response ends."""
 
-    media_type = "text/event-stream"
-
-    def __init__(self, first: bytes, rest: AsyncIterator[bytes], generation: "TextGeneration") -> None:
-        super().__init__(_chain(first, rest), headers={"Cache-Control": "no-store"})
+    def __init__(self, first: bytes, rest: AsyncIterator[bytes], generation: "TextGeneration", media_type: str) -> None:
+        super().__init__(_chain(first, rest), headers={"Cache-Control": "no-store"}, media_type=media_type)
         self._generation = generation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,7 +1,10 @@
 """The API process's way to the engine: an async HTTP client that imports no torch."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,6 +14,11 @@ from api.engine.schemas import EngineGenerateRequest, EngineGenerateResponse, En
 
 CONNECT_SECONDS = 5.0
 HEALTH_SECONDS = 5.0
+RETURN_SECONDS = 60.0
+"""How long a request that was still in line when the engine died waits for its return."""
+RETURN_POLL_SECONDS = 0.3
+MOST_RETURNS = 2
+"""A request that kills the engine whenever its weights are loaded must not do so for ever."""
 
 
 class EngineError(Exception):
@@ -66,36 +74,70 @@ class EngineClient:
             EngineUnavailable: the engine can't be reached or took too long.
             EngineRefused: it answered with an error.
         """
-        body = request.model_dump(mode="json") | {"stream": False}
-        try:
-            response = await self._http.post("/generate", json=body)
-        except httpx.TransportError as error:
-            raise _unavailable(error) from error
-        _raise_for_error(response.status_code, response.content)
-        return EngineGenerateResponse.model_validate_json(response.content)
+        async with self._answering(request, stream=False) as response:
+            content = await response.aread()
+            answer: dict[str, Any] = json.loads(content)
+            _raise_if_failed(answer)
+            return EngineGenerateResponse.model_validate(answer)
 
     async def stream(self, request: EngineGenerateRequest) -> AsyncIterator[dict[str, Any]]:
         """Yield `{"text": piece}` as they come and at last `{"done": True, …}` with the fields of `Usage`.
 
         Closing the iterator cancels the generation. Raises what `generate` raises, also in the middle.
         """
-        body = request.model_dump(mode="json") | {"stream": True}
+        async with self._answering(request, stream=True) as response:
+            async for line in response.aiter_lines():
+                if not line.startswith("data:"):
+                    continue
+                event: dict[str, Any] = json.loads(line.removeprefix("data:"))
+                _raise_if_failed(event)
+                if "running" in event:
+                    continue
+                yield event
+                if event.get("done"):
+                    return
+        raise EngineUnavailable("the inference engine went away in the middle of an answer: try again")
+
+    @asynccontextmanager
+    async def _answering(self, request: EngineGenerateRequest, *, stream: bool) -> AsyncIterator[httpx.Response]:
+        """Yield the response of a request that waits in line no longer; raises what `generate` raises.
+
+        A request that was still waiting when the engine died loses nothing: it is sent again when the engine is back.
+        """
+        body = request.model_dump(mode="json") | {"stream": stream}
+        response = None
         try:
-            async with self._http.stream("POST", "/generate", json=body) as response:
-                if response.status_code != 200:
-                    _raise_for_error(response.status_code, await response.aread())
-                async for line in response.aiter_lines():
-                    if not line.startswith("data:"):
-                        continue
-                    event: dict[str, Any] = json.loads(line.removeprefix("data:"))
-                    if "error" in event:
-                        raise EngineRefused(503, str(event.get("code", "weights")), str(event["error"]))
-                    yield event
-                    if event.get("done"):
-                        return
+            for _ in range(1 + MOST_RETURNS):
+                try:
+                    response = await self._http.send(
+                        self._http.build_request("POST", "/generate", json=body), stream=True
+                    )
+                    break
+                except (httpx.RemoteProtocolError, httpx.ReadError) as error:
+                    if not await self._comes_back():
+                        raise _unavailable(error) from error
+            if response is None:
+                raise EngineUnavailable("the inference engine died again and again before it answered: try again later")
+            if response.status_code != httpx.codes.OK:
+                _raise_for_error(response.status_code, await response.aread())
+            yield response
         except httpx.TransportError as error:
             raise _unavailable(error) from error
-        raise EngineUnavailable("the inference engine went away in the middle of an answer: try again")
+        finally:
+            if response is not None:
+                await response.aclose()
+
+    async def _comes_back(self) -> bool:
+        """Return whether the engine, which has just died, is there again within the time that its start may take."""
+        deadline = time.monotonic() + RETURN_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                if (await self.health()).status == "ok":
+                    return True
+            except EngineError:
+                pass
+            await asyncio.sleep(RETURN_POLL_SECONDS)
+        return False
 
     async def health(self) -> EngineHealth:
         """Return the engine's state; raises what `generate` raises."""
@@ -113,6 +155,12 @@ def _unavailable(error: httpx.TransportError) -> EngineUnavailable:
     if isinstance(error, httpx.TimeoutException):
         return EngineUnavailable("the inference engine took too long to answer: ask for fewer tokens or try again")
     return EngineUnavailable("the inference engine went away in the middle of an answer: try again")
+
+
+def _raise_if_failed(answer: Mapping[str, Any]) -> None:
+    """Raise what an answer, whose status was out before it failed, says of its failure."""
+    if "error" in answer:
+        raise EngineRefused(500, str(answer.get("code", "failed")), str(answer["error"]))
 
 
 def _raise_for_error(status: int, body: bytes) -> None:

@@ -19,9 +19,9 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from api.engine.answers import ClientGone, EventStream, TokenQueue, events, unless_gone, whole
+from api.engine.answers import CancellingStream, ClientGone, TokenQueue, events, unless_gone, whole
 from api.engine.failures import install_error_handlers
-from api.engine.schemas import EngineGenerateRequest, EngineGenerateResponse, EngineHealth
+from api.engine.schemas import EngineGenerateRequest, EngineHealth
 from configs.settings import Settings, get_settings
 from tasks.inference.errors import EngineClosed, InferenceError
 
@@ -93,27 +93,23 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-async def generate(body: EngineGenerateRequest, request: Request) -> Response | EngineGenerateResponse:
+async def generate(body: EngineGenerateRequest, request: Request) -> Response:
     """Answer a prompt, whole or as server-sent events; a client that goes away cancels its generation."""
     background: BackgroundImport = request.app.state.background
     tokens = TokenQueue()
     engine = await background.wait()
     generation = await run_in_threadpool(engine.start, body, tokens)
+    if body.stream:
+        answer, media_type = events(generation, tokens), "text/event-stream"
+    else:
+        answer, media_type = whole(request, body.prompt or "", generation, tokens), "application/json"
     try:
-        if not body.stream:
-            continuation, logprobs = await unless_gone(request, whole(generation, tokens))
-            return EngineGenerateResponse(
-                text=(body.prompt or "") + continuation,
-                continuation=continuation,
-                logprobs=logprobs or None,
-                **generation.usage().model_dump(),
-            )
-        stream = events(generation, tokens)
-        # Errors up to the first token, such as weights that don't load, still get a status of their own.
-        first = await unless_gone(request, anext(stream))
+        # Errors while it waits, such as weights that don't load, still get a status of their own.
+        first = await unless_gone(request, anext(answer))
     except ClientGone:
+        generation.generation.cancel()
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return EventStream(first, stream, generation)
+    return CancellingStream(first, answer, generation, media_type)
 
 
 async def health(request: Request) -> EngineHealth:

@@ -25,7 +25,7 @@ from tasks.inference.constraint import JsonConstraint, constraint_tokenizer
 from tasks.inference.device import choose_device, choose_dtype
 from tasks.inference.engine import Engine, Generation, GenerationRequest, ModelRef, TokenLogprobs
 from tasks.inference.errors import EmptyPrompt, InvalidRequest, PromptTooLong
-from tasks.inference.generation import Listener
+from tasks.inference.listening import Listener
 from tasks.inference.loading import end_token_ids, load_tokenizer
 from tasks.inference.text import TextStream
 

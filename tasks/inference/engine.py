@@ -9,7 +9,8 @@ import torch
 from tasks.inference.base import BasePlan
 from tasks.inference.decoding import CPU_STEP, GPU_STEP, StepSize
 from tasks.inference.errors import EngineClosed, PromptTooLong, RequestTooLarge, TooLargeForMemory
-from tasks.inference.generation import Generation, GenerationRequest, Listener, ModelRef, TokenLogprobs
+from tasks.inference.generation import Generation, GenerationRequest, ModelRef, TokenLogprobs
+from tasks.inference.listening import Listener
 from tasks.inference.loading import context_length, load_config, model_files, weight_bytes
 from tasks.inference.network.load import cache_bytes_per_token
 from tasks.inference.residency import Residency

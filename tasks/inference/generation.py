@@ -8,11 +8,10 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from tasks.inference.listening import STARTED, Listener
 from tasks.inference.sampling import SamplingParameters
 
 FinishReason = Literal["stop", "length", "cancelled"]
-Listener = Callable[[int | None], None]
-"""Called from the engine's thread with every token, then once with None at the end; it must return at once."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +139,11 @@ class Generation:
         """Ask the engine to drop this request; its place is free within a step. Harmless when it is done."""
         self.cancelled = True
         self._wake()
+
+    def begin(self) -> None:
+        """Tell that the request waits no longer (the engine's side)."""
+        if self._listener is not None:
+            self._listener(STARTED)
 
     def deliver(self, token_id: int, logprobs: TokenLogprobs | None = None) -> None:
         """Append one token (the engine's side)."""

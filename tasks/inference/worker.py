@@ -145,6 +145,7 @@ class BaseWorker(threading.Thread):
             return False
         self.waiting.remove(generation)
         self.running.append(ActiveSequence(generation, base, start))
+        generation.begin()
         self._touch(generation.request.model.adapter)
         return True
 

@@ -24,7 +24,7 @@ class EngineProcess:
     def __init__(self, models_dir: Path, data_dir: Path, **environment: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+            port = environment.pop("LLM_PLATFORM_ENGINE_PORT", None) or probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         names = {
             "LLM_PLATFORM_ENGINE_PORT": str(port),

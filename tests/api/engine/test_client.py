@@ -109,6 +109,36 @@ def test_an_engine_that_dies_in_the_middle_is_unavailable(tiny_models_dir, data_
     engine.process.wait(10)
 
 
+def test_when_an_engine_dies_what_waited_in_line_goes_on(tiny_models_dir, data_dir, endless_request, request_body):
+    """One place, taken: the request that has it is lost, the one behind it is answered by the engine's successor."""
+    engine = EngineProcess(tiny_models_dir, data_dir, LLM_PLATFORM_ENGINE_CONCURRENCY="1")
+    port = engine.url.rpartition(":")[2]
+
+    async def work(client):
+        stream = client.stream(endless_request)
+        await anext(stream)
+        in_line = asyncio.ensure_future(
+            client.generate(request_body.model_copy(update={"weights": endless_request.weights}))
+        )
+        while not any(model["waiting"] for model in (await client.health()).models):
+            await asyncio.sleep(0.01)
+        engine.process.kill()
+        engine.process.wait(10)
+        with pytest.raises(EngineUnavailable, match="in the middle"):
+            async for _ in stream:
+                pass
+        successor = await asyncio.to_thread(
+            EngineProcess, tiny_models_dir, data_dir, LLM_PLATFORM_ENGINE_PORT=port, LLM_PLATFORM_ENGINE_CONCURRENCY="1"
+        )
+        try:
+            return await in_line
+        finally:
+            successor.process.kill()
+            successor.process.wait(10)
+
+    assert run(engine.url, work).generated_tokens == request_body.max_new_tokens
+
+
 def test_the_client_imports_no_torch():
     code = "import sys, api.engine.client, api.engine.schemas; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

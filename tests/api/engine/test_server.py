@@ -59,6 +59,7 @@ def test_the_stream_joins_to_the_answer(http, body):
     with http.stream("POST", "/generate", json=body | {"stream": True}) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         pieces = events(response)
+    assert pieces.pop(0) == {"running": True}
     assert "".join(piece["text"] for piece in pieces[:-1]) == whole["continuation"]
     assert len(pieces) > 10
     end = pieces[-1]

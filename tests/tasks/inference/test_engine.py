@@ -11,6 +11,7 @@ import torch
 from tasks.inference.decoding import StepSize
 from tasks.inference.engine import GenerationRequest, ModelRef
 from tasks.inference.errors import EngineBusy, EngineClosed, PromptTooLong, WeightsError
+from tasks.inference.listening import STARTED
 from tasks.inference.loading import end_token_ids, load_tokenizer
 from tests.tasks.inference.conftest import greedy, prompt_ids, reference
 
@@ -159,7 +160,7 @@ def test_a_listener_hears_every_token_and_the_end(make_engine, tiny_llama_dir):
 
     generation = make_engine().submit(greedy(tiny_llama_dir), listen)
     assert over.wait(10)
-    assert heard == [*generation.result(), None] == [*list(generation), None]
+    assert heard == [STARTED, *generation.result(), None] == [STARTED, *list(generation), None]
 
 
 def test_closing_cancels_and_refuses(make_engine, tiny_llama_dir):
