@@ -8,12 +8,13 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
-from api.errors import DOCUMENTED_ERRORS, install_error_handlers
+from api.errors import DOCUMENTED_ERRORS, OPENAI_ERRORS, install_error_handlers
 from api.guards import BodyLimit, HostGuard
 from api.platform import Platform
 from api.routes.datasets.endpoints import router as datasets
 from api.routes.evaluations.endpoints import router as evaluations
 from api.routes.health.endpoints import router as health
+from api.routes.metrics.endpoints import router as metrics
 from api.routes.models.endpoints import router as models
 from api.routes.openai.endpoints import router as openai
 from api.routes.statistics.endpoints import router as statistics
@@ -42,7 +43,8 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (health, models, datasets, training, evaluations, statistics):
         doors.include_router(router)
     app.include_router(doors)
-    app.include_router(openai, prefix="/v1", responses=DOCUMENTED_ERRORS)
+    app.include_router(openai, prefix="/v1", responses=OPENAI_ERRORS)
+    app.include_router(metrics, include_in_schema=False)
     _serve_documentation(app)
     install_error_handlers(app)
     app.add_middleware(

@@ -107,6 +107,24 @@ DOCUMENTED_ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
+class OpenAIError(BaseModel):
+    """What is wrong, as OpenAI's SDK reads it."""
+
+    message: str
+    type: str
+    param: str | None = Field(description="The field that is wrong, where it is one")
+    code: str | None
+
+
+class OpenAIErrorResponse(BaseModel):
+    """Shape of every error under `/v1`."""
+
+    error: OpenAIError
+
+
+OPENAI_ERRORS = {status: {**said, "model": OpenAIErrorResponse} for status, said in DOCUMENTED_ERRORS.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What goes wrong with a request, before it has a shape."""

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.engine.schemas import EngineHealth
 from api.errors import PartDown
 from api.supervision.parts import WORK_POOLS
 from configs.settings import Settings
@@ -44,6 +45,8 @@ class Monitor:
             "worker": self._probe_worker,
             "engine": self._probe_engine,
         }
+        self.engine: EngineHealth | None = None
+        """What the engine last said of itself; None before that, and once it no longer answers."""
         self.parts: dict[str, dict[str, Any]] = {name: {"status": STARTING} for name in self._probes}
 
     @property
@@ -82,6 +85,8 @@ class Monitor:
             await asyncio.sleep(WORKER_INTERVAL_SECONDS if settled else INTERVAL_SECONDS)
 
     def _record_failure(self, name: str, reason: str) -> None:
+        if name == "engine":
+            self.engine = None
         # Until a part has answered once it is starting, not down.
         status = STARTING if self.parts[name]["status"] == STARTING else DOWN
         if status == DOWN and self.parts[name]["status"] == OK:
@@ -97,9 +102,9 @@ class Monitor:
     async def _probe_engine(self) -> None:
         """The engine's port opens before its libraries are imported; until then it is not there."""
         response = await self._http.get(f"{self._settings.engine_url}/health")
-        state = response.raise_for_status().json()["status"]
-        if state != "ok":
-            raise _NotReady(f"the engine is {state}")
+        self.engine = EngineHealth.model_validate_json(response.raise_for_status().content)
+        if self.engine.status != "ok":
+            raise _NotReady(f"the engine is {self.engine.status}")
 
     async def _probe_worker(self) -> None:
         """The worker is there when Prefect has heard from it lately, in both of its pools."""

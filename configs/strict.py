@@ -16,8 +16,9 @@ class StrictModel(BaseModel):
         """JSON knows one kind of number: some clients write 3 as 3.0."""
         if not isinstance(values, dict):
             return values
-        return {name: _as_integer(value) for name, value in values.items()}
+        return {name: as_integer(value) for name, value in values.items()}
 
 
-def _as_integer(value: Any) -> Any:
+def as_integer(value: Any) -> Any:
+    """Return a whole float as the integer that it is, and anything else as it is."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -57,7 +57,7 @@ async def pieces(generation: "TextGeneration", tokens: TokenQueue) -> AsyncGener
             if token_id == STARTED:
                 yield BEGUN
                 continue
-            piece = generation.text.push(token_id)
+            piece = generation.push(token_id)
             if piece:
                 yield piece, generation.new_logprobs()
             if generation.text.stopped:
@@ -69,7 +69,7 @@ async def pieces(generation: "TextGeneration", tokens: TokenQueue) -> AsyncGener
         if rest or logprobs:
             yield rest, logprobs
     finally:
-        generation.generation.cancel()
+        generation.end()
 
 
 async def whole(

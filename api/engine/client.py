@@ -139,6 +139,15 @@ class EngineClient:
             await asyncio.sleep(RETURN_POLL_SECONDS)
         return False
 
+    async def metrics(self) -> str:
+        """Return the engine's metrics in Prometheus' format; raises what `generate` raises."""
+        try:
+            response = await self._http.get("/metrics", timeout=HEALTH_SECONDS)
+        except httpx.TransportError as error:
+            raise _unavailable(error) from error
+        _raise_for_error(response.status_code, response.content)
+        return response.text
+
     async def health(self) -> EngineHealth:
         """Return the engine's state; raises what `generate` raises."""
         try:

@@ -90,6 +90,7 @@ def create_app(settings: Settings) -> FastAPI:
     install_error_handlers(app)
     app.add_api_route("/generate", generate, methods=["POST"], response_model=None)
     app.add_api_route("/health", health, methods=["GET"])
+    app.add_api_route("/metrics", metrics, methods=["GET"], response_model=None)
     return app
 
 
@@ -118,6 +119,13 @@ async def health(request: Request) -> EngineHealth:
     if background.engine is not None:
         return background.engine.health()
     return EngineHealth(status="failed" if background.failure else "loading", error=background.failure)
+
+
+async def metrics(request: Request) -> Response:
+    """Return counters and gauges in Prometheus' format; nothing before the libraries are imported."""
+    background: BackgroundImport = request.app.state.background
+    content = background.engine.metrics.text() if background.engine is not None else b""
+    return Response(content, media_type="text/plain; version=0.0.4")
 
 
 def main() -> None:

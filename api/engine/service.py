@@ -9,6 +9,7 @@ from llguidance import LLTokenizer
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from api.engine.metrics import EngineMetrics
 from api.engine.paths import allowed_folders, model_folder
 from api.engine.schemas import (
     DEFAULT_MAX_LENGTH,
@@ -67,12 +68,29 @@ class Vocabulary:
 class TextGeneration:
     """One request on its way: feed it the tokens its listener hears, read the text and at last the usage."""
 
-    def __init__(self, generation: Generation, vocabulary: Vocabulary, stop: list[str], started: float) -> None:
+    def __init__(
+        self, generation: Generation, vocabulary: Vocabulary, stop: list[str], metrics: EngineMetrics, started: float
+    ) -> None:
         self.generation = generation
+        self._metrics = metrics
         self.text = TextStream(vocabulary.tokenizer, generation.request.prompt_ids, stop)
         self._vocabulary = vocabulary
         self._started = started
         self._shown = 0
+
+    def push(self, token_id: int) -> str:
+        """Take a token; return the text that has become certain."""
+        if not self.text.tokens:
+            self._metrics.first_token.observe(time.monotonic() - self._started)
+        self._metrics.generated_tokens.inc()
+        return self.text.push(token_id)
+
+    def end(self) -> None:
+        """Count how it ended, and take its place in the engine away if it has not."""
+        self.generation.cancel()
+        self._metrics.prompt_tokens.inc(len(self.generation.request.prompt_ids))
+        reason = "failed" if self.generation.error is not None else self.usage().finish_reason
+        self._metrics.requests.labels(reason).inc()
 
     def new_logprobs(self) -> list[TokenLogprob]:
         """Return those of the tokens that were pushed since the last call; empty unless they were asked for."""
@@ -108,6 +126,7 @@ class TextEngine:
             queue_length=settings.engine_queue_length,
             kv_cache_bytes=int(settings.engine_kv_cache_gb * 1e9),
         )
+        self.metrics = EngineMetrics(self.health)
         self._folders = allowed_folders(settings)
         self._vocabulary = lru_cache(maxsize=32)(Vocabulary)
         transformers_logging.disable_progress_bar()
@@ -149,7 +168,7 @@ class TextEngine:
             )
         except ValueError as error:
             raise InvalidRequest(str(error)) from error
-        return TextGeneration(generation, vocabulary, request.stop, started)
+        return TextGeneration(generation, vocabulary, request.stop, self.metrics, started)
 
     def health(self) -> EngineHealth:
         """Return what is loaded, running and waiting."""

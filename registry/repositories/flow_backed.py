@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Generic, Literal, TypeVar
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from registry.clock import utcnow
@@ -64,6 +64,11 @@ class FlowBackedRepository(Generic[Record]):
         """Return records that Prefect has accepted and that are not in a terminal status, oldest first."""
         active = select(self.table).where(self.table.flow_run_id.is_not(None), self.table.status.not_in(TERMINAL))
         return self.session.scalars(active.order_by(self.table.id)).all()
+
+    def count_by_status(self) -> dict[str, int]:
+        """Return how many records there are in each status that occurs."""
+        counts = select(self.table.status, func.count()).group_by(self.table.status)
+        return dict(self.session.execute(counts).tuples().all())
 
     def of_flow_run(self, flow_run_id: str, uid: str | None, make: Callable[[], Record | None]) -> Record | None:
         """Return the record behind which a flow run stands, whoever started it.

@@ -32,7 +32,8 @@ def list_models(parts: Parts, limit: Limit = None, after: After = None) -> Model
 @router.get("/{model_id}")
 def get_model(parts: Parts, model_id: ModelId) -> ModelDetail:
     """Get specific model information."""
-    return ModelDetail.model_validate(service.read_model(parts.database, model_id))
+    model = service.read_model(parts.database, model_id)
+    return ModelDetail.model_validate(model).model_copy(update={"loaded": service.is_loaded(parts, model)})
 
 
 @router.delete("/{model_id}")

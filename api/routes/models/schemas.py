@@ -52,6 +52,9 @@ class ModelDetail(ModelSummary):
     """A model with its lineage and settings, which are null for a base model."""
 
     parameters: dict[str, Any] | None
+    loaded: bool | None = Field(
+        None, description="Whether it is in the engine's memory, a second ago at most; null while the engine is down"
+    )
 
 
 class ModelList(ResponseBody):

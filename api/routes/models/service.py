@@ -56,6 +56,18 @@ def delete_model(platform: Platform, model_id: int) -> None:
         shutil.rmtree(platform.settings.adapters_dir / adapter, ignore_errors=True)
 
 
+def is_loaded(platform: Platform, model: Model) -> bool | None:
+    """Return whether the engine has the model, with its adapter, in memory; None if it does not answer."""
+    if platform.monitor.engine is None:
+        return None
+    folder = platform.availability.folder(model.base_model)
+    adapter = str(platform.settings.adapters_dir / model.adapter) if model.adapter else None
+    return any(
+        loaded["weights"] == str(folder) and loaded["loaded"] and (adapter is None or adapter in loaded["adapters"])
+        for loaded in platform.monitor.engine.models
+    )
+
+
 def require_loadable(model: Model) -> None:
     """Raise `Conflict` if the model's weights can't be loaded now."""
     if model.status == "UNAVAILABLE":

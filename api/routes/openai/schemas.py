@@ -1,12 +1,13 @@
 """Shapes of OpenAI's API, as its SDK sends and reads them; what would be ignored is refused instead."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic.config import JsonDict
 
 from api.routes.models.schemas import StopString, StopStrings
 from api.schemas import ResponseBody
-from configs.strict import StrictModel
+from configs.strict import StrictModel, as_integer
 
 MOST_CHOICES = 128
 MOST_LOGPROBS = 20
@@ -14,8 +15,22 @@ DEFAULT_COMPLETION_TOKENS = 16
 DEFAULT_CHAT_TOKENS = 1024
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Tokens = Annotated[int, Field(ge=1, le=1_048_576)]
-TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(as_integer)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+Prompt = TypeVar("Prompt")
+Prompts = Annotated[list[Prompt], Field(min_length=1)]
 NotSupported = Annotated[float, Field(ge=0, le=0, description="Only 0: not supported")]
+
+
+# What the validators below refuse, for clients that read the schema.
+ECHO_OF_IDS: JsonDict = {
+    "required": ["echo"],
+    "properties": {"echo": {"const": True}, "prompt": {"type": "array", "not": {"items": {"type": "string"}}}},
+}
+TOP_WITHOUT_LOGPROBS: JsonDict = {
+    "required": ["top_logprobs"],
+    "properties": {"top_logprobs": {"type": "integer"}, "logprobs": {"not": {"const": True}}},
+}
 
 
 class StreamOptions(StrictModel):
@@ -64,7 +79,11 @@ class GenerationOptions(StrictModel):
 class CompletionRequest(GenerationOptions):
     """Text or token ids to continue."""
 
-    prompt: str | list[str] | TokenIds | list[TokenIds] = Field(description="One prompt or several, as text or ids")
+    model_config = ConfigDict(json_schema_extra={"not": ECHO_OF_IDS})
+
+    prompt: str | Prompts[str] | TokenIds | Prompts[TokenIds] = Field(
+        description="One prompt or several, as text or ids"
+    )
     max_tokens: Tokens | None = Field(None, description=f"{DEFAULT_COMPLETION_TOKENS} if left out")
     logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS, description="Likeliest tokens shown beside each")
     echo: bool | None = Field(None, description="Put the prompt before the answer")
@@ -78,9 +97,7 @@ class CompletionRequest(GenerationOptions):
         return [one for one in self.prompt if not isinstance(one, int)]
 
     @model_validator(mode="after")
-    def _something_to_continue(self) -> Self:
-        if not self.prompt and not isinstance(self.prompt, str):
-            raise ValueError("prompt is an empty list: give at least one prompt")
+    def _text_to_echo(self) -> Self:
         if self.echo and not all(isinstance(prompt, str) for prompt in self.prompts()):
             raise ValueError("echo needs prompts given as text")
         return self
@@ -117,27 +134,44 @@ class JsonSchema(StrictModel):
     strict: bool | None = None
 
 
-class ResponseFormat(StrictModel):
-    """What the answer's text has to be."""
+class TextFormat(StrictModel):
+    """Any text."""
 
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
-
-    @model_validator(mode="after")
-    def _has_its_schema(self) -> Self:
-        if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError("json_schema goes with the type json_schema, and only with it")
-        return self
+    type: Literal["text"]
 
     def schema_of_answer(self) -> dict[str, Any] | None:
         """Return the JSON schema that the answer must match; None for free text."""
-        if self.json_schema is not None:
-            return self.json_schema.schema_
-        return {"type": "object"} if self.type == "json_object" else None
+        return None
+
+
+class JsonObjectFormat(StrictModel):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        """Return the JSON schema that the answer must match."""
+        return {"type": "object"}
+
+
+class JsonSchemaFormat(StrictModel):
+    """JSON that matches a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        """Return the JSON schema that the answer must match."""
+        return self.json_schema.schema_
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
 class ChatRequest(GenerationOptions):
     """A conversation to go on with."""
+
+    model_config = ConfigDict(json_schema_extra={"not": TOP_WITHOUT_LOGPROBS})
 
     messages: list[ChatMessage] = Field(min_length=1)
     max_tokens: Tokens | None = None
