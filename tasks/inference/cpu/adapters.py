@@ -1,0 +1,89 @@
+"""LoRA adapters as panels, beside one another in memory: a step picks each row's own by address."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasks.inference.cpu.packing import aligned, panels_of, stored, to_panels
+from tasks.inference.cpu.panel_product import PANEL
+from tasks.inference.cpu.records import Adapters, Array
+from tasks.inference.network.adapter_weights import AdapterLayers, Factors
+from tasks.inference.network.shape import ProductName, Shape
+
+PRODUCTS: tuple[ProductName, ...] = ("qkv", "output", "up", "down")
+
+
+class AdapterMemory:
+    """The adapters in memory, each in a slot of its own; slots are used again."""
+
+    def __init__(self, shape: Shape, dtype: torch.dtype) -> None:
+        self._shape, self._dtype = shape, dtype
+        self._parts = [[outputs for _, outputs in shape.products[name].parts] for name in PRODUCTS]
+        first_panels = [sum(map(panels_of, parts[:number])) for parts in self._parts for number in range(len(parts))]
+        self._held: dict[int, Array] = {}
+        self.low_depth = PANEL
+        """The largest padded rank of a product, of all adapters that ever were in memory."""
+        self.tables = Adapters(
+            stored(torch.empty(0, dtype=dtype)),
+            np.zeros((1, shape.layers, len(PRODUCTS), 2), dtype=np.int64),
+            np.zeros((1, shape.layers, len(first_panels), 3), dtype=np.int64),
+            np.array([*first_panels, 0], dtype=np.int64),
+        )
+
+    def add(self, layers: AdapterLayers) -> tuple[int, int]:
+        """Pack an adapter; return its slot and its bytes."""
+        slot = next(number for number in range(len(self._held) + 1) if number not in self._held)
+        if slot == len(self.tables.downs):
+            self._grow()
+        packed = [(number, name, kind, panels) for number, name, kind, panels in self._packed(layers)]
+        memory = aligned((sum(panels.size for *_, panels in packed),), packed[0][-1].dtype.type)
+        at = 0
+        for number, product, part, panels in packed:
+            memory[at : at + panels.size] = panels.ravel()
+            address = memory.ctypes.data + at * memory.itemsize
+            at += panels.size
+            if part is None:
+                self.tables.downs[slot, number, product] = address, len(panels)
+                self.low_depth = max(self.low_depth, len(panels) * PANEL)
+            else:
+                self.tables.ups[slot, number, part[0]] = address, panels.shape[1], part[1]
+        self._held[slot] = memory
+        return slot, memory.nbytes
+
+    def drop(self, slot: int) -> None:
+        """Let go of an adapter."""
+        self.tables.downs[slot] = 0
+        self.tables.ups[slot] = 0
+        del self._held[slot]
+
+    def _grow(self) -> None:
+        downs, ups = (np.concatenate((table, np.zeros_like(table))) for table in (self.tables.downs, self.tables.ups))
+        self.tables = self.tables._replace(downs=downs, ups=ups)
+
+    def _packed(self, layers: AdapterLayers) -> Iterator[tuple[int, int, tuple[int, int] | None, Array]]:
+        """Yield layer, product, None or (part, first rank), and panels of the down or that part's up factor."""
+        for number, layer in enumerate(layers):
+            for product, name in enumerate(PRODUCTS):
+                if name in layer:
+                    down = layer[name].down.to(self._dtype)
+                    padding = down.new_zeros(-len(down) % PANEL, down.shape[1])
+                    yield number, product, None, _panels(torch.cat((down, padding)))
+                    yield from ((number, product, *up) for up in self._ups(product, layer[name]))
+
+    def _ups(self, product: int, factors: Factors) -> Iterator[tuple[tuple[int, int], Array]]:
+        """Yield each part's rows of the up factor that are not zero: the ranks of its own module."""
+        first_part = sum(len(parts) for parts in self._parts[:product])
+        for number, up in enumerate(factors.up.to(self._dtype).split(self._parts[product], dim=1)):
+            used = up.any(dim=1).nonzero().flatten().tolist()
+            if used:
+                rows = up[used[0] : used[-1] + 1].t()
+                padding = rows.new_zeros(-len(rows) % PANEL, rows.shape[1])
+                yield (first_part + number, used[0]), _panels(torch.cat((rows, padding)))
+
+
+def _panels(weight: Tensor) -> Array:
+    out = np.empty((len(weight) // PANEL, weight.shape[1], PANEL), dtype=stored(weight[:0]).dtype)
+    to_panels(weight.contiguous(), out)
+    return out

@@ -1,0 +1,134 @@
+"""A `Network` for CPUs and the Llama family: weights in panels, one compiled function per step."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tasks.inference.cpu.adapters import PRODUCTS, AdapterMemory
+from tasks.inference.cpu.compiled import compiled_step
+from tasks.inference.cpu.packing import pack, stored
+from tasks.inference.cpu.panel_product import PANEL
+from tasks.inference.cpu.records import Array, Matrix, Model
+from tasks.inference.cpu.team import Team, new_cells
+from tasks.inference.cpu.work import Scratch, plain_batch
+from tasks.inference.loading import load_base_model, load_config
+from tasks.inference.network.adapter_weights import AdapterReader
+from tasks.inference.network.shape import Shape
+from tasks.inference.network.step import KVArena, LoadedAdapter, StepBatch
+from tasks.inference.network.weights import Weights, take_weights
+
+_CPU = torch.device("cpu")
+_POSITIONS = 1024
+"""The rotary table grows by so many positions at a time."""
+
+
+class CpuDecoder:
+    """A base of the Llama family in memory, with its adapters. float32 or bfloat16; `int8` packs the weights tighter.
+
+    Activations and sums are float32 throughout; keys, values and adapters have the base's dtype. A row's numbers are the
+    same, bit for bit, whatever else the batch holds and however a prompt was cut into steps.
+    """
+
+    def __init__(self, folder: Path, shape: Shape, dtype: torch.dtype, threads: int, int8: bool = False) -> None:
+        """Load the base in `folder` and compile the step; raises `WeightsError` if the base can't be loaded."""
+        self.shape = shape
+        self._dtype = dtype
+        weights = take_weights(load_base_model(folder, dtype, _CPU), shape)
+        self._frequencies, self._rotary_scale = weights.inverse_frequencies, weights.rotary_scale
+        self._model = _packed_model(weights, shape, int8)
+        self.bytes = sum(_nbytes(field) for field in self._model)
+        self._reader = AdapterReader(load_config(folder), shape, dtype, _CPU)
+        self._adapters = AdapterMemory(shape, dtype)
+        self._slots = {-1: -1}
+        self._scratch = Scratch(self._model, threads)
+        self._step = compiled_step()
+        self._team = Team(1)
+        self._warm_up()
+        self._team = Team(threads)
+
+    def allocate(self, capacity: int) -> KVArena:
+        """Return an arena for `capacity` tokens."""
+        return KVArena.allocate(self.shape, capacity, self._dtype, _CPU)
+
+    def release(self, cache_start: int) -> None:
+        """Do nothing: what a sequence leaves in the arena is never read by another."""
+
+    def load_adapter(self, folder: Path) -> LoadedAdapter:
+        """Load the adapter in `folder`; raises `WeightsError` if it can't be served."""
+        slot, size = self._adapters.add(self._reader.read(folder))
+        number = max(self._slots) + 1
+        self._slots[number] = slot
+        return LoadedAdapter(number, size)
+
+    def drop_adapter(self, number: int) -> None:
+        """Free an adapter that no sequence uses any more."""
+        self._adapters.drop(self._slots.pop(number))
+
+    def step(self, batch: StepBatch, arena: KVArena) -> Tensor:
+        """Read the tokens into the arena; return float32 `[number of wants_logits, vocabulary]`."""
+        slots = [self._slots[number] for number in batch.adapter.tolist()]
+        plain = plain_batch(batch, slots)
+        length = int((plain.slots - plain.begins).max()) + 1
+        self._reach(int(plain.positions.max()))
+        work = self._scratch.fit(len(plain.token_ids), len(plain.wanted), length, self._adapters.low_depth)
+        keys, values = stored(arena.keys), stored(arena.values)
+        team = self._team
+        team.run(self._step, team.size, team.cells, self._model, self._adapters.tables, plain, work, keys, values)
+        return torch.from_numpy(work.logits)[:, : self.shape.vocabulary]
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._team.close()
+
+    def _reach(self, position: int) -> None:
+        """Have rotary tables up to `position`."""
+        if position < len(self._model.cosines):
+            return
+        positions = torch.arange(-(-(position + 1) // _POSITIONS) * _POSITIONS)
+        angles = positions[:, None].float() * self._frequencies
+        cosines, sines = (table.numpy() * np.float32(self._rotary_scale) for table in (angles.cos(), angles.sin()))
+        self._model = self._model._replace(cosines=cosines, sines=sines)
+
+    def _warm_up(self) -> None:
+        one = torch.zeros(1, dtype=torch.int64)
+        batch = StepBatch(
+            one, one, torch.tensor([0, 1], dtype=torch.int32), one, one.int(), one.int() - 1, torch.tensor([True])
+        )
+        self.step(batch, self.allocate(1))
+
+
+def _packed_model(weights: Weights, shape: Shape, int8: bool) -> Model:
+    def product(name: str) -> Matrix:
+        affines = [layer.products[name] for layer in weights.layers]  # type: ignore[index]
+        parts = tuple(outputs for _, outputs in shape.products[name].parts)  # type: ignore[index]
+        return pack([affine.weight for affine in affines], [affine.bias for affine in affines], parts, int8)
+
+    def norms(tensors: list[Tensor]) -> Array:
+        return torch.stack([tensor.float() for tensor in tensors]).numpy()
+
+    qkv, output, up, down = (product(name) for name in PRODUCTS)
+    return Model(
+        embedding=stored(weights.embedding),
+        attention_norms=norms([layer.attention_norm.weight for layer in weights.layers]),
+        mlp_norms=norms([layer.mlp_norm.weight for layer in weights.layers]),
+        final_norm=norms([weights.final_norm.weight])[0],
+        cosines=np.zeros((0, shape.head_dim // 2), dtype=np.float32),
+        sines=np.zeros((0, shape.head_dim // 2), dtype=np.float32),
+        qkv=qkv,
+        output=output,
+        up=up,
+        down=down,
+        head=pack([weights.head], [None], (shape.vocabulary,), int8),
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        epsilon=shape.epsilon,
+    )
+
+
+def _nbytes(field: object) -> int:
+    if isinstance(field, Matrix):
+        return field.panels.nbytes + field.scale.nbytes + field.bias.nbytes
+    return field.nbytes if isinstance(field, np.ndarray) else 0
