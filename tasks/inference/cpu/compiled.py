@@ -10,6 +10,7 @@ from pathlib import Path
 import llvmlite.binding as llvm
 from numba import config, njit
 
+from tasks.inference.cpu.kernel import OPTIONS
 from tasks.inference.cpu.step import run_step
 
 _SOURCES = Path(__file__).parent
@@ -28,7 +29,7 @@ def compiled_step() -> Callable[..., None]:
     before = config.CACHE_DIR
     config.CACHE_DIR = str(_cache_folder())  # numba itself notices a change of run_step's own file only
     try:
-        step: Callable[..., None] = njit(nogil=True, cache=True, error_model="numpy")(run_step)
+        step: Callable[..., None] = njit(nogil=True, cache=True, **OPTIONS)(run_step)
     finally:
         config.CACHE_DIR = before
     return step

@@ -39,7 +39,7 @@ class CpuDecoder:
         weights = take_weights(load_base_model(folder, dtype, _CPU), shape)
         self._frequencies, self._rotary_scale = weights.inverse_frequencies, weights.rotary_scale
         self._model = _packed_model(weights, shape, int8)
-        self.bytes = sum(_nbytes(field) for field in self._model)
+        self.bytes = _nbytes(self._model)
         self._reader = AdapterReader(load_config(folder), shape, dtype, _CPU)
         self._adapters = AdapterMemory(shape, dtype)
         self._slots = {-1: -1}
@@ -110,6 +110,7 @@ def _packed_model(weights: Weights, shape: Shape, int8: bool) -> Model:
         return torch.stack([tensor.float() for tensor in tensors]).numpy()
 
     qkv, output, up, down = (product(name) for name in PRODUCTS)
+    head = pack([weights.head], [None], (shape.vocabulary,), int8)
     return Model(
         embedding=stored(weights.embedding),
         attention_norms=norms([layer.attention_norm.weight for layer in weights.layers]),
@@ -117,18 +118,13 @@ def _packed_model(weights: Weights, shape: Shape, int8: bool) -> Model:
         final_norm=norms([weights.final_norm.weight])[0],
         cosines=np.zeros((0, shape.head_dim // 2), dtype=np.float32),
         sines=np.zeros((0, shape.head_dim // 2), dtype=np.float32),
-        qkv=qkv,
-        output=output,
-        up=up,
-        down=down,
-        head=pack([weights.head], [None], (shape.vocabulary,), int8),
+        matrices=(qkv, output, up, down, head),
         heads=shape.heads,
         kv_heads=shape.kv_heads,
         epsilon=shape.epsilon,
     )
 
 
-def _nbytes(field: object) -> int:
-    if isinstance(field, Matrix):
-        return field.panels.nbytes + field.scale.nbytes + field.bias.nbytes
-    return field.nbytes if isinstance(field, np.ndarray) else 0
+def _nbytes(model: Model) -> int:
+    arrays = [field for field in (*model, *(field for matrix in model.matrices for field in matrix))]
+    return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))

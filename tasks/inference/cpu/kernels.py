@@ -1,24 +1,20 @@
 """The parts of a decoder layer that are no matrix products: norm, rotation, attention over the cache, SiLU."""
 
 import numpy as np
-from numba import njit
 
 from tasks.inference.cpu.intrinsics import exponential, narrow, widen
+from tasks.inference.cpu.kernel import kernel, reducing_kernel
 from tasks.inference.cpu.panel_product import PANEL, ROWS
 from tasks.inference.cpu.records import Array, Batch, Model
 
-_REASSOCIATE = {"reassoc", "contract", "nsz"}
-"""A sum over a row's own numbers may be split over lanes: the split depends on its length alone."""
-
-
-@njit(error_model="numpy")
+@kernel
 def place(row: int, rows: int, depth: int) -> tuple[int, int]:
     """Where input 0 of a row lies in an interleaved array of `rows` rows with `depth` inputs, and the step to input 1."""
     block = row - row % ROWS
     return block * depth + row - block, min(ROWS, rows - block)
 
 
-@njit(error_model="numpy", fastmath=_REASSOCIATE)
+@reducing_kernel
 def mean_square(values: Array) -> np.float32:
     """Mean of the squares."""
     total = np.float32(0)
@@ -27,7 +23,7 @@ def mean_square(values: Array) -> np.float32:
     return total / np.float32(values.size)
 
 
-@njit(error_model="numpy")
+@kernel
 def normalise(values: Array, weight: Array, epsilon: float, out: Array, first: int, step: int) -> None:
     """RMSNorm of a row into the interleaved `out`."""
     factor = np.float32(1) / np.sqrt(mean_square(values) + np.float32(epsilon))
@@ -35,14 +31,14 @@ def normalise(values: Array, weight: Array, epsilon: float, out: Array, first: i
         out[first + k * step] = values[k] * factor * weight[k]
 
 
-@njit(error_model="numpy")
+@kernel
 def embed(table: Array, token: int, out: Array) -> None:
     """The token's embedding as float32."""
     for k in range(out.size):
         out[k] = widen(table[token, k])
 
 
-@njit(error_model="numpy")
+@kernel
 def rotate(head: Array, cosine: Array, sine: Array) -> None:
     """Rotary position embedding of one head, in place; the two halves of the head belong together."""
     half = cosine.size
@@ -52,7 +48,7 @@ def rotate(head: Array, cosine: Array, sine: Array) -> None:
         head[half + k] = high * cosine[k] + low * sine[k]
 
 
-@njit(error_model="numpy")
+@kernel
 def store_row(model: Model, batch: Batch, row: int, qkv: Array, keys: Array, values: Array) -> None:
     """Rotate a row's queries and keys; write its keys and values of one layer to the cache."""
     size, slot = keys.shape[2], batch.slots[row]
@@ -70,7 +66,7 @@ def store_row(model: Model, batch: Batch, row: int, qkv: Array, keys: Array, val
             values[head, slot, k] = narrow(value[k], values)
 
 
-@njit(error_model="numpy", fastmath=_REASSOCIATE)
+@reducing_kernel
 def _dot(query: Array, keys: Array, j: int) -> np.float32:
     total = np.float32(0)
     for k in range(query.size):
@@ -78,7 +74,7 @@ def _dot(query: Array, keys: Array, j: int) -> np.float32:
     return total
 
 
-@njit(error_model="numpy")
+@kernel
 def _softmax(scores: Array) -> np.float32:
     """Replace scores by e^(score - largest); return their sum."""
     largest = scores[0]
@@ -89,7 +85,7 @@ def _softmax(scores: Array) -> np.float32:
     return _sum(scores)
 
 
-@njit(error_model="numpy", fastmath=_REASSOCIATE)
+@reducing_kernel
 def _sum(values: Array) -> np.float32:
     total = np.float32(0)
     for value in values:
@@ -97,7 +93,7 @@ def _sum(values: Array) -> np.float32:
     return total
 
 
-@njit(error_model="numpy", fastmath={"contract"})
+@reducing_kernel
 def _mix(weights: Array, values: Array, out: Array) -> None:
     """The values' sum, each times its weight; four at a time, so that `out` is read and written less."""
     out[:] = np.float32(0)
@@ -112,7 +108,7 @@ def _mix(weights: Array, values: Array, out: Array) -> None:
             out[k] += weights[j] * widen(values[j, k])
 
 
-@njit(error_model="numpy")
+@kernel
 def attend(query: Array, keys: Array, values: Array, scores: Array, mixed: Array) -> np.float32:
     """One head's attention over its sequence's keys and values: `mixed` over the returned number is the answer."""
     scale = np.float32(1) / np.sqrt(np.float32(query.size))
@@ -121,10 +117,3 @@ def attend(query: Array, keys: Array, values: Array, scores: Array, mixed: Array
     total = _softmax(scores[: keys.shape[0]])
     _mix(scores[: keys.shape[0]], values, mixed)
     return total
-
-
-@njit(error_model="numpy")
-def silu_product(gate: Array, up: Array, out: Array, first: int, step: int) -> None:
-    """silu(gate) * up into the interleaved `out`."""
-    for k in range(gate.size):
-        out[first + k * step] = gate[k] / (np.float32(1) + exponential(-gate[k])) * up[k]

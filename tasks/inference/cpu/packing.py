@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.inference.cpu.panel_product import LANES, PANEL
+from tasks.inference.cpu.panel_product import GROUP, LANES, PANEL
 from tasks.inference.cpu.records import Array, Matrix
 
 _ALIGNMENT = 64
@@ -43,34 +43,39 @@ def pad_parts(rows: Tensor, parts: tuple[int, ...]) -> Tensor:
 def to_panels(weight: Tensor, out: Array) -> None:
     """Write `weight` `[outputs, inputs]`, outputs a multiple of 32, to `out` `[panels, inputs, 32]`."""
     panels = weight.view(-1, PANEL, weight.shape[1]).transpose(1, 2)
-    if weight.dtype == torch.bfloat16:  # a 32-bit word holds outputs i and i + 16: shifts and masks take them apart
-        panels = panels.reshape(len(panels), -1, 2, LANES).transpose(2, 3).reshape(len(panels), -1, PANEL)
-    out[:] = stored(panels)
+    out[:] = stored(_paired(panels) if weight.dtype == torch.bfloat16 else panels)
+
+
+def _paired(panels: Tensor) -> Tensor:
+    """Outputs i and i + 16 side by side: a shift and a mask take a 32-bit word of both apart."""
+    return panels.reshape(*panels.shape[:-1], 2, LANES).transpose(-2, -1).reshape(panels.shape)
+
+
+def to_int8_panels(weight: Tensor, out: Array) -> None:
+    """Write `weight` `[outputs, inputs]` to `out` `[panels, inputs / 32 * 34, 32]`: scales of 32 inputs, then these as int8.
+
+    A weight is about its int8 times its scale, the scale of bfloat16.
+    """
+    groups = weight.float().view(len(weight) // PANEL, PANEL, -1, GROUP).permute(0, 2, 3, 1)
+    scale = (groups.abs().amax(dim=2, keepdim=True) / _LARGEST_INT8).bfloat16()
+    divisor = torch.where(scale > 0, scale.float(), 1.0)
+    rounded = (groups / divisor).round().clamp(-_LARGEST_INT8, _LARGEST_INT8).to(torch.int8)
+    scales = _paired(scale).contiguous().view(torch.int8).view(*groups.shape[:2], 2, PANEL)
+    out[:] = torch.cat((scales, rounded), dim=2).view(out.shape).numpy()
 
 
 def pack(weights: list[Tensor], biases: list[Tensor | None], parts: tuple[int, ...], int8: bool) -> Matrix:
     """Pack one product of all layers: each weight `[outputs, inputs]`, outputs divided into `parts`."""
-    panel_count = sum(panels_of(part) for part in parts)
-    element = np.int8 if int8 else stored(weights[0][:0]).dtype.type
+    panel_count, inputs = sum(panels_of(part) for part in parts), weights[0].shape[1]
+    depth, element = (inputs // GROUP * (GROUP + 2), np.int8) if int8 else (inputs, stored(weights[0][:0]).dtype.type)
     matrix = Matrix(
-        aligned((len(weights), panel_count, weights[0].shape[1], PANEL), element),
+        aligned((len(weights), panel_count, depth, PANEL), element),
         aligned((len(weights), panel_count * PANEL), np.float32),
-        aligned((len(weights), panel_count * PANEL), np.float32),
+        inputs,
     )
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        padded, scale = pad_parts(weight.detach(), parts), torch.ones(panel_count * PANEL)
-        if int8:
-            padded, scale = quantized(padded)
-        to_panels(padded, matrix.panels[layer])
-        matrix.scale[layer] = scale.numpy()
+        write = to_int8_panels if int8 else to_panels
+        write(pad_parts(weight.detach(), parts), matrix.panels[layer])
         if bias is not None:
             matrix.bias[layer] = pad_parts(bias.detach().float(), parts).numpy()
     return matrix
-
-
-def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 weights and the float32 scale of every output: weight is about int8 * scale."""
-    exact = weight.float()
-    scale = exact.abs().amax(dim=1) / _LARGEST_INT8
-    divisor = torch.where(scale > 0, scale, 1.0)
-    return (exact / divisor[:, None]).round().to(torch.int8), scale

@@ -5,6 +5,7 @@ Activations lie interleaved in blocks of up to ROWS rows: input after input, the
 all sums in registers and adds one input after another: an output's sum is the same whatever else the batch holds.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -16,6 +17,8 @@ from tasks.inference.cpu.intrinsics import FLOAT, INT32, INT64, Codegen, array_d
 
 LANES = 16
 PANEL = 2 * LANES
+GROUP = 32
+"""int8 weights share a scale over so many inputs; a group's 32 scales, bfloat16, lie before its weights."""
 PREFETCH_BYTES = 1024
 """How far ahead weights are asked for: memory answers after about this much work."""
 
@@ -49,55 +52,90 @@ class _Loop:
         self.builder, self.element, self.rows, self.panels = builder, element, rows, panels
 
     def emit(self, weights: Any, inputs: Any, stride: Any, depth: Any, out: Any, out_stride: Any, end: Any) -> None:  # noqa: PLR0913
-        b, start = self.builder, self.builder.block
-        body, done = b.append_basic_block("body"), b.append_basic_block("done")
-        b.branch(body)
-        b.position_at_end(body)
-        k = b.phi(INT64)
-        sums = [b.phi(_VECTOR) for _ in range(2 * self.rows * self.panels)]
-        fma = declare(b, f"llvm.fma.v{LANES}f32", _VECTOR, [_VECTOR] * 3)
-        loaded = [half for panel in range(self.panels) for half in self._weights(weights, k, depth, panel)]
-        added = []
-        for row in range(self.rows):
-            position = b.add(b.mul(k, stride), _index(row))
-            spread = self._spread(b.load(b.gep(inputs, [position])))
-            for half, weight in enumerate(loaded):
-                added.append(b.call(fma, [weight, spread, sums[row * len(loaded) + half]]))
-        following = b.add(k, _index(1))
-        for phi, first, later in zip(
-            [k, *sums], [_index(0), *[ir.Constant(_VECTOR, [0.0] * LANES)] * len(sums)], [following, *added], strict=True
-        ):
-            phi.add_incoming(first, start)
-            phi.add_incoming(later, body)
-        b.cbranch(b.icmp_signed("<", following, depth), body, done)
-        b.position_at_end(done)
-        for number, total in enumerate(added):
-            row, half = divmod(number, len(loaded))
+        b = self.builder
+        zeros = [ir.Constant(_VECTOR, [0.0] * LANES)] * (2 * self.rows * self.panels)
+
+        def add_input(k: Any, sums: list[Any]) -> list[Any]:
+            places = [self._place(weights, b.add(k, b.mul(depth, _index(panel)))) for panel in range(self.panels)]
+            loaded = [half for place in places for half in self._weights(place)]
+            return self._add(b.gep(inputs, [b.mul(k, stride)]), loaded, sums)
+
+        def add_group(group: Any, sums: list[Any]) -> list[Any]:
+            per_panel = b.mul(b.udiv(depth, _index(GROUP)), _index(GROUP + 2))
+            first = b.mul(group, _index(GROUP + 2))
+            rows = [b.add(first, b.mul(per_panel, _index(panel))) for panel in range(self.panels)]
+            scales = [self._bfloat16(self._place(weights, row)) for row in rows]
+
+            def add_scaled(k: Any, inner: list[Any]) -> list[Any]:
+                places = [self._place(weights, b.add(row, b.add(k, _index(2)))) for row in rows]
+                pairs = [zip(self._weights(place), pair, strict=True) for place, pair in zip(places, scales, strict=True)]
+                loaded = [b.fmul(weight, scale) for pair in pairs for weight, scale in pair]
+                position = b.add(b.mul(group, _index(GROUP)), k)
+                return self._add(b.gep(inputs, [b.mul(position, stride)]), loaded, inner)
+
+            return self._repeat(_index(GROUP), sums, add_scaled)
+
+        if self.element == types.int8:
+            sums = self._repeat(b.udiv(depth, _index(GROUP)), zeros, add_group)
+        else:
+            sums = self._repeat(depth, zeros, add_input)
+        for number, total in enumerate(sums):
+            row, half = divmod(number, 2 * self.panels)
             place = b.gep(out, [b.add(b.mul(out_stride, _index(row)), _index(half * LANES))])
             b.store(total, b.bitcast(place, _VECTOR.as_pointer())).align = 4
         b.branch(end)
 
-    def _weights(self, weights: Any, k: Any, depth: Any, panel: int) -> tuple[Any, Any]:
-        """One input's 32 weights of a panel as two vectors of float32."""
-        b = self.builder
-        first = b.gep(weights, [b.mul(b.add(k, b.mul(depth, _index(panel))), _index(PANEL))])
-        self._prefetch(first)
-        if self.element == types.uint16:  # the low halves are outputs 0 to 15, the high ones 16 to 31
-            words = self._load(first, _WORDS, 64)
-            low = b.shl(words, ir.Constant(_WORDS, [16] * LANES))
-            high = b.and_(words, ir.Constant(_WORDS, [0xFFFF0000] * LANES))
-            return b.bitcast(low, _VECTOR), b.bitcast(high, _VECTOR)
-        second = b.gep(first, [_index(LANES)])
-        if self.element == types.float32:
-            return self._load(first, _VECTOR, 64), self._load(second, _VECTOR, 64)
-        low, high = (b.sext(self._load(place, _BYTES, LANES), _WORDS) for place in (first, second))
-        return b.sitofp(low, _VECTOR), b.sitofp(high, _VECTOR)
+    def _repeat(self, times: Any, sums: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
+        """A loop of at least one turn that keeps `sums` in registers; `body` takes its number and the sums so far."""
+        b, before = self.builder, self.builder.block
+        turn, after = b.append_basic_block("turn"), b.append_basic_block("after")
+        b.branch(turn)
+        b.position_at_end(turn)
+        number = b.phi(INT64)
+        running = [b.phi(_VECTOR) for _ in sums]
+        added = body(number, running)
+        following = b.add(number, _index(1))
+        for phi, first, later in zip([number, *running], [_index(0), *sums], [following, *added], strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(later, b.block)
+        b.cbranch(b.icmp_signed("<", following, times), turn, after)
+        b.position_at_end(after)
+        return added
 
-    def _prefetch(self, place: Any) -> None:
+    def _add(self, inputs: Any, loaded: list[Any], sums: list[Any]) -> list[Any]:
+        """The sums with one input of every row times its weights."""
         b = self.builder
+        fma = declare(b, f"llvm.fma.v{LANES}f32", _VECTOR, [_VECTOR] * 3)
+        spread = [self._spread(b.load(b.gep(inputs, [_index(row)]))) for row in range(self.rows)]
+        return [b.call(fma, [weight, spread[at // len(loaded)], sums[at]]) for at, weight in enumerate(loaded * self.rows)]
+
+    def _place(self, weights: Any, row: Any) -> Any:
+        """Where a row of 32 elements of a panel begins; the row some way ahead is asked for."""
+        b = self.builder
+        place = b.gep(weights, [b.mul(row, _index(PANEL))])
         prefetch = declare(b, "llvm.prefetch.p0", ir.VoidType(), [_BYTE_POINTER, INT32, INT32, INT32])
         ahead = b.gep(b.bitcast(place, _BYTE_POINTER), [_index(PREFETCH_BYTES)])
         b.call(prefetch, [ahead, ir.Constant(INT32, 0), ir.Constant(INT32, 3), ir.Constant(INT32, 1)])
+        return place
+
+    def _weights(self, place: Any) -> tuple[Any, Any]:
+        """One input's 32 weights as two vectors of float32."""
+        b = self.builder
+        if self.element == types.uint16:
+            return self._bfloat16(place)
+        second = b.gep(place, [_index(LANES)])
+        if self.element == types.float32:
+            return self._load(place, _VECTOR, 64), self._load(second, _VECTOR, 64)
+        low, high = (b.sext(self._load(half, _BYTES, LANES), _WORDS) for half in (place, second))
+        return b.sitofp(low, _VECTOR), b.sitofp(high, _VECTOR)
+
+    def _bfloat16(self, place: Any) -> tuple[Any, Any]:
+        """32 numbers of bfloat16: the low halves of 16 words are outputs 0 to 15, the high ones 16 to 31."""
+        b = self.builder
+        words = self._load(place, _WORDS, 64)
+        low = b.shl(words, ir.Constant(_WORDS, [16] * LANES))
+        high = b.and_(words, ir.Constant(_WORDS, [0xFFFF0000] * LANES))
+        return b.bitcast(low, _VECTOR), b.bitcast(high, _VECTOR)
 
     def _load(self, place: Any, kind: ir.VectorType, alignment: int) -> Any:
         loaded = self.builder.load(self.builder.bitcast(place, kind.as_pointer()))

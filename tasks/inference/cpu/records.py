@@ -11,11 +11,10 @@ class Matrix(NamedTuple):
     """One product of every layer, packed. Outputs are padded to whole panels, part by part."""
 
     panels: Array
-    """`[layers, panels, inputs, 32]`: uint16 (bfloat16), float32 or int8."""
-    scale: Array
-    """float32 `[layers, panels * 32]`: what an output's sum is multiplied by."""
+    """`[layers, panels, inputs, 32]`: uint16 (bfloat16) or float32; int8 has two rows of scales before every 32 inputs."""
     bias: Array
     """float32 `[layers, panels * 32]`."""
+    inputs: int
 
 
 class Model(NamedTuple):
@@ -29,11 +28,8 @@ class Model(NamedTuple):
     cosines: Array
     """float32 `[positions, head_dim / 2]`."""
     sines: Array
-    qkv: Matrix
-    output: Matrix
-    up: Matrix
-    down: Matrix
-    head: Matrix
+    matrices: tuple[Matrix, Matrix, Matrix, Matrix, Matrix]
+    """qkv, output, gate and up, down; the head as the one layer of the last."""
     heads: int
     kv_heads: int
     epsilon: float

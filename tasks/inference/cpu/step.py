@@ -1,15 +1,13 @@
 """The whole step as one function: every thread of a team runs it from the embeddings to the logits."""
 
-import numpy as np
-from numba import njit
-
+from tasks.inference.cpu.kernel import kernel
 from tasks.inference.cpu.kernels import attend, embed, normalise, place, store_row
-from tasks.inference.cpu.products import DOWN, OUTPUT, QKV, UP, adapt_down, project, project_head, project_up
+from tasks.inference.cpu.products import DOWN, HEAD, OUTPUT, QKV, UP, adapt_down, project
 from tasks.inference.cpu.records import Adapters, Array, Batch, Model, Work
 from tasks.inference.cpu.team import Cells, barrier, next_task
 
 
-@njit(error_model="numpy")
+@kernel
 def _embed_rows(cells: Cells, model: Model, batch: Batch, work: Work) -> None:
     row = next_task(cells)
     while row < batch.token_ids.size:
@@ -17,7 +15,7 @@ def _embed_rows(cells: Cells, model: Model, batch: Batch, work: Work) -> None:
         row = next_task(cells)
 
 
-@njit(error_model="numpy")
+@kernel
 def _normalise_rows(cells: Cells, work: Work, weight: Array, epsilon: float) -> None:
     rows, width = work.states.shape
     row = next_task(cells)
@@ -27,7 +25,7 @@ def _normalise_rows(cells: Cells, work: Work, weight: Array, epsilon: float) -> 
         row = next_task(cells)
 
 
-@njit(error_model="numpy")
+@kernel
 def _normalise_wanted(cells: Cells, work: Work, batch: Batch, weight: Array, epsilon: float) -> None:
     rows, width = batch.wanted.size, work.states.shape[1]
     wanted = next_task(cells)
@@ -37,7 +35,7 @@ def _normalise_wanted(cells: Cells, work: Work, batch: Batch, weight: Array, eps
         wanted = next_task(cells)
 
 
-@njit(error_model="numpy")
+@kernel
 def _store_rows(cells: Cells, model: Model, batch: Batch, work: Work, keys: Array, values: Array) -> None:
     row = next_task(cells)
     while row < batch.token_ids.size:
@@ -45,7 +43,7 @@ def _store_rows(cells: Cells, model: Model, batch: Batch, work: Work, keys: Arra
         row = next_task(cells)
 
 
-@njit(error_model="numpy")
+@kernel
 def _attend_rows(  # noqa: PLR0913
     cells: Cells, model: Model, batch: Batch, work: Work, keys: Array, values: Array, thread: int
 ) -> None:
@@ -65,6 +63,22 @@ def _attend_rows(  # noqa: PLR0913
         task = next_task(cells)
 
 
+@kernel
+def _fill_inputs(  # noqa: PLR0913
+    cells: Cells, threads: int, model: Model, batch: Batch, work: Work, layer: int, product: int, keys: Array,
+    values: Array, thread: int,
+) -> None:
+    """Write what a layer's product multiplies to `work.inputs` (the MLP's second product has its inputs already)."""
+    if product == QKV:
+        _normalise_rows(cells, work, model.attention_norms[layer], model.epsilon)
+    elif product == UP:
+        _normalise_rows(cells, work, model.mlp_norms[layer], model.epsilon)
+    elif product == OUTPUT:
+        _store_rows(cells, model, batch, work, keys[layer], values[layer])
+        barrier(cells, threads)
+        _attend_rows(cells, model, batch, work, keys[layer], values[layer], thread)
+
+
 def run_step(  # noqa: PLR0913
     thread: int,
     threads: int,
@@ -77,43 +91,30 @@ def run_step(  # noqa: PLR0913
     values: Array,
 ) -> None:
     """Compute one step with `threads` threads, of which this is number `thread`. `keys`, `values`: the arena's."""
-    width = work.states.shape[1]
-    heads_width = model.heads * keys.shape[3]
-    inner = model.down.panels.shape[2]
-    adapted = batch.runs.shape[0] > 0
+    out, rows = work.panels[thread], batch.token_ids.size
     _embed_rows(cells, model, batch, work)
     barrier(cells, threads)
-    for layer in range(keys.shape[0]):
-        _normalise_rows(cells, work, model.attention_norms[layer], model.epsilon)
-        barrier(cells, threads)
-        if adapted:
-            adapt_down(cells, adapters, batch, work, layer, QKV, work.inputs, width, thread)
+    for number in range(4 * keys.shape[0] + 1):
+        layer, product = number // 4, number % 4
+        matrix, inputs, target = model.matrices[product], work.inputs, work.states
+        if number == 4 * keys.shape[0]:
+            layer, product, matrix, target, rows = 0, HEAD, model.matrices[HEAD], work.logits, batch.wanted.size
+            _normalise_wanted(cells, work, batch, model.final_norm, model.epsilon)
             barrier(cells, threads)
-        project(cells, model.qkv, adapters, batch, work, layer, QKV, work.inputs, work.qkv, thread)
-        barrier(cells, threads)
-        _store_rows(cells, model, batch, work, keys[layer], values[layer])
-        barrier(cells, threads)
-        _attend_rows(cells, model, batch, work, keys[layer], values[layer], thread)
-        barrier(cells, threads)
-        if adapted:
-            adapt_down(cells, adapters, batch, work, layer, OUTPUT, work.inputs, heads_width, thread)
+        elif product == DOWN:
+            inputs = work.inner
+        else:
+            _fill_inputs(cells, threads, model, batch, work, layer, product, keys, values, thread)
             barrier(cells, threads)
-        project(cells, model.output, adapters, batch, work, layer, OUTPUT, work.inputs, work.states, thread)
-        barrier(cells, threads)
-        _normalise_rows(cells, work, model.mlp_norms[layer], model.epsilon)
-        barrier(cells, threads)
-        if adapted:
-            adapt_down(cells, adapters, batch, work, layer, UP, work.inputs, width, thread)
+        if batch.runs.shape[0] and product != HEAD:
+            adapt_down(cells, adapters, batch, layer, product, inputs, matrix.inputs, work.low, out)
             barrier(cells, threads)
-        project_up(cells, model.up, adapters, batch, work, layer, inner, thread)
+        outputs = target.shape[1]
+        if product == QKV:
+            target, outputs = work.qkv, work.qkv.shape[1]
+        elif product == UP:
+            outputs = model.matrices[DOWN].inputs
+        project(
+            cells, matrix, adapters, batch, layer, product, inputs, work.low, work.inner, target, outputs, rows, out
+        )
         barrier(cells, threads)
-        if adapted:
-            adapt_down(cells, adapters, batch, work, layer, DOWN, work.inner, inner, thread)
-            barrier(cells, threads)
-        project(cells, model.down, adapters, batch, work, layer, DOWN, work.inner, work.states, thread)
-        barrier(cells, threads)
-    if batch.wanted.size:
-        _normalise_wanted(cells, work, batch, model.final_norm, model.epsilon)
-        barrier(cells, threads)
-        project_head(cells, model.head, work, thread)
-    barrier(cells, threads)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from tasks.inference.cpu.intrinsics import fetch_add, give_way, load_shared, store_shared
+from tasks.inference.cpu.kernel import kernel
 
 Cells = npt.NDArray[np.int64]
 
@@ -24,13 +24,13 @@ def new_cells() -> Cells:
     return np.zeros(_CELLS, dtype=np.int64)
 
 
-@njit(error_model="numpy")
+@kernel
 def next_task(cells: Cells) -> int:
     """The number of a task that no other thread has; counts from 0 after every barrier."""
     return fetch_add(cells, _NEXT_TASK, 1)
 
 
-@njit(error_model="numpy")
+@kernel
 def barrier(cells: Cells, threads: int) -> None:
     """Wait until every thread is here; what any wrote before, all see after."""
     passed = load_shared(cells, _PASSED)

@@ -19,9 +19,9 @@ class Scratch:
 
     def __init__(self, model: Model, threads: int) -> None:
         self._width = model.final_norm.size
-        self._heads_width, self._inner = model.output.panels.shape[2], model.down.panels.shape[2]
-        self._qkv_width = model.qkv.scale.shape[1]
-        self._vocabulary = model.head.scale.shape[1]
+        qkv, output, _, down, head = model.matrices
+        self._heads_width, self._inner = output.inputs, down.inputs
+        self._qkv_width, self._vocabulary = qkv.bias.shape[1], head.bias.shape[1]
         self._memory: dict[str, Array] = {}
         self._threads = threads
 
