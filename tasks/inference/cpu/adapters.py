@@ -75,7 +75,7 @@ class AdapterMemory:
     def _ups(self, product: int, factors: Factors) -> Iterator[tuple[tuple[int, int], Array]]:
         """Yield each part's rows of the up factor that are not zero: the ranks of its own module."""
         first_part = sum(len(parts) for parts in self._parts[:product])
-        for number, up in enumerate(factors.up.to(self._dtype).split(self._parts[product], dim=1)):
+        for number, up in enumerate(torch.split(factors.up.to(self._dtype), self._parts[product], dim=1)):
             used = up.any(dim=1).nonzero().flatten().tolist()
             if used:
                 rows = up[used[0] : used[-1] + 1].t()

@@ -20,7 +20,7 @@ def supported() -> bool:
     """Whether this CPU multiplies and adds vectors in one instruction; without, torch is the better choice."""
     if llvm.get_default_triple().startswith("x86_64"):
         return bool(llvm.get_host_cpu_features().get("fma"))
-    return llvm.get_default_triple().startswith(("aarch64", "arm64"))
+    return bool(llvm.get_default_triple().startswith(("aarch64", "arm64")))
 
 
 @cache

@@ -5,14 +5,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from tasks.inference.cpu.adapters import PRODUCTS, AdapterMemory
-from tasks.inference.cpu.compiled import compiled_step
+from tasks.inference.cpu.compiled import compiled_step, supported
 from tasks.inference.cpu.packing import pack, stored
-from tasks.inference.cpu.panel_product import PANEL
+from tasks.inference.cpu.panel_product import GROUP
 from tasks.inference.cpu.records import Array, Matrix, Model
-from tasks.inference.cpu.team import Team, new_cells
+from tasks.inference.cpu.team import Team
 from tasks.inference.cpu.work import Scratch, plain_batch
 from tasks.inference.loading import load_base_model, load_config
 from tasks.inference.network.adapter_weights import AdapterReader
@@ -21,15 +20,22 @@ from tasks.inference.network.step import KVArena, LoadedAdapter, StepBatch
 from tasks.inference.network.weights import Weights, take_weights
 
 _CPU = torch.device("cpu")
+_DTYPES = (torch.float32, torch.bfloat16)
 _POSITIONS = 1024
 """The rotary table grows by so many positions at a time."""
+
+
+def computes(shape: Shape, dtype: torch.dtype, int8: bool = False) -> bool:
+    """Whether `CpuDecoder` computes this base on this machine."""
+    whole_groups = all(product.inputs % GROUP == 0 for product in shape.products.values())
+    return shape.family == "llama" and dtype in _DTYPES and (whole_groups or not int8) and supported()
 
 
 class CpuDecoder:
     """A base of the Llama family in memory, with its adapters. float32 or bfloat16; `int8` packs the weights tighter.
 
-    Activations and sums are float32 throughout; keys, values and adapters have the base's dtype. A row's numbers are the
-    same, bit for bit, whatever else the batch holds and however a prompt was cut into steps.
+    Activations and sums are float32 throughout; keys, values and adapters have the base's dtype. A row's numbers are
+    the same, bit for bit, whatever else the batch holds and however a prompt was cut into steps.
     """
 
     def __init__(self, folder: Path, shape: Shape, dtype: torch.dtype, threads: int, int8: bool = False) -> None:
@@ -37,12 +43,15 @@ class CpuDecoder:
         self.shape = shape
         self._dtype = dtype
         weights = take_weights(load_base_model(folder, dtype, _CPU), shape)
+        if weights.inverse_frequencies is None:
+            raise ValueError(f"this step has rotary positions, the {shape.family} family none")
         self._frequencies, self._rotary_scale = weights.inverse_frequencies, weights.rotary_scale
         self._model = _packed_model(weights, shape, int8)
         self.bytes = _nbytes(self._model)
         self._reader = AdapterReader(load_config(folder), shape, dtype, _CPU)
         self._adapters = AdapterMemory(shape, dtype)
         self._slots = {-1: -1}
+        self._numbered = 0
         self._scratch = Scratch(self._model, threads)
         self._step = compiled_step()
         self._team = Team(1)
@@ -59,7 +68,7 @@ class CpuDecoder:
     def load_adapter(self, folder: Path) -> LoadedAdapter:
         """Load the adapter in `folder`; raises `WeightsError` if it can't be served."""
         slot, size = self._adapters.add(self._reader.read(folder))
-        number = max(self._slots) + 1
+        number, self._numbered = self._numbered, self._numbered + 1
         self._slots[number] = slot
         return LoadedAdapter(number, size)
 
@@ -126,5 +135,5 @@ def _packed_model(weights: Weights, shape: Shape, int8: bool) -> Model:
 
 
 def _nbytes(model: Model) -> int:
-    arrays = [field for field in (*model, *(field for matrix in model.matrices for field in matrix))]
-    return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
+    fields = (*model, *(field for matrix in model.matrices for field in matrix))
+    return sum(field.nbytes for field in fields if isinstance(field, np.ndarray))

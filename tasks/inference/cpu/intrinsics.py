@@ -18,7 +18,14 @@ INT64 = ir.IntType(64)
 Codegen = Callable[[Any, Any, Any, Any], Any]
 
 # e^r = 1 + r + r^2 * P(r) on |r| <= ln(2)/2; Cephes' coefficients, error below 2 units in the last place.
-_EXP_COEFFICIENTS = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+_EXP_COEFFICIENTS = (
+    1.9875691500e-4,
+    1.3981999507e-3,
+    8.3334519073e-3,
+    4.1665795894e-2,
+    1.6666665459e-1,
+    5.0000001201e-1,
+)
 _LOG2_E = 1.44269504088896341
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
 

@@ -7,9 +7,10 @@ from tasks.inference.cpu.kernel import kernel, reducing_kernel
 from tasks.inference.cpu.panel_product import PANEL, ROWS
 from tasks.inference.cpu.records import Array, Batch, Model
 
+
 @kernel
 def place(row: int, rows: int, depth: int) -> tuple[int, int]:
-    """Where input 0 of a row lies in an interleaved array of `rows` rows with `depth` inputs, and the step to input 1."""
+    """Where a row's input 0 lies in an interleaved array of `rows` rows with `depth` inputs; the step to input 1."""
     block = row - row % ROWS
     return block * depth + row - block, min(ROWS, rows - block)
 

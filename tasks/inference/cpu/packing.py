@@ -35,7 +35,7 @@ def panels_of(outputs: int) -> int:
 def pad_parts(rows: Tensor, parts: tuple[int, ...]) -> Tensor:
     """Rows `[outputs, …]` with zeros after each part, so that every part begins a panel."""
     padded = [
-        torch.cat((part, part.new_zeros(-len(part) % PANEL, *part.shape[1:]))) for part in rows.split(parts)
+        torch.cat((part, part.new_zeros(-len(part) % PANEL, *part.shape[1:]))) for part in torch.split(rows, list(parts))
     ]
     return torch.cat(padded)
 
@@ -52,7 +52,7 @@ def _paired(panels: Tensor) -> Tensor:
 
 
 def to_int8_panels(weight: Tensor, out: Array) -> None:
-    """Write `weight` `[outputs, inputs]` to `out` `[panels, inputs / 32 * 34, 32]`: scales of 32 inputs, then these as int8.
+    """Write `weight` `[outputs, inputs]` to `out` `[panels, inputs / 32 * 34, 32]`: scales, then 32 inputs as int8.
 
     A weight is about its int8 times its scale, the scale of bfloat16.
     """

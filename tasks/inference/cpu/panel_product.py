@@ -1,8 +1,9 @@
-"""The inner loop of every matrix product: some rows of activations times a panel of 32 outputs, written in LLVM's language.
+"""The inner loop of every matrix product: rows of activations times panels of 32 outputs, written in LLVM's language.
 
-A panel holds the weights of 32 neighbouring outputs, input after input, so that one input's 32 weights lie side by side.
-Activations lie interleaved in blocks of up to ROWS rows: input after input, the block's rows side by side. The loop keeps
-all sums in registers and adds one input after another: an output's sum is the same whatever else the batch holds.
+A panel holds the weights of 32 neighbouring outputs, input after input, so that one input's 32 weights lie side by
+side. Activations lie interleaved in blocks of up to ROWS rows: input after input, the block's rows side by side. The
+loop keeps all sums in registers and adds one input after another: an output's sum is the same whatever else the batch
+holds.
 """
 
 from collections.abc import Callable
@@ -51,7 +52,7 @@ class _Loop:
     def __init__(self, builder: ir.IRBuilder, element: types.Type, rows: int, panels: int) -> None:
         self.builder, self.element, self.rows, self.panels = builder, element, rows, panels
 
-    def emit(self, weights: Any, inputs: Any, stride: Any, depth: Any, out: Any, out_stride: Any, end: Any) -> None:  # noqa: PLR0913
+    def emit(self, weights: Any, inputs: Any, stride: Any, depth: Any, out: Any, out_stride: Any, end: Any) -> None:
         b = self.builder
         zeros = [ir.Constant(_VECTOR, [0.0] * LANES)] * (2 * self.rows * self.panels)
 
@@ -68,7 +69,9 @@ class _Loop:
 
             def add_scaled(k: Any, inner: list[Any]) -> list[Any]:
                 places = [self._place(weights, b.add(row, b.add(k, _index(2)))) for row in rows]
-                pairs = [zip(self._weights(place), pair, strict=True) for place, pair in zip(places, scales, strict=True)]
+                pairs = [
+                    zip(self._weights(place), pair, strict=True) for place, pair in zip(places, scales, strict=True)
+                ]
                 loaded = [b.fmul(weight, scale) for pair in pairs for weight, scale in pair]
                 position = b.add(b.mul(group, _index(GROUP)), k)
                 return self._add(b.gep(inputs, [b.mul(position, stride)]), loaded, inner)
@@ -107,7 +110,9 @@ class _Loop:
         b = self.builder
         fma = declare(b, f"llvm.fma.v{LANES}f32", _VECTOR, [_VECTOR] * 3)
         spread = [self._spread(b.load(b.gep(inputs, [_index(row)]))) for row in range(self.rows)]
-        return [b.call(fma, [weight, spread[at // len(loaded)], sums[at]]) for at, weight in enumerate(loaded * self.rows)]
+        return [
+            b.call(fma, [weight, spread[at // len(loaded)], sums[at]]) for at, weight in enumerate(loaded * self.rows)
+        ]
 
     def _place(self, weights: Any, row: Any) -> Any:
         """Where a row of 32 elements of a panel begins; the row some way ahead is asked for."""
@@ -178,7 +183,7 @@ def _loops(builder: ir.IRBuilder, element: types.Type, kind: ir.Type) -> ir.Func
 
 
 @intrinsic
-def multiply_panels(  # noqa: PLR0913
+def multiply_panels(
     typingctx: Any,
     like: Any,
     address: Any,

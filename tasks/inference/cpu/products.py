@@ -5,7 +5,7 @@ import numpy as np
 from tasks.inference.cpu.intrinsics import exponential
 from tasks.inference.cpu.kernel import kernel
 from tasks.inference.cpu.panel_product import PANEL, ROWS, multiply_panels, panels_at_once
-from tasks.inference.cpu.records import Adapters, Array, Batch, Matrix, Work
+from tasks.inference.cpu.records import Adapters, Array, Batch, Matrix
 from tasks.inference.cpu.team import Cells, next_task
 
 MOST_PANELS = 4
@@ -21,7 +21,7 @@ _panels_at_once = kernel(panels_at_once)
 
 
 @kernel
-def _multiply(  # noqa: PLR0913
+def _multiply(
     matrix: Matrix, layer: int, first: int, count: int, inputs: Array, block: int, rows: int, out: Array, at: int
 ) -> None:
     """Write a block's products with `count` panels, with bias, to `out[at:]`, a row every STRIDE."""
@@ -42,9 +42,19 @@ def _multiply(  # noqa: PLR0913
 
 
 @kernel
-def _add_adapters(  # noqa: PLR0913
-    adapters: Adapters, batch: Batch, low: Array, layer: int, product: int, first: int, count: int, block: int,
-    rows: int, out: Array, at: int, spare: int,
+def _add_adapters(
+    adapters: Adapters,
+    batch: Batch,
+    low: Array,
+    layer: int,
+    product: int,
+    first: int,
+    count: int,
+    block: int,
+    rows: int,
+    out: Array,
+    at: int,
+    spare: int,
 ) -> None:
     """Add the up products of the block's adapters to `out[at:]`; `out[spare:]` is scratch."""
     low_depth = low.size // (-(-batch.token_ids.size // ROWS) * ROWS)
@@ -68,8 +78,15 @@ def _add_adapters(  # noqa: PLR0913
 
 
 @kernel
-def adapt_down(  # noqa: PLR0913
-    cells: Cells, adapters: Adapters, batch: Batch, layer: int, product: int, inputs: Array, depth: int, low: Array,
+def adapt_down(
+    cells: Cells,
+    adapters: Adapters,
+    batch: Batch,
+    layer: int,
+    product: int,
+    inputs: Array,
+    depth: int,
+    low: Array,
     out: Array,
 ) -> None:
     """Fill `low` with the down products of every row's adapter; `out` is scratch."""
@@ -104,14 +121,25 @@ def _gate(out: Array, up_at: int, rows: int, width: int, inner: Array, at: int) 
 
 
 @kernel
-def project(  # noqa: PLR0913
-    cells: Cells, matrix: Matrix, adapters: Adapters, batch: Batch, layer: int, product: int, inputs: Array, low: Array,
-    inner: Array, target: Array, outputs: int, rows: int, out: Array,
+def project(
+    cells: Cells,
+    matrix: Matrix,
+    adapters: Adapters,
+    batch: Batch,
+    layer: int,
+    product: int,
+    inputs: Array,
+    low: Array,
+    inner: Array,
+    target: Array,
+    outputs: int,
+    rows: int,
+    out: Array,
 ) -> None:
     """One product of all rows, as far as its first `outputs`; `out` is scratch.
 
-    Queries, keys, values and logits are written to `target` `[rows, outputs]`, those back to the residual stream are added
-    there; silu(gate) * up goes to `inner`, interleaved.
+    Queries, keys, values and logits are written to `target` `[rows, outputs]`, what goes back to the residual stream is
+    added there; silu(gate) * up goes to `inner`, interleaved.
     """
     halves = 2 if product == UP else 1
     panels = matrix.panels.shape[1] // halves
@@ -127,9 +155,7 @@ def project(  # noqa: PLR0913
                 _multiply(matrix, layer, start, count, inputs, block, height, out, at)
                 if batch.runs.shape[0] and product != HEAD:
                     spare = 2 * ROWS * STRIDE
-                    _add_adapters(
-                        adapters, batch, low, layer, product, start, count, block, height, out, at, spare
-                    )
+                    _add_adapters(adapters, batch, low, layer, product, start, count, block, height, out, at, spare)
             if product == UP:
                 _gate(out, ROWS * STRIDE, height, width, inner, block * outputs + first * PANEL * height)
             elif product in (QKV, HEAD):

@@ -11,7 +11,7 @@ class Matrix(NamedTuple):
     """One product of every layer, packed. Outputs are padded to whole panels, part by part."""
 
     panels: Array
-    """`[layers, panels, inputs, 32]`: uint16 (bfloat16) or float32; int8 has two rows of scales before every 32 inputs."""
+    """`[layers, panels, inputs, 32]`: uint16 (bfloat16) or float32; int8 with two rows of scales before 32 inputs."""
     bias: Array
     """float32 `[layers, panels * 32]`."""
     inputs: int

@@ -44,9 +44,7 @@ def _store_rows(cells: Cells, model: Model, batch: Batch, work: Work, keys: Arra
 
 
 @kernel
-def _attend_rows(  # noqa: PLR0913
-    cells: Cells, model: Model, batch: Batch, work: Work, keys: Array, values: Array, thread: int
-) -> None:
+def _attend_rows(cells: Cells, model: Model, batch: Batch, work: Work, keys: Array, values: Array, thread: int) -> None:
     """A task is one head of one row. The answers, interleaved, are the output product's inputs."""
     rows, size = batch.token_ids.size, keys.shape[2]
     group = model.heads // model.kv_heads
@@ -64,9 +62,17 @@ def _attend_rows(  # noqa: PLR0913
 
 
 @kernel
-def _fill_inputs(  # noqa: PLR0913
-    cells: Cells, threads: int, model: Model, batch: Batch, work: Work, layer: int, product: int, keys: Array,
-    values: Array, thread: int,
+def _fill_inputs(
+    cells: Cells,
+    threads: int,
+    model: Model,
+    batch: Batch,
+    work: Work,
+    layer: int,
+    product: int,
+    keys: Array,
+    values: Array,
+    thread: int,
 ) -> None:
     """Write what a layer's product multiplies to `work.inputs` (the MLP's second product has its inputs already)."""
     if product == QKV:
@@ -79,7 +85,7 @@ def _fill_inputs(  # noqa: PLR0913
         _attend_rows(cells, model, batch, work, keys[layer], values[layer], thread)
 
 
-def run_step(  # noqa: PLR0913
+def run_step(
     thread: int,
     threads: int,
     cells: Cells,

@@ -1,4 +1,4 @@
-"""Threads that compute one step together: tasks drawn from a shared counter, barriers that spin, no lock of Python's."""
+"""Threads that compute one step together: tasks drawn from a shared counter, barriers that spin."""
 
 import threading
 from collections.abc import Callable
@@ -27,7 +27,8 @@ def new_cells() -> Cells:
 @kernel
 def next_task(cells: Cells) -> int:
     """The number of a task that no other thread has; counts from 0 after every barrier."""
-    return fetch_add(cells, _NEXT_TASK, 1)
+    number: int = fetch_add(cells, _NEXT_TASK, 1)
+    return number
 
 
 @kernel

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tasks.inference.cpu.packing import aligned
-from tasks.inference.cpu.panel_product import PANEL, ROWS
+from tasks.inference.cpu.panel_product import ROWS
 from tasks.inference.cpu.products import STRIDE
 from tasks.inference.cpu.records import Array, Batch, Model, Work
 from tasks.inference.network.step import StepBatch

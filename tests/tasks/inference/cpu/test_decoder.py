@@ -1,0 +1,150 @@
+"""The compiled step against transformers, and against itself: alone and in a crowd, in pieces and whole."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from tasks.inference.cpu.decoder import CpuDecoder
+from tasks.inference.loading import load_config
+from tasks.inference.network.shape import shape_of
+from tests.tasks.inference.adapters import save_adapter
+from tests.tasks.inference.test_network import FOREIGN, VARIANTS, Reader, expected, small, texts, wide_llama
+
+
+@pytest.fixture
+def load():
+    """Load decoders whose threads end with the test."""
+    decoders = []
+
+    def load_decoder(folder, dtype=torch.float32, threads=1, int8=False):
+        decoders.append(CpuDecoder(folder, shape_of(load_config(folder)), dtype, threads, int8))
+        return decoders[-1]
+
+    yield load_decoder
+    for decoder in decoders:
+        decoder.close()
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name not in FOREIGN])
+def test_variants_of_the_family_with_adapters_beside(load, variant, tmp_path):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(small(*VARIANTS[variant]))
+    for name, weight in model.named_parameters():
+        if name.endswith("bias"):  # they begin at zero
+            torch.nn.init.normal_(weight, std=0.5)
+    model.save_pretrained(tmp_path / "base")
+    adapters = [None, *(save_adapter(tmp_path / "base", tmp_path / str(rank), rank, rank) for rank in (2, 40))]
+    network = load(tmp_path / "base", threads=2)
+    numbers = [-1, *(network.load_adapter(adapter).number for adapter in adapters[1:])]
+    reader, sequences = Reader(network), texts(99, [90, 33, 60, 12, 1, 75])
+    keys = [(100 * place, numbers[place % 3]) for place in range(len(sequences))]
+    for begin, end in pairwise((0, 1, 50, 51, 90)):
+        pieces = {key: ids[begin:end] for key, ids in zip(keys, sequences, strict=True) if ids[begin:end]}
+        logits = reader.step(pieces)
+    finished = [place for place, ids in enumerate(sequences) if len(ids) > 51]
+    assert len(logits) == len(finished)
+    for row, place in zip(logits, finished, strict=True):
+        exact = expected(tmp_path / "base", sequences[place], adapters[place % 3])[-1]
+        assert torch.allclose(row, exact, atol=2e-5), place
+
+
+@pytest.mark.parametrize("name", [None, "llama-1"])
+def test_greedy_float32_is_generate_token_for_token(load, tiny_llama_dir, adapters_dir, name):
+    network = load(tiny_llama_dir)
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=torch.float32)
+    number = -1
+    if name is not None:
+        model = PeftModel.from_pretrained(model, adapters_dir / name)
+        number = network.load_adapter(adapters_dir / name).number
+    prompts = texts(network.shape.vocabulary, [3, 40, 17], seed=2)
+    reader, tokens = Reader(network), prompts
+    answers: list[list[int]] = [[] for _ in prompts]
+    for _ in range(40):
+        chosen = reader.step({(100 * i, number): ids for i, ids in enumerate(tokens)}).argmax(-1).tolist()
+        for answer, token in zip(answers, chosen, strict=True):
+            answer.append(token)
+        tokens = [[token] for token in chosen]
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = torch.tensor([prompt])
+        options = {"do_sample": False, "max_new_tokens": 40, "eos_token_id": 10_000, "pad_token_id": 0}
+        output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
+        assert output[0, len(prompt) :].tolist() == answer
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """SmolLM2's inner sizes, and two adapters of different ranks."""
+    folder = wide_llama(tmp_path_factory.mktemp("wide") / "base")
+    return folder, [save_adapter(folder, folder.parent / f"{rank}", rank, rank) for rank in (3, 8)]
+
+
+PRECISIONS = [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)]
+
+
+@pytest.mark.parametrize(("dtype", "int8"), PRECISIONS)
+def test_the_crowd_the_threads_and_the_pieces_change_no_bit(load, wide, dtype, int8):
+    folder, adapters = wide
+    crowded, single = load(folder, dtype, threads=3, int8=int8), load(folder, dtype, threads=1, int8=int8)
+    numbers = [-1, *(crowded.load_adapter(adapter).number for adapter in adapters)]
+    assert numbers[1:] == [single.load_adapter(adapter).number for adapter in adapters]
+    sequences = texts(2000, [1, 2, 5, 9, 33, 70, 100, 130])
+    keys = [(140 * place, numbers[place % 3]) for place in range(len(sequences))]
+    more = texts(2000, [3] * len(sequences), seed=1)
+    crowd, alone = Reader(crowded), Reader(single)
+    for tokens in [sequences, *([[ids[step]] for ids in more] for step in range(3))]:
+        together = crowd.step(dict(zip(keys, tokens, strict=True)))
+        for key, its, row in zip(keys, tokens, together, strict=True):
+            for begin in range(0, len(its), 31):
+                last = alone.step({key: its[begin : begin + 31]})[0]
+            assert torch.equal(last, row), key
+
+
+def test_bfloat16_is_nearer_to_the_truth_than_transformers(load, wide):
+    folder, (adapter, _) = wide
+    network, (ids,) = load(folder, torch.bfloat16), texts(2000, [60])
+    ours = Reader(network).step({(0, network.load_adapter(adapter).number): ids})[0]
+    exact = expected(folder, ids, adapter)[-1]
+    theirs = expected(folder, ids, adapter, torch.bfloat16)[-1]
+    assert (ours - exact).norm() < (theirs - exact).norm()
+
+
+def test_int8_stays_near(load, wide):
+    folder, _ = wide
+    (ids,) = texts(2000, [60])
+    ours = Reader(load(folder, torch.bfloat16, int8=True)).step({(0, -1): ids})[0]
+    exact = expected(folder, ids)[-1]
+    error = (ours - exact).norm() / exact.norm()
+    assert 1e-4 < error < 0.03
+
+
+def test_a_dropped_adapters_place_goes_to_the_next(load, tiny_llama_dir, adapters_dir):
+    network, (ids,) = load(tiny_llama_dir), texts(300, [20])
+    first = network.load_adapter(adapters_dir / "llama-1").number
+    network.drop_adapter(first)
+    second = network.load_adapter(adapters_dir / "llama-2")
+    assert second.number != first
+    logits = Reader(network).step({(0, second.number): ids, (100, -1): ids})
+    assert torch.allclose(logits[0], expected(tiny_llama_dir, ids, adapters_dir / "llama-2")[-1], atol=1e-5)
+    assert torch.allclose(logits[1], expected(tiny_llama_dir, ids)[-1], atol=1e-5)
+
+
+class Wanting:
+    """A network that is asked for the logits of some of a step's sequences only."""
+
+    def __init__(self, network, *wanted):
+        self.network, self.wanted, self.allocate = network, torch.tensor(wanted), network.allocate
+
+    def step(self, batch, arena):
+        return self.network.step(replace(batch, wants_logits=self.wanted), arena)
+
+
+def test_logits_only_where_they_are_wanted(load, tiny_llama_dir):
+    network, sequences = load(tiny_llama_dir), texts(300, [9, 4, 11])
+    pieces = {(50 * place, -1): ids for place, ids in enumerate(sequences)}
+    whole = Reader(network).step(pieces)
+    assert torch.equal(Reader(Wanting(network, True, False, True)).step(pieces), whole[[0, 2]])
+    assert Reader(Wanting(network, False, False, False)).step(pieces).shape == (0, network.shape.vocabulary)
