@@ -84,8 +84,7 @@ class CpuDecoder:
         self._reach(int(plain.positions.max()))
         work = self._scratch.fit(len(plain.token_ids), len(plain.wanted), length, self._adapters.low_depth)
         keys, values = stored(arena.keys), stored(arena.values)
-        team = self._team
-        team.run(self._step, team.size, team.cells, self._model, self._adapters.tables, plain, work, keys, values)
+        self._team.run(self._step, self._model, self._adapters.tables, plain, work, keys, values)
         return torch.from_numpy(work.logits)[:, : self.shape.vocabulary]
 
     def close(self) -> None:

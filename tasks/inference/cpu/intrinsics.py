@@ -130,6 +130,18 @@ def load_shared(typingctx: Any, cells: Any, index: Any) -> tuple[Any, Codegen]:
 
 
 @intrinsic
+def swap(typingctx: Any, cells: Any, index: Any, expected: Any, value: Any) -> tuple[Any, Codegen]:
+    """Write `cells[index]` (int64) if it still holds `expected`; whether it did, in one indivisible act."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        cell = builder.gep(array_data(context, builder, signature.args[0], arguments[0]), [arguments[1]])
+        outcome = builder.cmpxchg(cell, arguments[2], arguments[3], "seq_cst", "seq_cst")
+        return builder.extract_value(outcome, 1)
+
+    return types.boolean(cells, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
 def give_way(typingctx: Any) -> tuple[Any, Codegen]:
     """Let another thread have this core, where the system has a call for it."""
 

@@ -1,4 +1,4 @@
-"""Matrix products of a step with their adapters: tasks of a few panels, drawn by whichever thread is free."""
+"""Matrix products of a step with their adapters, in tasks of a few panels."""
 
 import numpy as np
 
@@ -6,7 +6,6 @@ from tasks.inference.cpu.intrinsics import exponential
 from tasks.inference.cpu.kernel import kernel
 from tasks.inference.cpu.panel_product import PANEL, ROWS, multiply_panels, panels_at_once
 from tasks.inference.cpu.records import Adapters, Array, Batch, Matrix
-from tasks.inference.cpu.team import Cells, next_task
 
 MOST_PANELS = 4
 """Panels of a task: large enough to draw rarely, small enough that threads end together."""
@@ -79,7 +78,7 @@ def _add_adapters(
 
 @kernel
 def adapt_down(
-    cells: Cells,
+    run: int,
     adapters: Adapters,
     batch: Batch,
     layer: int,
@@ -89,23 +88,38 @@ def adapt_down(
     low: Array,
     out: Array,
 ) -> None:
-    """Fill `low` with the down products of every row's adapter; `out` is scratch."""
+    """Fill a run's part of `low` with the down products of its adapter; `out` is scratch."""
     rows = batch.token_ids.size
     low_depth = low.size // (-(-rows // ROWS) * ROWS)
-    run = next_task(cells)
-    while run < batch.runs.shape[0]:
-        row, run_rows, adapter = batch.runs[run, 0], batch.runs[run, 1], batch.runs[run, 2]
-        block = row - row % ROWS
-        lanes = min(ROWS, rows - block)
-        source = block * depth + row - block
-        for panel in range(adapters.downs[adapter, layer, product, 1]):
-            address = adapters.downs[adapter, layer, product, 0] + panel * depth * PANEL * adapters.like.itemsize
-            multiply_panels(adapters.like, address, inputs, source, lanes, depth, out, 0, PANEL, run_rows, 1)
-            target = block * low_depth + panel * PANEL * lanes + row - block
-            for i in range(run_rows):
-                for k in range(PANEL):
-                    low[target + k * lanes + i] = out[i * PANEL + k]
-        run = next_task(cells)
+    row, run_rows, adapter = batch.runs[run, 0], batch.runs[run, 1], batch.runs[run, 2]
+    block = row - row % ROWS
+    lanes = min(ROWS, rows - block)
+    source = block * depth + row - block
+    for panel in range(adapters.downs[adapter, layer, product, 1]):
+        address = adapters.downs[adapter, layer, product, 0] + panel * depth * PANEL * adapters.like.itemsize
+        multiply_panels(adapters.like, address, inputs, source, lanes, depth, out, 0, PANEL, run_rows, 1)
+        target = block * low_depth + panel * PANEL * lanes + row - block
+        for i in range(run_rows):
+            for k in range(PANEL):
+                low[target + k * lanes + i] = out[i * PANEL + k]
+
+
+@kernel
+def product_tasks(matrix: Matrix, product: int) -> int:
+    """The number of tasks of a product."""
+    panels = _columns(matrix, product)
+    return -(-panels // _per_task(panels))
+
+
+@kernel
+def _columns(matrix: Matrix, product: int) -> int:
+    """Panels of a product's results: gate and up make one together."""
+    return matrix.panels.shape[1] // 2 if product == UP else matrix.panels.shape[1]
+
+
+@kernel
+def _per_task(panels: int) -> int:
+    return MOST_PANELS if panels >= _MANY_PANELS else 2
 
 
 @kernel
@@ -122,7 +136,7 @@ def _gate(out: Array, up_at: int, rows: int, width: int, inner: Array, at: int) 
 
 @kernel
 def project(
-    cells: Cells,
+    task: int,
     matrix: Matrix,
     adapters: Adapters,
     batch: Batch,
@@ -136,34 +150,30 @@ def project(
     rows: int,
     out: Array,
 ) -> None:
-    """One product of all rows, as far as its first `outputs`; `out` is scratch.
+    """Some columns of a product of all rows, as far as its first `outputs`; `out` is scratch.
 
     Queries, keys, values and logits are written to `target` `[rows, outputs]`, what goes back to the residual stream is
     added there; silu(gate) * up goes to `inner`, interleaved.
     """
-    halves = 2 if product == UP else 1
-    panels = matrix.panels.shape[1] // halves
-    per_task = MOST_PANELS if panels >= _MANY_PANELS else 2
-    first = next_task(cells) * per_task
-    while first < panels:
-        count = min(per_task, panels - first)
-        width = min(count * PANEL, outputs - first * PANEL)
-        for block in range(0, rows, ROWS):
-            height = min(ROWS, rows - block)
-            for half in range(halves):
-                start, at = first + half * panels, half * ROWS * STRIDE
-                _multiply(matrix, layer, start, count, inputs, block, height, out, at)
-                if batch.runs.shape[0] and product != HEAD:
-                    spare = 2 * ROWS * STRIDE
-                    _add_adapters(adapters, batch, low, layer, product, start, count, block, height, out, at, spare)
-            if product == UP:
-                _gate(out, ROWS * STRIDE, height, width, inner, block * outputs + first * PANEL * height)
-            elif product in (QKV, HEAD):
-                for row in range(height):
-                    for k in range(width):
-                        target[block + row, first * PANEL + k] = out[row * STRIDE + k]
-            else:
-                for row in range(height):
-                    for k in range(width):
-                        target[block + row, first * PANEL + k] += out[row * STRIDE + k]
-        first = next_task(cells) * per_task
+    panels, halves = _columns(matrix, product), 2 if product == UP else 1
+    first = task * _per_task(panels)
+    count = min(_per_task(panels), panels - first)
+    width = min(count * PANEL, outputs - first * PANEL)
+    for block in range(0, rows, ROWS):
+        height = min(ROWS, rows - block)
+        for half in range(halves):
+            start, at = first + half * panels, half * ROWS * STRIDE
+            _multiply(matrix, layer, start, count, inputs, block, height, out, at)
+            if batch.runs.shape[0] and product != HEAD:
+                spare = 2 * ROWS * STRIDE
+                _add_adapters(adapters, batch, low, layer, product, start, count, block, height, out, at, spare)
+        if product == UP:
+            _gate(out, ROWS * STRIDE, height, width, inner, block * outputs + first * PANEL * height)
+        elif product in (QKV, HEAD):
+            for row in range(height):
+                for k in range(width):
+                    target[block + row, first * PANEL + k] = out[row * STRIDE + k]
+        else:
+            for row in range(height):
+                for k in range(width):
+                    target[block + row, first * PANEL + k] += out[row * STRIDE + k]

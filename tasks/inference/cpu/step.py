@@ -2,92 +2,125 @@
 
 from tasks.inference.cpu.kernel import kernel
 from tasks.inference.cpu.kernels import attend, embed, normalise, place, store_row
-from tasks.inference.cpu.products import DOWN, HEAD, OUTPUT, QKV, UP, adapt_down, project
+from tasks.inference.cpu.products import DOWN, HEAD, OUTPUT, QKV, UP, adapt_down, product_tasks, project
 from tasks.inference.cpu.records import Adapters, Array, Batch, Model, Work
-from tasks.inference.cpu.team import Cells, barrier, next_task
+from tasks.inference.cpu.team import Cells, draw, is_last, is_of, open_phase, phase_of, ticket_now
+
+# A layer's phases. Every product comes after its adapters' down products, which are none in most steps.
+_NORM, _ADAPT, _STORE, _ATTEND, _PROJECT, _EMBED, _NORM_LAST = range(7)
+_PHASES = (
+    (_NORM, QKV),
+    (_ADAPT, QKV),
+    (_PROJECT, QKV),
+    (_STORE, QKV),
+    (_ATTEND, OUTPUT),
+    (_ADAPT, OUTPUT),
+    (_PROJECT, OUTPUT),
+    (_NORM, UP),
+    (_ADAPT, UP),
+    (_PROJECT, UP),
+    (_ADAPT, DOWN),
+    (_PROJECT, DOWN),
+)
 
 
 @kernel
-def _embed_rows(cells: Cells, model: Model, batch: Batch, work: Work) -> None:
-    row = next_task(cells)
-    while row < batch.token_ids.size:
-        embed(model.embedding, batch.token_ids[row], work.states[row])
-        row = next_task(cells)
+def _phase(number: int, layers: int) -> tuple[int, int, int]:
+    """What a phase does, for which product and in which layer."""
+    if number == 0:
+        return _EMBED, QKV, 0
+    layer, within = (number - 1) // len(_PHASES), (number - 1) % len(_PHASES)
+    if layer == layers:
+        return (_NORM_LAST, HEAD, 0) if within == 0 else (_PROJECT, HEAD, 0)
+    return _PHASES[within][0], _PHASES[within][1], layer
 
 
 @kernel
-def _normalise_rows(cells: Cells, work: Work, weight: Array, epsilon: float) -> None:
-    rows, width = work.states.shape
-    row = next_task(cells)
-    while row < rows:
-        first, step = place(row, rows, width)
-        normalise(work.states[row], weight, epsilon, work.inputs, first, step)
-        row = next_task(cells)
+def _tasks(number: int, layers: int, model: Model, batch: Batch) -> int:
+    """How many tasks a phase has; none: it is passed over."""
+    kind, product, _ = _phase(number, layers)
+    if kind == _ADAPT:
+        return batch.runs.shape[0]
+    if kind == _NORM_LAST or (product == HEAD and batch.wanted.size == 0):
+        return batch.wanted.size
+    if kind == _PROJECT:
+        return product_tasks(model.matrices[product], product)
+    return batch.token_ids.size * model.heads if kind == _ATTEND else batch.token_ids.size
 
 
 @kernel
-def _normalise_wanted(cells: Cells, work: Work, batch: Batch, weight: Array, epsilon: float) -> None:
-    rows, width = batch.wanted.size, work.states.shape[1]
-    wanted = next_task(cells)
-    while wanted < rows:
-        first, step = place(wanted, rows, width)
-        normalise(work.states[batch.wanted[wanted]], weight, epsilon, work.inputs, first, step)
-        wanted = next_task(cells)
-
-
-@kernel
-def _store_rows(cells: Cells, model: Model, batch: Batch, work: Work, keys: Array, values: Array) -> None:
-    row = next_task(cells)
-    while row < batch.token_ids.size:
-        store_row(model, batch, row, work.qkv[row], keys, values)
-        row = next_task(cells)
-
-
-@kernel
-def _attend_rows(cells: Cells, model: Model, batch: Batch, work: Work, keys: Array, values: Array, thread: int) -> None:
-    """A task is one head of one row. The answers, interleaved, are the output product's inputs."""
+def _attend(task: int, model: Model, batch: Batch, work: Work, keys: Array, values: Array, thread: int) -> None:
+    """One head of one row. The answers, interleaved, are the output product's inputs."""
     rows, size = batch.token_ids.size, keys.shape[2]
-    group = model.heads // model.kv_heads
-    mixed = work.panels[thread, :size]
-    task = next_task(cells)
-    while task < rows * model.heads:
-        row, head = divmod(task, model.heads)
-        begin, end, source = batch.begins[row], batch.slots[row] + 1, head // group
-        query = work.qkv[row, head * size : (head + 1) * size]
-        total = attend(query, keys[source, begin:end], values[source, begin:end], work.scores[thread], mixed)
-        first, step = place(row, rows, model.heads * size)
-        for k in range(size):
-            work.inputs[first + (head * size + k) * step] = mixed[k] / total
-        task = next_task(cells)
+    row, head = task // model.heads, task % model.heads
+    begin, end, source = batch.begins[row], batch.slots[row] + 1, head // (model.heads // model.kv_heads)
+    query, mixed = work.qkv[row, head * size : (head + 1) * size], work.panels[thread, :size]
+    total = attend(query, keys[source, begin:end], values[source, begin:end], work.scores[thread], mixed)
+    first, step = place(row, rows, model.heads * size)
+    for k in range(size):
+        work.inputs[first + (head * size + k) * step] = mixed[k] / total
 
 
 @kernel
-def _fill_inputs(
-    cells: Cells,
-    threads: int,
+def _normalise(task: int, row: int, rows: int, weight: Array, epsilon: float, work: Work) -> None:
+    first, step = place(task, rows, work.states.shape[1])
+    normalise(work.states[row], weight, epsilon, work.inputs, first, step)
+
+
+@kernel
+def _project(
+    task: int, layer: int, product: int, model: Model, adapters: Adapters, batch: Batch, work: Work, thread: int
+) -> None:
+    inputs, target, rows = work.inputs, work.states, batch.token_ids.size
+    outputs = target.shape[1]
+    if product == QKV:
+        target, outputs = work.qkv, work.qkv.shape[1]
+    elif product == UP:
+        outputs = model.matrices[DOWN].inputs
+    elif product == DOWN:
+        inputs = work.inner
+    elif product == HEAD:
+        target, outputs, rows = work.logits, work.logits.shape[1], batch.wanted.size
+    matrix, out = model.matrices[product], work.panels[thread]
+    project(task, matrix, adapters, batch, layer, product, inputs, work.low, work.inner, target, outputs, rows, out)
+
+
+@kernel
+def _compute(
+    phase: int,
+    task: int,
     model: Model,
+    adapters: Adapters,
     batch: Batch,
     work: Work,
-    layer: int,
-    product: int,
     keys: Array,
     values: Array,
     thread: int,
 ) -> None:
-    """Write what a layer's product multiplies to `work.inputs` (the MLP's second product has its inputs already)."""
-    if product == QKV:
-        _normalise_rows(cells, work, model.attention_norms[layer], model.epsilon)
-    elif product == UP:
-        _normalise_rows(cells, work, model.mlp_norms[layer], model.epsilon)
-    elif product == OUTPUT:
-        _store_rows(cells, model, batch, work, keys[layer], values[layer])
-        barrier(cells, threads)
-        _attend_rows(cells, model, batch, work, keys[layer], values[layer], thread)
+    """One task."""
+    kind, product, layer = _phase(phase, keys.shape[0])
+    rows = batch.token_ids.size
+    if kind == _PROJECT:
+        _project(task, layer, product, model, adapters, batch, work, thread)
+    elif kind == _ATTEND:
+        _attend(task, model, batch, work, keys[layer], values[layer], thread)
+    elif kind == _NORM:
+        weight = model.attention_norms[layer] if product == QKV else model.mlp_norms[layer]
+        _normalise(task, task, rows, weight, model.epsilon, work)
+    elif kind == _STORE:
+        store_row(model, batch, task, work.qkv[task], keys[layer], values[layer])
+    elif kind == _ADAPT:
+        inputs, depth = work.inner if product == DOWN else work.inputs, model.matrices[product].inputs
+        adapt_down(task, adapters, batch, layer, product, inputs, depth, work.low, work.panels[thread])
+    elif kind == _EMBED:
+        embed(model.embedding, batch.token_ids[task], work.states[task])
+    else:
+        _normalise(task, batch.wanted[task], batch.wanted.size, model.final_norm, model.epsilon, work)
 
 
 def run_step(
     thread: int,
-    threads: int,
+    step: int,
     cells: Cells,
     model: Model,
     adapters: Adapters,
@@ -96,31 +129,21 @@ def run_step(
     keys: Array,
     values: Array,
 ) -> None:
-    """Compute one step with `threads` threads, of which this is number `thread`. `keys`, `values`: the arena's."""
-    out, rows = work.panels[thread], batch.token_ids.size
-    _embed_rows(cells, model, batch, work)
-    barrier(cells, threads)
-    for number in range(4 * keys.shape[0] + 1):
-        layer, product = number // 4, number % 4
-        matrix, inputs, target = model.matrices[product], work.inputs, work.states
-        if number == 4 * keys.shape[0]:
-            layer, product, matrix, target, rows = 0, HEAD, model.matrices[HEAD], work.logits, batch.wanted.size
-            _normalise_wanted(cells, work, batch, model.final_norm, model.epsilon)
-            barrier(cells, threads)
-        elif product == DOWN:
-            inputs = work.inner
-        else:
-            _fill_inputs(cells, threads, model, batch, work, layer, product, keys, values, thread)
-            barrier(cells, threads)
-        if batch.runs.shape[0] and product != HEAD:
-            adapt_down(cells, adapters, batch, layer, product, inputs, matrix.inputs, work.low, out)
-            barrier(cells, threads)
-        outputs = target.shape[1]
-        if product == QKV:
-            target, outputs = work.qkv, work.qkv.shape[1]
-        elif product == UP:
-            outputs = model.matrices[DOWN].inputs
-        project(
-            cells, matrix, adapters, batch, layer, product, inputs, work.low, work.inner, target, outputs, rows, out
-        )
-        barrier(cells, threads)
+    """Compute tasks of this step, with the other threads of the team, until it is done. `keys`, `values`: the arena's."""
+    layers = keys.shape[0]
+    end = 1 + layers * len(_PHASES) + 2
+    while True:
+        ticket = ticket_now(cells)
+        phase = phase_of(ticket)
+        if phase == end or not is_of(ticket, step):
+            return
+        tasks = _tasks(phase, layers, model, batch)
+        task = draw(cells, ticket, tasks)
+        if task < 0:
+            continue
+        _compute(phase, task, model, adapters, batch, work, keys, values, thread)
+        if is_last(cells, tasks):
+            phase += 1
+            while phase < end and _tasks(phase, layers, model, batch) == 0:
+                phase += 1
+            open_phase(cells, step, phase)

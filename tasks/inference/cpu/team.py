@@ -1,4 +1,8 @@
-"""Threads that compute one step together: tasks drawn from a shared counter, barriers that spin."""
+"""Threads that compute one step together: they draw tasks, phase after phase, and none waits for one that has no task.
+
+The state is one number, `ticket`: the step, its phase and the phase's next task. Whoever completes the last task of a
+phase opens the next one. A thread that the system lets run late finds the others further on and joins them there.
+"""
 
 import threading
 from collections.abc import Callable
@@ -8,70 +12,95 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.inference.cpu.intrinsics import fetch_add, give_way, load_shared, store_shared
+from tasks.inference.cpu.intrinsics import fetch_add, give_way, load_shared, store_shared, swap
 from tasks.inference.cpu.kernel import kernel
 
 Cells = npt.NDArray[np.int64]
+Work = tuple[Callable[..., None], tuple[Any, ...]]
 
 # Each on a cache line of its own.
-_NEXT_TASK, _ARRIVED, _PASSED, _CELLS = 0, 16, 32, 48
+_TICKET, _COMPLETED, _CELLS = 0, 16, 32
+_PHASE_BITS, _TASK_BITS, _STEPS = 20, 24, 2**19
 _SPINS = 4000
 """Spins (some 10 us) before a waiting thread offers its core to others: on a busy machine they need it more."""
 
 
-def new_cells() -> Cells:
-    """The counters that a team shares."""
-    return np.zeros(_CELLS, dtype=np.int64)
+@kernel
+def ticket_now(cells: Cells) -> int:
+    """The state of the work."""
+    ticket: int = load_shared(cells, _TICKET)
+    return ticket
 
 
 @kernel
-def next_task(cells: Cells) -> int:
-    """The number of a task that no other thread has; counts from 0 after every barrier."""
-    number: int = fetch_add(cells, _NEXT_TASK, 1)
-    return number
+def phase_of(ticket: int) -> int:
+    """The phase that is open."""
+    return (ticket >> _TASK_BITS) & (2**_PHASE_BITS - 1)
 
 
 @kernel
-def barrier(cells: Cells, threads: int) -> None:
-    """Wait until every thread is here; what any wrote before, all see after."""
-    passed = load_shared(cells, _PASSED)
-    if fetch_add(cells, _ARRIVED, 1) == threads - 1:
-        store_shared(cells, _ARRIVED, 0)
-        store_shared(cells, _NEXT_TASK, 0)
-        store_shared(cells, _PASSED, passed + 1)
-        return
+def is_of(ticket: int, step: int) -> bool:
+    """Whether the ticket belongs to this step."""
+    return ticket >> (_TASK_BITS + _PHASE_BITS) == step
+
+
+@kernel
+def draw(cells: Cells, ticket: int, tasks: int) -> int:
+    """The number of a task of the ticket's phase that no other thread has; -1 if there was none, or another took it."""
+    task = ticket & (2**_TASK_BITS - 1)
+    if task < tasks:
+        return task if swap(cells, _TICKET, ticket, ticket + 1) else -1
     spins = 0
-    while load_shared(cells, _PASSED) == passed:
+    while load_shared(cells, _TICKET) >> _TASK_BITS == ticket >> _TASK_BITS:
         spins += 1
         if spins > _SPINS:
             give_way()
+    return -1
+
+
+@kernel
+def is_last(cells: Cells, tasks: int) -> bool:
+    """Count a completed task; whether it was the last of its phase."""
+    return fetch_add(cells, _COMPLETED, 1) == tasks - 1
+
+
+@kernel
+def open_phase(cells: Cells, step: int, phase: int) -> None:
+    """Let the threads go on to a phase."""
+    store_shared(cells, _COMPLETED, 0)
+    store_shared(cells, _TICKET, (step << (_PHASE_BITS + _TASK_BITS)) | (phase << _TASK_BITS))
 
 
 class Team:
     """`size` threads, the caller's among them, that run one compiled function side by side."""
 
     def __init__(self, size: int) -> None:
-        self.size = size
-        self.cells = new_cells()
-        self._work: list[SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]] | None]] = []
+        self._cells: Cells = np.zeros(_CELLS, dtype=np.int64)
+        self._step = 0
+        self._queues: list[SimpleQueue[Work | None]] = []
         for number in range(1, size):
-            queue: SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]] | None] = SimpleQueue()
+            queue: SimpleQueue[Work | None] = SimpleQueue()
             threading.Thread(target=_serve, args=(queue, number), name=f"step-{number}", daemon=True).start()
-            self._work.append(queue)
+            self._queues.append(queue)
 
     def run(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Call `function(thread number, *arguments)` on every thread; it must end with a barrier."""
-        for queue in self._work:
+        """Call `function(thread number, step, cells, *arguments)` on every thread, until this step's work is done."""
+        self._step = (self._step + 1) % _STEPS
+        self._cells[_COMPLETED] = 0
+        self._cells[_TICKET] = self._step << (_PHASE_BITS + _TASK_BITS)
+        arguments = (self._step, self._cells, *arguments)
+        for queue in self._queues:
             queue.put((function, arguments))
         function(0, *arguments)
 
     def close(self) -> None:
         """Let the threads end."""
-        for queue in self._work:
+        for queue in self._queues:
             queue.put(None)
 
 
-def _serve(queue: "SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]] | None]", number: int) -> None:
+def _serve(queue: "SimpleQueue[Work | None]", number: int) -> None:
     while (work := queue.get()) is not None:
-        function, arguments = work
-        function(number, *arguments)
+        if queue.empty():  # otherwise the others have finished this step without us
+            function, arguments = work
+            function(number, *arguments)
