@@ -34,11 +34,10 @@ def panels_of(outputs: int) -> int:
 
 def pad_parts(rows: Tensor, parts: tuple[int, ...]) -> Tensor:
     """Rows `[outputs, …]` with zeros after each part, so that every part begins a panel."""
-    padded = [
-        torch.cat((part, part.new_zeros(-len(part) % PANEL, *part.shape[1:])))
-        for part in torch.split(rows, list(parts))
-    ]
-    return torch.cat(padded)
+    pieces: list[Tensor] = []
+    for part in torch.split(rows, list(parts)):
+        pieces += (part, part.new_zeros(-len(part) % PANEL, *part.shape[1:]))
+    return torch.cat(pieces)
 
 
 def to_panels(weight: Tensor, out: Array) -> None:

@@ -129,7 +129,7 @@ def run_step(
     keys: Array,
     values: Array,
 ) -> None:
-    """Compute tasks of this step, with the other threads of the team, until it is done. `keys`, `values`: the arena's."""
+    """Compute tasks of this step, beside the team's other threads, until it is done. `keys`, `values`: the arena's."""
     layers = keys.shape[0]
     end = 1 + layers * len(_PHASES) + 2
     while True:
