@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -43,4 +42,4 @@ def _cache_folder() -> Path:
     beside = _SOURCES / "__pycache__"
     if os.access(beside if beside.is_dir() else _SOURCES, os.W_OK):
         return beside / name
-    return Path(tempfile.gettempdir()) / f"llm-platform-{os.getuid()}" / name
+    return Path.home() / ".cache" / "llm-platform" / name  # not a folder that others can write: it holds code
