@@ -59,6 +59,8 @@ class Settings(BaseSettings):
     """Memory of the inference engine for weights and caches; the least recently used model is evicted beyond it."""
     engine_kv_cache_gb: float = Field(1.0, gt=0)
     """Most memory per model for keys and values of its running sequences (of what the budget leaves, half at most)."""
+    engine_int8: bool = False
+    """Whether the engine packs weights into eight bits (Llama family, CPU): faster and smaller, a little less exact."""
     engine_concurrency: int = Field(32, ge=1)
     """Sequences decoded at once per model; further requests wait in line."""
     engine_queue_length: int = Field(256, ge=1)

@@ -124,6 +124,7 @@ class TextEngine:
             memory_budget_bytes=int(settings.engine_memory_budget_gb * 1e9),
             concurrency=settings.engine_concurrency,
             queue_length=settings.engine_queue_length,
+            int8=settings.engine_int8,
             kv_cache_bytes=int(settings.engine_kv_cache_gb * 1e9),
         )
         self.metrics = EngineMetrics(self.health)

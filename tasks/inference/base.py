@@ -31,9 +31,11 @@ class BasePlan:
 class LoadedBase:
     """A base model shared by all its adapters. Not thread-safe: only its decode thread computes with it."""
 
-    def __init__(self, folder: Path, plan: BasePlan, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, folder: Path, plan: BasePlan, dtype: torch.dtype, device: torch.device, *, int8: bool = False
+    ) -> None:
         """Load the model in `folder`; raises `WeightsError` if that fails."""
-        self.network = load_network(folder, dtype, device)
+        self.network = load_network(folder, dtype, device, int8=int8)
         self.arena = self.network.allocate(plan.cache_tokens)
         self.space = ArenaSpace(plan.cache_tokens)
         self.bytes = self.network.bytes + plan.cache_bytes
@@ -54,6 +56,10 @@ class LoadedBase:
     def drop_adapter(self, folder: Path) -> None:
         """Free the memory of an adapter that no sequence uses."""
         self.network.drop_adapter(self.adapters.pop(folder).number)
+
+    def close(self) -> None:
+        """Let go of the network; nobody computes with it."""
+        self.network.close()
 
     def release(self, start: int) -> None:
         """Give back the range of a sequence that is over."""

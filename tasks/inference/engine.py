@@ -11,8 +11,8 @@ from tasks.inference.decoding import CPU_STEP, GPU_STEP, StepSize
 from tasks.inference.errors import EngineClosed, PromptTooLong, RequestTooLarge, TooLargeForMemory
 from tasks.inference.generation import Generation, GenerationRequest, ModelRef, TokenLogprobs
 from tasks.inference.listening import Listener
-from tasks.inference.loading import context_length, load_config, model_files, weight_bytes
-from tasks.inference.network.load import cache_bytes_per_token
+from tasks.inference.loading import context_length, load_config
+from tasks.inference.network.load import cache_bytes_per_token, needed_for_base
 from tasks.inference.residency import Residency
 from tasks.inference.worker import BaseWorker, WorkerSettings
 
@@ -60,9 +60,10 @@ class Engine:
         queue_length: int = 256,
         kv_cache_bytes: int = 1_000_000_000,
         step: StepSize | None = None,
+        int8: bool = False,
     ) -> None:
         step = step or (CPU_STEP if device.type == "cpu" else GPU_STEP)
-        self._settings = WorkerSettings(dtype, device, concurrency, queue_length, step)
+        self._settings = WorkerSettings(dtype, device, concurrency, queue_length, step, int8)
         self._kv_cache_bytes = kv_cache_bytes
         self._residency: Residency[BaseWorker] = Residency(memory_budget_bytes)
         self._contexts: dict[Path, int] = {}
@@ -154,7 +155,7 @@ class Engine:
         """Return what the base takes in memory: of what its weights leave, at most half is for the arena."""
         if (plan := self._plans.get(weights)) is None:
             config, dtype = load_config(weights), self._settings.dtype
-            own = weight_bytes(model_files(weights), dtype)
+            own = needed_for_base(weights, dtype, self._settings.device, int8=self._settings.int8)
             budget = self._residency.budget_bytes
             if own > budget:
                 raise TooLargeForMemory(str(weights), own, budget)

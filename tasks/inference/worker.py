@@ -35,6 +35,8 @@ class WorkerSettings:
     concurrency: int
     queue_length: int
     step: StepSize
+    int8: bool = False
+    """Whether weights are packed into eight bits, where there is an implementation of that."""
 
 
 class BaseWorker(threading.Thread):
@@ -154,7 +156,8 @@ class BaseWorker(threading.Thread):
         loaded = self.base.bytes if self.base is not None else 0
         needed = 0 if self.base is not None else self._plan.weight_bytes + self._plan.cache_bytes
         if adapter is not None:
-            needed += needed_for_adapter(self.folder, adapter, self._settings.dtype)
+            settings = self._settings
+            needed += needed_for_adapter(self.folder, adapter, settings.dtype, settings.device, int8=settings.int8)
         if loaded + needed > self._residency.budget_bytes:
             raise TooLargeForMemory(str(adapter or self.folder), loaded + needed, self._residency.budget_bytes)
         return needed
@@ -168,7 +171,8 @@ class BaseWorker(threading.Thread):
         base, adapter, attached = load.base, load.adapter, None
         try:
             if base is None:
-                base = LoadedBase(self.folder, self._plan, self._settings.dtype, self._settings.device)
+                settings = self._settings
+                base = LoadedBase(self.folder, self._plan, settings.dtype, settings.device, int8=settings.int8)
             if adapter is not None:
                 attached = base.load_adapter(adapter)
         except WeightsError as error:
@@ -218,12 +222,17 @@ class BaseWorker(threading.Thread):
 
     def _evict(self) -> None:
         """Let go of the base and its adapters; called by another base's thread, while this one decodes nothing."""
-        self.base = None
+        self._let_go()
         self._residency.changed.notify_all()
+
+    def _let_go(self) -> None:
+        if self.base is not None:
+            self.base.close()
+        self.base = None
 
     def _leave(self, outcome: FinishReason | InferenceError) -> None:
         """End every request with `outcome` and take the base out of the engine's books."""
-        self.base = None
+        self._let_go()
         self._residency.holders.pop(self.folder, None)
         for generation in [*self.waiting, *(sequence.generation for sequence in self.running)]:
             generation.finish(outcome)

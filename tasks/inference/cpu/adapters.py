@@ -1,6 +1,7 @@
 """LoRA adapters as panels, beside one another in memory: a step picks each row's own by address."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from tasks.inference.cpu.packing import aligned, panels_of, stored, to_panels
 from tasks.inference.cpu.panel_product import PANEL
 from tasks.inference.cpu.records import Adapters, Array
-from tasks.inference.network.adapter_weights import AdapterLayers, Factors
+from tasks.inference.network.adapter_weights import AdapterLayers, Factors, adapter_ranks
 from tasks.inference.network.shape import ProductName, Shape
 
 PRODUCTS: tuple[ProductName, ...] = ("qkv", "output", "up", "down")
@@ -81,6 +82,16 @@ class AdapterMemory:
                 rows = up[used[0] : used[-1] + 1].t()
                 padding = rows.new_zeros(-len(rows) % PANEL, rows.shape[1])
                 yield (first_part + number, used[0]), _panels(torch.cat((rows, padding)))
+
+
+def bytes_of_adapter(folder: Path, shape: Shape, dtype: torch.dtype) -> int:
+    """Return the most that `AdapterMemory.add` will take for the adapter; raises what `adapter_ranks` raises."""
+    numbers = 0
+    for product, ranks in adapter_ranks(folder, shape):
+        numbers += panels_of(sum(ranks)) * PANEL * product.inputs
+        for (_, outputs), rank in zip(product.parts, ranks, strict=True):
+            numbers += panels_of(outputs) * PANEL * rank
+    return numbers * dtype.itemsize
 
 
 def _panels(weight: Tensor) -> Array:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tasks.inference.cpu.adapters import PRODUCTS, AdapterMemory
 from tasks.inference.cpu.compiled import compiled_step, supported
-from tasks.inference.cpu.packing import pack, stored
+from tasks.inference.cpu.packing import pack, packed_bytes, stored
 from tasks.inference.cpu.panel_product import GROUP
 from tasks.inference.cpu.records import Array, Matrix, Model
 from tasks.inference.cpu.team import Team
@@ -29,6 +29,18 @@ def computes(shape: Shape, dtype: torch.dtype, int8: bool = False) -> bool:
     """Whether `CpuDecoder` computes this base on this machine."""
     whole_groups = all(product.inputs % GROUP == 0 for product in shape.products.values())
     return shape.family == "llama" and dtype in _DTYPES and (whole_groups or not int8) and supported()
+
+
+def bytes_of(shape: Shape, dtype: torch.dtype, int8: bool = False) -> int:
+    """Return the bytes that `CpuDecoder` will take for this base; a tied head is packed beside the embedding."""
+    width = shape.products["qkv"].inputs
+    products = [
+        packed_bytes(shape.layers, product.inputs, tuple(outputs for _, outputs in product.parts), dtype.itemsize, int8)
+        for product in shape.products.values()
+    ]
+    head = packed_bytes(1, width, (shape.vocabulary,), dtype.itemsize, int8)
+    norms = (2 * shape.layers + 1) * width * torch.float32.itemsize
+    return sum(products) + head + norms + shape.vocabulary * width * dtype.itemsize
 
 
 class CpuDecoder:

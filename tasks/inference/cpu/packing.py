@@ -64,6 +64,13 @@ def to_int8_panels(weight: Tensor, out: Array) -> None:
     out[:] = torch.cat((scales, rounded), dim=2).view(out.shape).numpy()
 
 
+def packed_bytes(layers: int, inputs: int, parts: tuple[int, ...], element: int, int8: bool) -> int:
+    """Return the bytes of what `pack` will return for weights of `element` bytes a number."""
+    outputs = sum(panels_of(part) for part in parts) * PANEL
+    depth = inputs // GROUP * (GROUP + 2) if int8 else inputs * element
+    return layers * outputs * (depth + np.dtype(np.float32).itemsize)
+
+
 def pack(weights: list[Tensor], biases: list[Tensor | None], parts: tuple[int, ...], int8: bool) -> Matrix:
     """Pack one product of all layers: each weight `[outputs, inputs]`, outputs divided into `parts`."""
     panel_count, inputs = sum(panels_of(part) for part in parts), weights[0].shape[1]

@@ -1,7 +1,7 @@
 """LoRA weights from a folder: checked against the base by peft's own rules, one factor pair per merged product."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from tasks.inference.errors import WeightsError
 from tasks.inference.loading import LOAD_ERRORS, adapter_config, adapter_files, first_line, weight_shapes, wrap
 from tasks.inference.loading import check_adapter_tensors as check_tensors
-from tasks.inference.network.shape import ProductName, Shape
+from tasks.inference.network.shape import ProductName, ProductShape, Shape
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ class AdapterReader:
         return torch.cat(parts).to(self._device, self._dtype)
 
 
-def adapter_bytes(folder: Path, shape: Shape, dtype: torch.dtype) -> int:
-    """Return the memory that the adapter will take, from its file's header: its own tensors and its place in a batch.
+def adapter_ranks(folder: Path, shape: Shape) -> Iterator[tuple[ProductShape, list[int]]]:
+    """Yield each layer's products with the ranks of their parts, 0 for a part without adapter, from the file's header.
 
     Raises:
         WeightsError: the file is missing, cut short or not safetensors.
@@ -117,12 +117,18 @@ def adapter_bytes(folder: Path, shape: Shape, dtype: torch.dtype) -> int:
         for name, size in weight_shapes(adapter_files(folder)).items()
         if name.endswith(".lora_A.weight")
     }
-    elements = 0
     for number in range(shape.layers):
         for product in shape.products.values():
-            rank = sum(ranks.get(f"{shape.layer_prefix}{number}.{part}", 0) for part, _ in product.parts)
-            elements += rank * (product.inputs + product.outputs)
-    return 2 * elements * dtype.itemsize
+            yield product, [ranks.get(f"{shape.layer_prefix}{number}.{part}", 0) for part, _ in product.parts]
+
+
+def adapter_bytes(folder: Path, shape: Shape, dtype: torch.dtype) -> int:
+    """Return the memory that the adapter will take in torch: its own tensors and its place in a batch.
+
+    Raises what `adapter_ranks` raises.
+    """
+    found = adapter_ranks(folder, shape)
+    return 2 * dtype.itemsize * sum(sum(ranks) * (product.inputs + product.outputs) for product, ranks in found)
 
 
 def _adapted(model: PeftModel) -> Iterable[tuple[str, LoraLayer]]:

@@ -32,6 +32,9 @@ class AnyModel:
         """Drop the cache of the sequence at this place."""
         self._caches.pop(cache_start, None)
 
+    def close(self) -> None:
+        """Do nothing: it is memory only."""
+
     def load_adapter(self, folder: Path) -> LoadedAdapter:
         """Attach the adapter in `folder`; raises `WeightsError` if that fails."""
         before, number = _weight_bytes(self._model), self._numbered

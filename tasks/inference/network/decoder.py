@@ -41,6 +41,9 @@ class Decoder:
     def release(self, cache_start: int) -> None:
         """Do nothing: what a sequence leaves in the arena is never read by another."""
 
+    def close(self) -> None:
+        """Do nothing: it is memory only."""
+
     def load_adapter(self, folder: Path) -> LoadedAdapter:
         """Load the adapter in `folder`; raises `WeightsError` if it can't be served."""
         layers = self._reader.read(folder)

@@ -73,6 +73,10 @@ class Network(Protocol):
         """Hear that the sequence at this place of the arena is over."""
         ...
 
+    def close(self) -> None:
+        """Let go of what is more than memory; the network computes no more."""
+        ...
+
     def load_adapter(self, folder: Path) -> LoadedAdapter:
         """Load the adapter in `folder`; raises `WeightsError` if it can't be served."""
         ...

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Mi
 
 from tasks.inference.errors import WeightsError
 from tasks.inference.loading import load_config
-from tasks.inference.network.any_model import AnyModel
+from tasks.inference.network.adapter_weights import adapter_bytes
 from tasks.inference.network.attention import window
 from tasks.inference.network.decoder import Decoder
 from tasks.inference.network.load import load_network, needed_for_adapter
@@ -22,6 +22,11 @@ from tests.tasks.inference.adapters import save_adapter
 
 CPU = torch.device("cpu")
 SMOL = Path("data/models/HuggingFaceTB/SmolLM2-135M-Instruct")
+
+
+def in_torch(folder, dtype, device=CPU):
+    """Return the implementation in torch, also where a CPU would be given the compiled one."""
+    return Decoder(folder, shape_of(load_config(folder)), dtype, device)
 
 
 class Reader:
@@ -68,8 +73,7 @@ def expected(folder, ids, adapter=None, dtype=torch.float32):
 @pytest.mark.parametrize("model", ["llama", "gpt2"])
 def test_sequences_of_any_length_and_adapter_side_by_side(tiny_models_dir, adapters_dir, model):
     folder = tiny_models_dir / f"tiny-{model}"
-    network = load_network(folder, torch.float32, CPU)
-    assert isinstance(network, Decoder)
+    network = in_torch(folder, torch.float32)
     folders = [None, *sorted(adapters_dir.glob(f"{model}-*"))]
     numbers = [-1, *(network.load_adapter(each).number for each in folders[1:])]
     reader, lengths = Reader(network), [1, 5, 70, 33, 2, 100]
@@ -129,8 +133,11 @@ def test_variants_and_foreign_architectures(variant, tmp_path):
         if name.endswith("bias"):  # they begin at zero
             torch.nn.init.normal_(weight, std=0.5)
     model.save_pretrained(tmp_path / "base")
-    network = load_network(tmp_path / "base", torch.float32, CPU)
-    assert isinstance(network, AnyModel if variant in FOREIGN else Decoder)
+    foreign = shape_of(load_config(tmp_path / "base")) is None
+    assert foreign == (variant in FOREIGN)
+    network = (
+        load_network(tmp_path / "base", torch.float32, CPU) if foreign else in_torch(tmp_path / "base", torch.float32)
+    )
     adapter = save_adapter(tmp_path / "base", tmp_path / "adapter", seed=1)
     number = network.load_adapter(adapter).number
     reader, (ids,) = Reader(network), texts(99, [90])
@@ -158,7 +165,7 @@ def wide(tmp_path_factory):
 
 def test_in_bfloat16_the_crowd_changes_no_bit(wide):
     folder, adapters = wide
-    network = load_network(folder, torch.bfloat16, CPU)
+    network = in_torch(folder, torch.bfloat16)
     numbers = [-1, *(network.load_adapter(adapter).number for adapter in adapters)]
     sequences = texts(2000, [1, 2, 5, 9, 64, 70, 100, 130] * 3)
     keys = [(140 * place, numbers[place % 3]) for place in range(len(sequences))]
@@ -173,7 +180,7 @@ def test_in_bfloat16_the_crowd_changes_no_bit(wide):
 
 def test_bfloat16_is_as_near_as_transformers(wide):
     folder, (adapter, _) = wide
-    network = load_network(folder, torch.bfloat16, CPU)
+    network = in_torch(folder, torch.bfloat16)
     (ids,) = texts(2000, [60])
     ours = Reader(network).step({(0, network.load_adapter(adapter).number): ids})[0]
     exact = expected(folder, ids, adapter)[-1]
@@ -191,7 +198,12 @@ def test_adapter_bytes_are_known_before_loading(tiny_llama_dir, tiny_gpt2_dir, a
     for folder, name in ((tiny_llama_dir, "llama-1"), (tiny_llama_dir, "llama-2"), (tiny_gpt2_dir, "gpt2-1")):
         network = load_network(folder, torch.float32, CPU)
         loaded = network.load_adapter(adapters_dir / name)
-        assert loaded.bytes == needed_for_adapter(folder, adapters_dir / name, torch.float32)
+        assert loaded.bytes == needed_for_adapter(folder, adapters_dir / name, torch.float32, CPU)
+        torch_only = in_torch(folder, torch.float32)
+        shape = shape_of(load_config(folder))
+        assert torch_only.load_adapter(adapters_dir / name).bytes == adapter_bytes(
+            adapters_dir / name, shape, torch.float32
+        )
 
 
 @pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")
@@ -219,7 +231,7 @@ def test_an_adapter_with_a_number_that_is_none_is_refused(tiny_llama_dir, adapte
 
 @pytest.mark.skipif(not SMOL.is_dir(), reason="the starter model is not there: make model")
 def test_smollm2_answers_as_transformers_does():
-    network = load_network(SMOL, torch.float32, CPU)
+    network = in_torch(SMOL, torch.float32)
     model = AutoModelForCausalLM.from_pretrained(SMOL, dtype=torch.float32)
     assert shape_of(load_config(SMOL)) is not None
     prompts = texts(49152, [3, 40], seed=2)

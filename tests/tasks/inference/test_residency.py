@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from tasks.inference.errors import RequestTooLarge, TooLargeForMemory
-from tasks.inference.loading import model_files, weight_bytes
-from tasks.inference.network.load import needed_for_adapter
+from tasks.inference.network.load import needed_for_adapter, needed_for_base
 from tests.tasks.inference.conftest import greedy, reference
 from tests.tasks.inference.test_engine import LONG, wait_until
 
+CPU = torch.device("cpu")
 ARENA = 390 * 256
 """Bytes of an arena for 390 tokens of the tiny Llama."""
 
 
 def size(folder):
     """Bytes of a base and its arena."""
-    return weight_bytes(model_files(folder), torch.float32) + ARENA
+    return needed_for_base(folder, torch.float32, CPU) + ARENA
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_many_bases_in_a_budget_of_one_all_get_their_turn(make_engine, three, ad
 
 def test_idle_adapters_go_before_a_busy_base_grows_too_large(make_engine, tiny_llama_dir, adapters_dir):
     one, two = adapters_dir / "llama-1", adapters_dir / "llama-2"
-    room = needed_for_adapter(tiny_llama_dir, one, torch.float32)
+    room = needed_for_adapter(tiny_llama_dir, one, torch.float32, CPU)
     engine = make_engine(budget=size(tiny_llama_dir) - ARENA + 2 * room, kv_cache_bytes=room)
     running = engine.submit(greedy(tiny_llama_dir, max_new_tokens=150))
     for adapter in (one, two, one):
@@ -92,7 +92,7 @@ def test_idle_adapters_go_before_a_busy_base_grows_too_large(make_engine, tiny_l
 def test_bytes_held_are_those_of_the_tensors(make_engine, tiny_llama_dir, adapters_dir):
     engine = make_engine()
     engine.generate(greedy(tiny_llama_dir, adapters_dir / "llama-1", 2))
-    expected = size(tiny_llama_dir) + needed_for_adapter(tiny_llama_dir, adapters_dir / "llama-1", torch.float32)
+    expected = size(tiny_llama_dir) + needed_for_adapter(tiny_llama_dir, adapters_dir / "llama-1", torch.float32, CPU)
     assert engine.stats().bytes == expected
 
 
