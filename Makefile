@@ -35,7 +35,7 @@ browser: ## install Chromium for the tests of pages (Debian, as root)
 		apt-get update && apt-get install -y --no-install-recommends chromium
 
 test: $(VENV)/.installed-dev model ## run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 check: $(VENV)/.installed-dev ## everything that CI checks: format, lint, types, import contracts, tests
 	$(BIN)/ruff format --check .

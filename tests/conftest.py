@@ -14,6 +14,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Divide the tests between two processes: those of the running platform in one, by file in the other.
+
+    The former take longest, so they begin first; they share one platform, so they stay together.
+    """
+    ends = Path(__file__).parent / "e2e"
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("e2e" if item.path.is_relative_to(ends) else item.path.stem))
+    items.sort(key=lambda item: not item.path.is_relative_to(ends))
+
+
 @pytest.fixture(scope="session")
 def screenshots(request: pytest.FixtureRequest) -> Path | None:
     """The folder for pictures of pages; none: no pictures are taken."""
