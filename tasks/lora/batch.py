@@ -1,4 +1,4 @@
-"""From rows of token ids to padded tensors, one micro-batch at a time."""
+"""From rows of token ids to micro-batches, and to the padded tensors that any model reads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,11 +79,11 @@ def collate(rows: Sequence[TokenRow], pad_token_id: int) -> MicroBatch:
     return MicroBatch(input_ids, attention_mask, targets)
 
 
-def micro_batches(rows: Sequence[TokenRow], batch_size: int, pad_token_id: int) -> list[MicroBatch]:
-    """Split `rows` into padded batches of `batch_size`, rows of like length together.
+def longest_first(rows: Sequence[TokenRow], batch_size: int) -> list[list[TokenRow]]:
+    """Split `rows` into parts of `batch_size`, rows of like length together.
 
     Within one optimizer step the order of rows changes nothing but the padding. The longest come first: a step that
     does not fit in memory fails at once.
     """
     ordered = sorted(rows, key=lambda row: len(row.input_ids), reverse=True)
-    return [collate(ordered[start : start + batch_size], pad_token_id) for start in range(0, len(ordered), batch_size)]
+    return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]

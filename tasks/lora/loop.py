@@ -6,18 +6,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
 
 from configs.recipe import TrainingRecipe
 from tasks.lora.adapter import trainable_weights
-from tasks.lora.batch import TokenRow, check_rows, micro_batches
+from tasks.lora.batch import TokenRow, check_rows, longest_first
 from tasks.lora.checkpoint import Progress
 from tasks.lora.errors import NonFiniteLoss, RowError
-from tasks.lora.loss import held_out_loss, summed_nll
 from tasks.lora.memory import memory_errors
 from tasks.lora.observer import StepRecord, TrainingObserver, TrainOutcome
+from tasks.lora.path import TrainingPath, choose_path, held_out_loss
 from tasks.lora.rng import private_rng
 from tasks.lora.sampler import step_batches, total_epochs, total_steps
 from tasks.lora.schedule import learning_rate_at
@@ -57,7 +58,8 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
     for rows in (train_rows, held_out_rows):
         check_rows(rows, getattr(model.config, "max_position_embeddings", None))
     last_step = total_steps(recipe, len(train_rows))
-    identity = run_identity(model, recipe, data_fingerprint, len(train_rows))
+    path = choose_path(model, pad_token_id)
+    identity = run_identity(model, recipe, data_fingerprint, len(train_rows), path.name)
     with private_rng(model.get_input_embeddings().weight.device, recipe.seed), memory_errors(recipe):
         # 2. Make the optimizer; its learning rate is set at each step
         optimizer = torch.optim.AdamW(trainable_weights(model).values(), weight_decay=0.0, fused=True)
@@ -73,22 +75,22 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
             evaluating = bool(held_out_rows) and _evaluation_due(progress, recipe, last_step)
             pausing = (evaluating or not _is_over(progress, recipe, last_step)) and should_pause()
             if evaluating and not pausing:
-                eval_loss = held_out_loss(model, held_out_rows, recipe.batch_size, pad_token_id)
+                eval_loss = held_out_loss(path, model, held_out_rows, recipe.batch_size)
                 progress = progress.evaluated(step, eval_loss)
                 observer.on_evaluation(step, eval_loss)
             ending = pausing or _is_over(progress, recipe, last_step)
             due = ending or progress.best_step == step or time.monotonic() >= next_save
             if due and progress != saved:
                 saving = time.monotonic()
-                path = snapshots.save(progress)
+                folder = snapshots.save(progress)
                 saved, took = progress, time.monotonic() - saving
                 next_save = time.monotonic() + _until_next_save(checkpoint_interval, took)
-                observer.on_checkpoint(step, path)
+                observer.on_checkpoint(step, folder)
             if ending:
                 return _outcome(snapshots, progress, recipe, last_step, paused=pausing)
             # 5. One optimizer step
             row_ids, cursor = next(batches)
-            record = _optimizer_step(model, optimizer, train_rows, row_ids, progress, recipe, pad_token_id)
+            record = _optimizer_step(path, model, optimizer, train_rows, row_ids, progress, recipe)
             tokens_seen = progress.tokens_seen + record.tokens
             progress = replace(progress, cursor=cursor, tokens_seen=tokens_seen, last_loss=record.loss)
             observer.on_step(record)
@@ -142,13 +144,13 @@ def _outcome(
 
 
 def _optimizer_step(
+    path: TrainingPath[Any],
     model: PeftModel,
     optimizer: torch.optim.Optimizer,
     rows: Sequence[TokenRow],
     row_ids: list[int],
     progress: Progress,
     recipe: TrainingRecipe,
-    pad_token_id: int,
 ) -> StepRecord:
     """Read the rows `row_ids`, accumulate their gradient, update the adapter and return what happened.
 
@@ -158,13 +160,13 @@ def _optimizer_step(
     started = time.perf_counter()
     step, last_step = progress.cursor.step + 1, total_steps(recipe, len(rows))
     learning_rate = learning_rate_at(step, last_step, recipe)
-    batches = micro_batches([rows[row] for row in row_ids], recipe.batch_size, pad_token_id)
+    batches = [path.batch(part) for part in longest_first([rows[row] for row in row_ids], recipe.batch_size)]
     labelled = sum(batch.labelled for batch in batches)
     model.train()
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
     for batch in batches:
-        nll = summed_nll(model, batch.to(model.get_input_embeddings().weight.device))
+        nll = path.summed_nll(batch)
         torch.autograd.backward(nll / labelled)
         total += nll.item()
     loss = total / labelled

@@ -1,17 +1,15 @@
-"""The training loss: negative log-likelihood of the labelled tokens, with logits at their positions only."""
+"""The loss of padded rows by the model's own forward pass, with logits at the labelled tokens' positions only."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own documentation calls it F
 from peft import PeftModel
 from torch import Tensor, nn
 
-from tasks.lora.batch import IGNORED, MicroBatch, TokenRow, micro_batches
+from tasks.lora.batch import IGNORED, MicroBatch
 from tasks.lora.precision import forward_precision
-from tasks.lora.rng import private_rng
 
 
 @contextmanager
@@ -41,25 +39,3 @@ def summed_nll(model: PeftModel, batch: MicroBatch) -> Tensor:
     with _head_sees_only(model, labelled), forward_precision(model):
         output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
     return F.cross_entropy(output.logits.float(), batch.targets[labelled], reduction="sum")
-
-
-def held_out_loss(model: PeftModel, rows: Sequence[TokenRow], batch_size: int, pad_token_id: int) -> float:
-    """Return the mean negative log-likelihood in nats per labelled token of `rows`, without dropout.
-
-    Leaves the model in the mode it was in and the random state as it was, so that evaluating more or less often
-    does not change the training.
-    """
-    device = model.get_input_embeddings().weight.device
-    was_training = model.training
-    total, labelled = 0.0, 0
-    window = 16 * batch_size  # enough rows to find some of like length, few enough to hold in memory
-    model.eval()
-    try:
-        with torch.no_grad(), private_rng(device):
-            for start in range(0, len(rows), window):
-                for batch in micro_batches(rows[start : start + window], batch_size, pad_token_id):
-                    total += summed_nll(model, batch.to(device)).item()
-                    labelled += batch.labelled
-    finally:
-        model.train(was_training)
-    return total / labelled

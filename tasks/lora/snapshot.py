@@ -23,14 +23,22 @@ from tasks.lora.precision import base_dtype
 from tasks.lora.rng import restore_rng, rng_state
 
 
-def run_identity(model: PeftModel, recipe: TrainingRecipe, data_fingerprint: str, n_rows: int) -> dict[str, Any]:
+def run_identity(
+    model: PeftModel, recipe: TrainingRecipe, data_fingerprint: str, n_rows: int, path: str
+) -> dict[str, Any]:
     """Return, as JSON values, what must be the same for a resumed run to go on bit for bit."""
     return _recipe_fields(recipe) | {
         "data_fingerprint": data_fingerprint,
         "rows": n_rows,
         "device": model.get_input_embeddings().weight.device.type,
         "base_dtype": str(base_dtype(model)),
+        "path": path,
     }
+
+
+def _unsaid() -> dict[str, Any]:
+    """Return what a run was whose checkpoint, made by an earlier version, does not say it."""
+    return _recipe_fields(TrainingRecipe()) | {"path": "padded"}
 
 
 def _recipe_fields(recipe: TrainingRecipe) -> dict[str, Any]:
@@ -71,7 +79,7 @@ class Snapshots:
         if checkpoint is None:
             discard_newer(self._root, -1)
             return None
-        checkpoint.require_match(self._identity, _recipe_fields(TrainingRecipe()))
+        checkpoint.require_match(self._identity, _unsaid())
         state = checkpoint.state
         self._restore_weights(state.adapter)
         self._restore_optimizer(state.optimizer, started=state.progress.cursor.step > 0)
@@ -85,7 +93,7 @@ class Snapshots:
         Raises BestCheckpointLost when the checkpoint is damaged or gone, CheckpointMismatch when it is another run's.
         """
         checkpoint = best_checkpoint(self._root, step)
-        checkpoint.require_match(self._identity, _recipe_fields(TrainingRecipe()))
+        checkpoint.require_match(self._identity, _unsaid())
         self._restore_weights(checkpoint.state.adapter)
 
     def _restore_weights(self, saved: dict[str, Tensor]) -> None:

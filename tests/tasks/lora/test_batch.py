@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.lora.batch import check_rows, collate, micro_batches
+from tasks.lora.batch import check_rows, collate, longest_first
 from tasks.lora.errors import RowError
 from tests.tasks.lora.job import Row, make_rows
 
@@ -17,7 +17,7 @@ def test_collate_pads_right_and_shifts_the_labels():
 
 def test_micro_batches_hold_every_row_and_little_padding():
     rows = make_rows(10)
-    batches = micro_batches(rows, 4, pad_token_id=0)
+    batches = [collate(part, pad_token_id=0) for part in longest_first(rows, 4)]
     assert [len(batch.input_ids) for batch in batches] == [4, 4, 2]
     assert sum(batch.tokens for batch in batches) == sum(len(row.input_ids) for row in rows)
     lengths = sorted((len(row.input_ids) for row in rows), reverse=True)

@@ -14,7 +14,7 @@ from configs.recipe import TrainingRecipe
 from tasks.lora.adapter import trainable_weights
 from tasks.lora.checkpoint import Progress
 from tasks.lora.errors import BestCheckpointLost, CheckpointMismatch
-from tasks.lora.loss import held_out_loss
+from tasks.lora.path import choose_path, held_out_loss
 from tasks.lora.observer import TrainOutcome
 from tests.tasks.lora.job import Killed, Recorder, adapter_bytes, load_adapted, make_rows, run
 
@@ -125,7 +125,9 @@ def test_the_registered_adapter_is_the_best_checkpoints(tiny_gpt2_dir, tmp_path,
         for name, weight in trainable_weights(model).items():
             weight.copy_(saved[name])
     assert adapter_bytes(model, tmp_path / "best") == whole.adapter
-    assert held_out_loss(model, make_rows(5, seed=8), RECIPE.batch_size, 0) == whole.outcome.eval_loss
+    assert (
+        held_out_loss(choose_path(model, 0), model, make_rows(5, seed=8), RECIPE.batch_size) == whole.outcome.eval_loss
+    )
     assert whole.outcome.eval_loss == min(whole.held_out().values())
 
 
@@ -142,7 +144,7 @@ def test_a_last_step_that_is_the_best_needs_no_loading(tiny_gpt2_dir, tmp_path):
     outcome = run(model, recipe, tmp_path, recorder, rows=rows, held_out=rows)
     assert outcome.adapter_step == outcome.best_step == outcome.step == recorder.records[-1].step
     assert not outcome.stopped_early
-    assert held_out_loss(model, rows, recipe.batch_size, 0) == outcome.eval_loss
+    assert held_out_loss(choose_path(model, 0), model, rows, recipe.batch_size) == outcome.eval_loss
 
 
 def test_a_damaged_best_checkpoint_is_an_error_that_names_it(tiny_gpt2_dir, tmp_path):

@@ -131,4 +131,4 @@ def test_rows_are_checked_before_anything_else(tiny_gpt2_dir, tmp_path):
 def test_a_jobs_name_is_no_part_of_the_runs_identity(tiny_llama_dir):
     model = load_adapted(tiny_llama_dir, RECIPE)
     named = FinetuneParameters(**RECIPE.model_dump(), model_id=3, job_name="mine")
-    assert run_identity(model, named, "rows", 14) == run_identity(model, RECIPE, "rows", 14)
+    assert run_identity(model, named, "rows", 14, "packed") == run_identity(model, RECIPE, "rows", 14, "packed")

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from configs.recipe import TrainingRecipe
+from tasks.lora.adapter import attach_lora
 from tasks.lora.checkpoint import latest_checkpoint
 from tasks.lora.errors import CheckpointMismatch
 from tests.tasks.lora.job import Killed, Recorder, adapter_bytes, load_adapted, run
@@ -152,8 +154,11 @@ def test_a_checkpoint_of_another_run_is_an_error(tiny_llama_dir, tmp_path, chang
 
 def test_a_checkpoint_of_another_model_is_an_error(tiny_llama_dir, tiny_gpt2_dir, tmp_path):
     run(load_adapted(tiny_llama_dir, RECIPE), RECIPE, tmp_path, Recorder(pause_after=2))
-    with pytest.raises(CheckpointMismatch, match="adapter weights are not those of this model"):
+    with pytest.raises(CheckpointMismatch, match="path was 'packed', is 'padded'"):
         run(load_adapted(tiny_gpt2_dir, RECIPE), RECIPE, tmp_path, Recorder())
+    shallow = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, num_hidden_layers=1)
+    with pytest.raises(CheckpointMismatch, match="adapter weights are not those of this model"):
+        run(attach_lora(shallow, RECIPE), RECIPE, tmp_path, Recorder())
 
 
 def test_a_damaged_newest_checkpoint_costs_its_steps_and_nothing_else(tiny_llama_dir, tmp_path, caplog):

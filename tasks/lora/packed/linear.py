@@ -1,0 +1,120 @@
+"""Frozen linear layers that read the same input, computed as one product, with their low-rank adapters."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from tasks.lora.packed.dropout import keep_mask, keep_probability, masked
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One layer's low-rank update, scale · B A x, which lands in columns `start` to `end` of the merged output."""
+
+    start: int
+    end: int
+    first: nn.Parameter
+    """A, float32 (rank, in)."""
+    second: nn.Parameter
+    """B, float32 (end - start, rank)."""
+    scale: float
+
+
+class MergedLinear:
+    """One or more linear layers of the model, and the trained adapters of those that have one.
+
+    The layers' weights become views of one merged tensor, so they stay usable and nothing is held twice. All adapters
+    of a merged product share one dropout mask over their common input, where peft draws one for each layer.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        plain: list[Any] = [layer.base_layer if isinstance(layer, LoraLayer) else layer for layer in layers]
+        self.weight = torch.cat([layer.weight.data for layer in plain])
+        self.bias = None if plain[0].bias is None else torch.cat([layer.bias.data for layer in plain])
+        self.adapters: list[Adapter] = []
+        self.dropout = 0.0
+        start = 0
+        for layer, base in zip(layers, plain, strict=True):
+            end = start + base.out_features
+            base.weight.data = self.weight[start:end]
+            if isinstance(layer, LoraLayer):
+                (name,) = layer.active_adapters
+                dropout = layer.lora_dropout[name]
+                self.dropout = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
+                first, second = layer.lora_A[name].weight, layer.lora_B[name].weight
+                self.adapters.append(Adapter(start, end, first, second, layer.scaling[name]))
+            start = end
+
+    def __call__(self, x: Tensor, *, training: bool) -> Tensor:
+        """Return the layers' outputs side by side, (tokens, sum of widths), for `x` of shape (tokens, in)."""
+        factors = [factor for adapter in self.adapters for factor in (adapter.first, adapter.second)]
+        mask = keep_mask(x, self.dropout) if training and self.dropout and factors else None
+        output: Tensor = _AdaptedProduct.apply(x, mask, self, *factors)  # type: ignore[no-untyped-call]
+        return output
+
+
+class _AdaptedProduct(torch.autograd.Function):
+    """y = W x + b + Σ scale · B A (mask x): keeps the masked input, the mask and A's output, nothing of W's width."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor | None, layer: MergedLinear, *factors: Tensor) -> Tensor:
+        y = nn.functional.linear(x, layer.weight, layer.bias)
+        ctx.layer = layer
+        if not layer.adapters:
+            return y
+        dropped = x if mask is None else masked(x, mask)
+        firsts = _stacked_firsts(layer, x.dtype)
+        inner = dropped @ firsts.T
+        for adapter, part, second in _parts(layer, inner, mask is not None):
+            y[:, adapter.start : adapter.end].addmm_(part, second.T)
+        ctx.save_for_backward(dropped, mask, inner, firsts)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (dy,), layer = gradients, ctx.layer
+        dx = dy @ layer.weight if ctx.needs_input_grad[0] else None
+        if not layer.adapters:
+            return dx, None, None
+        dropped, mask, inner, firsts = ctx.saved_tensors
+        d_inner = torch.empty_like(inner)
+        d_seconds = []
+        for (adapter, part, second), d_part in zip(
+            _parts(layer, inner, mask is not None), _split(layer, d_inner), strict=True
+        ):
+            d_output = dy[:, adapter.start : adapter.end]
+            d_part.copy_(d_output @ second)
+            d_seconds.append((part.T @ d_output).T.float() * _scale(layer, adapter, mask is not None))
+        d_firsts = _split(layer, (d_inner.T @ dropped).float().T)
+        if dx is not None:
+            through = d_inner @ firsts
+            dx += through if mask is None else masked(through, mask)
+        d_factors = [d for first, second in zip(d_firsts, d_seconds, strict=True) for d in (first.T, second)]
+        return dx, None, None, *d_factors
+
+
+def _stacked_firsts(layer: MergedLinear, dtype: torch.dtype) -> Tensor:
+    """Return the adapters' A stacked, (sum of ranks, in)."""
+    return torch.cat([adapter.first.detach() for adapter in layer.adapters]).to(dtype)
+
+
+def _split(layer: MergedLinear, stacked: Tensor) -> Sequence[Tensor]:
+    """Split the last dimension, the sum of the ranks, by adapter."""
+    return torch.split(stacked, [len(adapter.first) for adapter in layer.adapters], dim=-1)
+
+
+def _scale(layer: MergedLinear, adapter: Adapter, dropping: bool) -> float:
+    """Return the update's scale; what dropout leaves is scaled up here, in the small factor, not in the input."""
+    return adapter.scale / keep_probability(layer.dropout) if dropping else adapter.scale
+
+
+def _parts(layer: MergedLinear, inner: Tensor, dropping: bool) -> list[tuple[Adapter, Tensor, Tensor]]:
+    """Return each adapter with its columns of `inner` and its scaled B in the format of `inner`."""
+    return [
+        (adapter, part, (adapter.second.detach() * _scale(layer, adapter, dropping)).to(inner.dtype))
+        for adapter, part in zip(layer.adapters, _split(layer, inner), strict=True)
+    ]

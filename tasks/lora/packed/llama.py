@@ -1,0 +1,115 @@
+"""Llama and its kin (Mistral, Qwen2) over packed rows: the model's own weights, the loss of the labelled tokens."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM
+
+from tasks.lora.packed.attention import Heads, attend
+from tasks.lora.packed.batch import PackedBatch
+from tasks.lora.packed.elementwise import rms_norm, swiglu
+from tasks.lora.packed.head import summed_nll
+from tasks.lora.packed.linear import MergedLinear
+
+_FAMILY = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    attention_norm: Any
+    qkv: MergedLinear
+    out: MergedLinear
+    mlp_norm: Any
+    gate_up: MergedLinear
+    down: MergedLinear
+
+
+class PackedLlama:
+    """Computes the loss of a packed batch from the weights of `model`, which remain its own."""
+
+    def __init__(self, model: PeftModel) -> None:
+        self._model = model
+        causal: Any = model.get_base_model()
+        body = causal.model
+        self._embed, self._rotary, self._final_norm = body.embed_tokens, body.rotary_emb, body.norm
+        self._head: Tensor = causal.get_output_embeddings().weight
+        self._layers = [_merged(layer) for layer in body.layers]
+        for weight in (self._embed.weight, self._head):
+            # As loaded they are parts of a mapped file, which would stay in memory whole beside the merged weights.
+            weight.data = weight.data.clone()
+        attention, config = body.layers[0].self_attn, causal.config
+        self._heads = Heads(
+            config.num_attention_heads, config.num_key_value_heads, attention.head_dim, attention.scaling
+        )
+
+    def summed_nll(self, batch: PackedBatch) -> Tensor:
+        """Return the sum, in nats and float32, of the labelled tokens' negative log-likelihoods.
+
+        `batch` is on the model's device. Everything but softmax, norms and angles is in the base weights' format.
+        """
+        with torch.no_grad():
+            hidden = self._embed(batch.input_ids)
+            cos, sin = (part[0].chunk(2, dim=-1)[0] for part in self._rotary(hidden[None], batch.positions[None]))
+        for number, layer in enumerate(self._layers, 1):
+            mixed = attend(self._read(layer.attention_norm, layer.qkv, hidden), cos, sin, batch.lengths, self._heads)
+            if number == len(self._layers):
+                # What comes after the last attention matters only where a token is predicted.
+                hidden, mixed = hidden[batch.predicting], mixed[batch.predicting]
+            hidden = hidden + layer.out(mixed, training=self._model.training)
+            inner = swiglu(self._read(layer.mlp_norm, layer.gate_up, hidden))
+            hidden = hidden + layer.down(inner, training=self._model.training)
+        return summed_nll(_normed(self._final_norm, hidden), self._head, batch.targets)
+
+    def _read(self, norm: Any, linear: MergedLinear, hidden: Tensor) -> Tensor:
+        return linear(_normed(norm, hidden), training=self._model.training)
+
+
+def _normed(norm: Any, hidden: Tensor) -> Tensor:
+    return rms_norm(hidden, norm.weight, norm.variance_epsilon)
+
+
+def _merged(layer: Any) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    return _Layer(
+        layer.input_layernorm,
+        MergedLinear([attention.q_proj, attention.k_proj, attention.v_proj]),
+        MergedLinear([attention.o_proj]),
+        layer.post_attention_layernorm,
+        MergedLinear([mlp.gate_proj, mlp.up_proj]),
+        MergedLinear([mlp.down_proj]),
+    )
+
+
+def is_supported(model: PeftModel) -> bool:
+    """Tell whether `PackedLlama` computes what `model` does: a family member, plain LoRA, one adapter that trains."""
+    causal: Any = model.get_base_model()
+    config = causal.config
+    return (
+        type(causal) in _FAMILY
+        and config.hidden_act == "silu"
+        and not config.attention_dropout
+        and not _has_sliding_window(causal)
+        and list(model.peft_config) == ["default"]
+        and all(_is_plain(module) for module in causal.modules() if isinstance(module, LoraLayer))
+    )
+
+
+def _has_sliding_window(causal: Any) -> bool:
+    return getattr(causal.config, "sliding_window", None) is not None
+
+
+def _is_plain(layer: LoraLayer) -> bool:
+    """Tell whether a layer's update is scale · B A x of a plain linear layer, without a variant such as DoRA."""
+    return (
+        type(layer) is LoraLinear
+        and type(layer.base_layer) is torch.nn.Linear
+        and not layer.lora_variant
+        and not any(layer.lora_bias.values())
+        and not layer.merged
+        and not layer.disable_adapters
+    )
