@@ -1,5 +1,7 @@
 """Dropout masks from sixteen random bits an element: torch's own would take a seventh of a CPU's training step."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -16,14 +18,14 @@ def keep_probability(probability: float) -> float:
     return 1 - _dropped_levels(probability) / _LEVELS
 
 
-def keep_mask(x: Tensor, probability: float) -> Tensor:
-    """Return an int8 mask of the shape of `x`: all bits set, or with `probability` none.
+def keep_mask(shape: tuple[int, ...], probability: float, device: torch.device) -> Tensor:
+    """Return an int8 mask of `shape`: all bits set, or with `probability` none.
 
     Drawn from torch's generator of the device, so seeding and restoring that one repeats it.
     """
-    draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device).random_(-(2**63), None)
-    levels = draws.view(torch.int16)[: x.numel()].view(x.shape)
-    mask = torch.empty(x.shape, dtype=torch.int8, device=x.device)
+    draws = torch.empty((math.prod(shape) + 3) // 4, dtype=torch.int64, device=device).random_(-(2**63), None)
+    levels = draws.view(torch.int16)[: math.prod(shape)].view(shape)
+    mask = torch.empty(shape, dtype=torch.int8, device=device)
     return torch.ge(levels, _dropped_levels(probability) - _LEVELS // 2, out=mask).neg_()
 
 

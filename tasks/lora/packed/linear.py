@@ -1,6 +1,6 @@
 """Frozen linear layers that read the same input, computed as one product, with their low-rank adapters."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,52 +49,77 @@ class MergedLinear:
                 self.adapters.append(Adapter(start, end, first, second, layer.scaling[name]))
             start = end
 
-    def __call__(self, x: Tensor, *, training: bool) -> Tensor:
-        """Return the layers' outputs side by side, (tokens, sum of widths), for `x` of shape (tokens, in)."""
+    def __call__(self, source: Tensor, *, training: bool, produce: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Return the layers' outputs side by side, (tokens, sum of widths), for an input of shape (tokens, in).
+
+        The input is `source`, or `produce(source)` where that is cheap to compute again: then it is not kept.
+        """
         factors = [factor for adapter in self.adapters for factor in (adapter.first, adapter.second)]
-        mask = keep_mask(x, self.dropout) if training and self.dropout and factors else None
-        output: Tensor = _AdaptedProduct.apply(x, mask, self, *factors)  # type: ignore[no-untyped-call]
+        shape = (len(source), self.weight.shape[1])
+        mask = keep_mask(shape, self.dropout, source.device) if training and self.dropout and factors else None
+        output: Tensor = _AdaptedProduct.apply(source, mask, self, produce or _as_it_is, *factors)  # type: ignore[no-untyped-call]
         return output
 
 
 class _AdaptedProduct(torch.autograd.Function):
-    """y = W x + b + Σ scale · B A (mask x): keeps the masked input, the mask and A's output, nothing of W's width."""
+    """y = W x + b + Σ scale · B A (mask x) for x = produce(source); keeps the source, the mask and A's output."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mask: Tensor | None, layer: MergedLinear, *factors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        source: Tensor,
+        mask: Tensor | None,
+        layer: MergedLinear,
+        produce: Callable[[Tensor], Tensor],
+        *factors: Tensor,
+    ) -> Tensor:
+        x = produce(source)
         y = nn.functional.linear(x, layer.weight, layer.bias)
-        ctx.layer = layer
+        ctx.layer, ctx.produce = layer, produce
         if not layer.adapters:
+            ctx.save_for_backward(source)
             return y
         dropped = x if mask is None else masked(x, mask)
         firsts = _stacked_firsts(layer, x.dtype)
         inner = dropped @ firsts.T
         for adapter, part, second in _parts(layer, inner, mask is not None):
             y[:, adapter.start : adapter.end].addmm_(part, second.T)
-        ctx.save_for_backward(dropped, mask, inner, firsts)
+        ctx.save_for_backward(source, mask, inner, firsts)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (dy,), layer = gradients, ctx.layer
-        dx = dy @ layer.weight if ctx.needs_input_grad[0] else None
-        if not layer.adapters:
-            return dx, None, None
-        dropped, mask, inner, firsts = ctx.saved_tensors
-        d_inner = torch.empty_like(inner)
-        d_seconds = []
-        for (adapter, part, second), d_part in zip(
-            _parts(layer, inner, mask is not None), _split(layer, d_inner), strict=True
-        ):
-            d_output = dy[:, adapter.start : adapter.end]
-            d_part.copy_(d_output @ second)
-            d_seconds.append((part.T @ d_output).T.float() * _scale(layer, adapter, mask is not None))
-        d_firsts = _split(layer, (d_inner.T @ dropped).float().T)
-        if dx is not None:
-            through = d_inner @ firsts
-            dx += through if mask is None else masked(through, mask)
-        d_factors = [d for first, second in zip(d_firsts, d_seconds, strict=True) for d in (first.T, second)]
-        return dx, None, None, *d_factors
+        (dy,), layer, (source, *kept) = gradients, ctx.layer, ctx.saved_tensors
+        source = source.detach().requires_grad_(ctx.needs_input_grad[0])
+        with torch.enable_grad():
+            x = ctx.produce(source)
+        dx = dy @ layer.weight if source.requires_grad else None
+        d_factors = _factor_gradients(layer, x.detach(), dx, dy, *kept) if layer.adapters else []
+        d_source = None if dx is None else torch.autograd.grad(x, source, dx)[0]
+        return d_source, None, None, None, *d_factors
+
+
+def _as_it_is(source: Tensor) -> Tensor:
+    return source.view_as(source)
+
+
+def _factor_gradients(
+    layer: MergedLinear, x: Tensor, dx: Tensor | None, dy: Tensor, mask: Tensor | None, inner: Tensor, firsts: Tensor
+) -> list[Tensor]:
+    """Return the gradients of the adapters' A and B in turn, and add to `dx` what comes through the adapters."""
+    d_inner = torch.empty_like(inner)
+    d_seconds = []
+    for (adapter, part, second), d_part in zip(
+        _parts(layer, inner, mask is not None), _split(layer, d_inner), strict=True
+    ):
+        d_output = dy[:, adapter.start : adapter.end]
+        d_part.copy_(d_output @ second)
+        d_seconds.append((part.T @ d_output).T.float() * _scale(layer, adapter, mask is not None))
+    d_firsts = _split(layer, (d_inner.T @ (x if mask is None else masked(x, mask))).float().T)
+    if dx is not None:
+        through = d_inner @ firsts
+        dx += through if mask is None else masked(through, mask)
+    return [gradient for first, second in zip(d_firsts, d_seconds, strict=True) for gradient in (first.T, second)]
 
 
 def _stacked_firsts(layer: MergedLinear, dtype: torch.dtype) -> Tensor:

@@ -1,13 +1,14 @@
 """Llama and its kin (Mistral, Qwen2) over packed rows: the model's own weights, the loss of the labelled tokens."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM
 
 from tasks.lora.packed.attention import Heads, attend
@@ -37,11 +38,12 @@ class PackedLlama:
         causal: Any = model.get_base_model()
         body = causal.model
         self._embed, self._rotary, self._final_norm = body.embed_tokens, body.rotary_emb, body.norm
-        self._head: Tensor = causal.get_output_embeddings().weight
+        self._head: nn.Parameter = causal.get_output_embeddings().weight
+        for weight in causal.parameters():
+            if not weight.requires_grad:
+                # As loaded they are parts of a mapped file, which would stay in memory beside the merged weights.
+                weight.data = weight.data.clone()
         self._layers = [_merged(layer) for layer in body.layers]
-        for weight in (self._embed.weight, self._head):
-            # As loaded they are parts of a mapped file, which would stay in memory whole beside the merged weights.
-            weight.data = weight.data.clone()
         attention, config = body.layers[0].self_attn, causal.config
         self._heads = Heads(
             config.num_attention_heads, config.num_key_value_heads, attention.head_dim, attention.scaling
@@ -61,12 +63,12 @@ class PackedLlama:
                 # What comes after the last attention matters only where a token is predicted.
                 hidden, mixed = hidden[batch.predicting], mixed[batch.predicting]
             hidden = hidden + layer.out(mixed, training=self._model.training)
-            inner = swiglu(self._read(layer.mlp_norm, layer.gate_up, hidden))
-            hidden = hidden + layer.down(inner, training=self._model.training)
+            gate_up = self._read(layer.mlp_norm, layer.gate_up, hidden)
+            hidden = hidden + layer.down(gate_up, training=self._model.training, produce=swiglu)
         return summed_nll(_normed(self._final_norm, hidden), self._head, batch.targets)
 
     def _read(self, norm: Any, linear: MergedLinear, hidden: Tensor) -> Tensor:
-        return linear(_normed(norm, hidden), training=self._model.training)
+        return linear(hidden, training=self._model.training, produce=partial(_normed, norm))
 
 
 def _normed(norm: Any, hidden: Tensor) -> Tensor:
@@ -107,7 +109,7 @@ def _is_plain(layer: LoraLayer) -> bool:
     """Tell whether a layer's update is scale · B A x of a plain linear layer, without a variant such as DoRA."""
     return (
         type(layer) is LoraLinear
-        and type(layer.base_layer) is torch.nn.Linear
+        and type(layer.base_layer) is nn.Linear
         and not layer.lora_variant
         and not any(layer.lora_bias.values())
         and not layer.merged

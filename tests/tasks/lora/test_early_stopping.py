@@ -14,8 +14,8 @@ from configs.recipe import TrainingRecipe
 from tasks.lora.adapter import trainable_weights
 from tasks.lora.checkpoint import Progress
 from tasks.lora.errors import BestCheckpointLost, CheckpointMismatch
-from tasks.lora.path import choose_path, held_out_loss
 from tasks.lora.observer import TrainOutcome
+from tasks.lora.path import choose_path, held_out_loss
 from tests.tasks.lora.job import Killed, Recorder, adapter_bytes, load_adapted, make_rows, run
 
 # A rate so high that the held-out loss falls at first and then rises.

@@ -176,10 +176,10 @@ def test_the_models_own_weights_still_answer_and_save_the_same(tmp_path):
 def test_masks_drop_as_often_as_asked_and_repeat_with_the_seed(probability, dtype):
     x = torch.randn(333, 301, dtype=dtype)
     torch.manual_seed(1)
-    mask = keep_mask(x, probability)
-    again = keep_mask(x, probability)
+    mask = keep_mask(x.shape, probability, x.device)
+    again = keep_mask(x.shape, probability, x.device)
     torch.manual_seed(1)
-    assert torch.equal(keep_mask(x, probability), mask)
+    assert torch.equal(keep_mask(x.shape, probability, x.device), mask)
     assert not torch.equal(again, mask)
     assert torch.equal(masked(x, mask), torch.where(mask.bool(), x, 0))
     kept = mask.bool().double().mean().item()
@@ -213,7 +213,7 @@ def test_dropouts_loss_and_gradient_are_those_of_the_masked_product():
         torch.randn(9, 2 * SHAPE["intermediate_size"]),
     )
     torch.manual_seed(4)
-    kept = keep_mask(x, 0.3).bool().float() / keep_probability(0.3)
+    kept = keep_mask(x.shape, 0.3, x.device).bool().float() / keep_probability(0.3)
     plain = [
         layer.base_layer(x) + layer.scaling["default"] * (x * kept) @ a.T @ b.T
         for layer, a, b in zip(layers, factors[::2], factors[1::2], strict=True)
