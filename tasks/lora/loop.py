@@ -22,7 +22,7 @@ from tasks.lora.path import TrainingPath, choose_path, held_out_loss
 from tasks.lora.rng import private_rng
 from tasks.lora.sampler import step_batches, total_epochs, total_steps
 from tasks.lora.schedule import learning_rate_at
-from tasks.lora.snapshot import Snapshots, run_identity
+from tasks.lora.snapshot import Snapshots, begun_path, run_identity
 
 MAX_GRAD_NORM = 1.0
 MOST_SAVING = 0.01
@@ -58,7 +58,7 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
     for rows in (train_rows, held_out_rows):
         check_rows(rows, getattr(model.config, "max_position_embeddings", None))
     last_step = total_steps(recipe, len(train_rows))
-    path = choose_path(model, pad_token_id)
+    path = choose_path(model, pad_token_id, begun_path(checkpoints))
     identity = run_identity(model, recipe, data_fingerprint, len(train_rows), path.name)
     with private_rng(model.get_input_embeddings().weight.device, recipe.seed), memory_errors(recipe):
         # 2. Make the optimizer; its learning rate is set at each step

@@ -81,9 +81,11 @@ class PackedPath:
         return self._packed.summed_nll(batch)
 
 
-def choose_path(model: PeftModel, pad_token_id: int) -> TrainingPath[Any]:
-    """Return the fast path where it computes what `model` does, else the one that always does."""
-    return PackedPath(model) if is_supported(model) else PaddedPath(model, pad_token_id)
+def choose_path(model: PeftModel, pad_token_id: int, begun: str | None = None) -> TrainingPath[Any]:
+    """Return the path on which the run has `begun`; of a new one, the fast path where it computes what `model` does."""
+    if begun == PaddedPath.name or not is_supported(model):
+        return PaddedPath(model, pad_token_id)
+    return PackedPath(model)
 
 
 def held_out_loss(path: TrainingPath[Any], model: PeftModel, rows: Sequence[TokenRow], batch_size: int) -> float:

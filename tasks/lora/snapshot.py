@@ -36,6 +36,12 @@ def run_identity(
     }
 
 
+def begun_path(root: Path) -> str | None:
+    """Return the name of the path that the run in these checkpoints has taken so far; None if it has not begun."""
+    checkpoint = latest_checkpoint(root, lambda _: None)  # `restore` looks again, and tells what is wrong with it
+    return None if checkpoint is None else str((_unsaid() | checkpoint.state.identity)["path"])
+
+
 def _unsaid() -> dict[str, Any]:
     """Return what a run was whose checkpoint, made by an earlier version, does not say it."""
     return _recipe_fields(TrainingRecipe()) | {"path": "padded"}

@@ -1,5 +1,7 @@
 """A small training job on a tiny real model, run to its end, to a pause or to a crash, with all it reported."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,3 +108,14 @@ def run(
 def adapter_bytes(model: PeftModel, folder: Path) -> bytes:
     """The adapter file that this model would be registered with."""
     return (save_adapter(model, folder, "base") / "adapter_model.safetensors").read_bytes()
+
+
+def unsay(checkpoint: Path, *names: str) -> None:
+    """Make a checkpoint one of an earlier version, which did not yet say these things of its run."""
+    state = json.loads((checkpoint / "state.json").read_text())
+    for name in names:
+        del state["identity"][name]
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["sha256"]["state.json"] = hashlib.sha256((checkpoint / "state.json").read_bytes()).hexdigest()
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))

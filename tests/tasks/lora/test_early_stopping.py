@@ -1,7 +1,5 @@
 """Training ends when the held-out loss stops falling, the best adapter is kept, and an interruption changes neither."""
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from tasks.lora.checkpoint import Progress
 from tasks.lora.errors import BestCheckpointLost, CheckpointMismatch
 from tasks.lora.observer import TrainOutcome
 from tasks.lora.path import choose_path, held_out_loss
-from tests.tasks.lora.job import Killed, Recorder, adapter_bytes, load_adapted, make_rows, run
+from tests.tasks.lora.job import Killed, Recorder, adapter_bytes, load_adapted, make_rows, run, unsay
 
 # A rate so high that the held-out loss falls at first and then rises.
 ENDLESS = TrainingRecipe(epochs=5, batch_size=4, learning_rate=3e-2, lora_r=4, lora_dropout=0.2, eval_every=2)
@@ -164,14 +162,7 @@ def test_a_loss_that_is_no_number_is_never_the_best():
 
 def test_a_job_paused_by_a_version_without_these_fields_goes_on(tiny_gpt2_dir, tmp_path, endless):
     paused = job(tiny_gpt2_dir, tmp_path, ENDLESS, Recorder(pause_after=7))
-    folder = paused.recorder.saved[-1]
-    state = json.loads((folder / "state.json").read_text())
-    for name in ("early_stopping_patience", "register_best"):
-        del state["identity"][f"recipe.{name}"]
-    (folder / "state.json").write_text(json.dumps(state))
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["sha256"]["state.json"] = hashlib.sha256((folder / "state.json").read_bytes()).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    unsay(paused.recorder.saved[-1], "recipe.early_stopping_patience", "recipe.register_best")
     with pytest.raises(CheckpointMismatch, match=r"early_stopping_patience was None, is 2; .*register_best was False"):
         job(tiny_gpt2_dir, tmp_path, RECIPE)
     resumed = job(tiny_gpt2_dir, tmp_path, ENDLESS)

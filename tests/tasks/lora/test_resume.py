@@ -13,7 +13,7 @@ from configs.recipe import TrainingRecipe
 from tasks.lora.adapter import attach_lora
 from tasks.lora.checkpoint import latest_checkpoint
 from tasks.lora.errors import CheckpointMismatch
-from tests.tasks.lora.job import Killed, Recorder, adapter_bytes, load_adapted, run
+from tests.tasks.lora.job import Killed, Recorder, adapter_bytes, load_adapted, run, unsay
 
 RECIPE = TrainingRecipe(
     epochs=3,
@@ -173,3 +173,13 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_nothing_else(tiny_llama
     assert resumed.trace() == whole.trace()[6:]
     assert "step-00000007 is not complete and is skipped" in caplog.text
     assert not (tmp_path / "run/step-00000007").exists()
+
+
+def test_a_run_begun_before_there_was_a_fast_path_goes_on_without_it(tiny_llama_dir, tmp_path):
+    paused, resumed = Recorder(pause_after=5), Recorder()
+    run(load_adapted(tiny_llama_dir, RECIPE), RECIPE, tmp_path, paused)
+    assert latest_checkpoint(tmp_path, print).state.identity["path"] == "packed"
+    unsay(paused.saved[-1], "path")
+    outcome = run(load_adapted(tiny_llama_dir, RECIPE), RECIPE, tmp_path, resumed)
+    assert (resumed.started_at[0], outcome.step) == (5, STEPS)
+    assert latest_checkpoint(tmp_path, print).state.identity["path"] == "padded"
