@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.engine.client import EngineClient, EngineError
+from api.engine.openai_backend import OpenAIBackend
 from api.engine.schemas import EngineHealth
 from api.errors import PartDown
 from api.supervision.parts import WORK_POOLS
@@ -34,7 +36,7 @@ STARTING, OK, DOWN = "starting", "ok", "down"
 class Monitor:
     """Probes database, Prefect, MLflow, worker and engine once a second."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(self, settings: Settings, database: Database, engine: EngineClient | OpenAIBackend) -> None:
         self._settings = settings
         self._database = database
         self._http = httpx.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS, trust_env=False)
@@ -45,6 +47,7 @@ class Monitor:
             "worker": self._probe_worker,
             "engine": self._probe_engine,
         }
+        self._engine = engine
         self.engine: EngineHealth | None = None
         """What the engine last said of itself; None before that, and once it no longer answers."""
         self.parts: dict[str, dict[str, Any]] = {name: {"status": STARTING} for name in self._probes}
@@ -77,7 +80,7 @@ class Monitor:
             started = time.monotonic()
             try:
                 await probe()
-            except (httpx.HTTPError, SQLAlchemyError, _NotReady) as error:
+            except (httpx.HTTPError, EngineError, SQLAlchemyError, _NotReady) as error:
                 self._record_failure(name, str(error) or type(error).__name__)
             else:
                 self.parts[name] = {"status": OK, "latency_ms": round((time.monotonic() - started) * 1000, 1)}
@@ -101,8 +104,7 @@ class Monitor:
 
     async def _probe_engine(self) -> None:
         """The engine's port opens before its libraries are imported; until then it is not there."""
-        response = await self._http.get(f"{self._settings.engine_url}/health")
-        self.engine = EngineHealth.model_validate_json(response.raise_for_status().content)
+        self.engine = await self._engine.health()
         if self.engine.status != "ok":
             raise _NotReady(f"the engine is {self.engine.status}")
 

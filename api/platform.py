@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 
 from api.availability import AvailabilityWatch
 from api.engine.client import EngineClient
+from api.engine.openai_backend import OpenAIBackend
 from api.ingestion import Ingestion
 from api.monitor import Monitor
 from api.orchestrator import Orchestrator
@@ -15,6 +16,8 @@ from api.reconciler import Reconciler
 from api.tracking import TrackingMirror
 from configs.settings import Settings
 from registry.database import Database
+
+Inference = EngineClient | OpenAIBackend
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Platform:
     settings: Settings
     database: Database
     orchestrator: Orchestrator
-    engine: EngineClient
+    engine: Inference
     monitor: Monitor
     reconciler: Reconciler
     tracking: TrackingMirror
@@ -35,13 +38,14 @@ class Platform:
     def build(cls, settings: Settings) -> "Platform":
         """Make the parts; nothing runs or connects yet."""
         database = Database(settings.platform_database_url)
+        engine = _inference(settings)
         orchestrator = Orchestrator(settings.prefect_api_url)
         return cls(
             settings=settings,
             database=database,
             orchestrator=orchestrator,
-            engine=EngineClient(settings.engine_url),
-            monitor=Monitor(settings, database),
+            engine=engine,
+            monitor=Monitor(settings, database, engine),
             reconciler=Reconciler(database, orchestrator),
             tracking=TrackingMirror(settings, database),
             ingestion=Ingestion(settings, database),
@@ -58,6 +62,13 @@ class Platform:
         await self.orchestrator.close()
         await self.engine.close()
         self.database.close()
+
+
+def _inference(settings: Settings) -> Inference:
+    seconds = settings.generation_timeout_seconds
+    if settings.backend_url is not None:
+        return OpenAIBackend(settings.backend_url, settings.backend_api_key, seconds)
+    return EngineClient(settings.engine_url, seconds)
 
 
 def _of_request(request: Request) -> Platform:

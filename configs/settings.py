@@ -65,6 +65,9 @@ class Settings(BaseSettings):
     """Sequences decoded at once per model; further requests wait in line."""
     engine_queue_length: int = Field(256, ge=1)
     """Requests waiting for a place per model; one more is refused with 503."""
+    backend_url: str | None = None
+    """An OpenAI-compatible server in the engine's place, such as vLLM: `http://gpu:8000/v1`; default none."""
+    backend_api_key: str | None = Field(None, repr=False)
     generation_timeout_seconds: float = Field(600.0, gt=0)
     pause_wait_seconds: float = Field(60.0, ge=0)
     """How long `/pause` waits for the trainer to leave before it answers 202."""

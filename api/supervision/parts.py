@@ -79,6 +79,7 @@ def worker_online(host: str, port: int) -> Callable[[datetime], bool]:
 def platform_parts(settings: Settings) -> list[Part]:
     """Return the parts of the whole platform."""
     host, python = settings.connect_host, sys.executable
+    engine = Part("engine", (python, "-m", "api.engine.server"), answers("127.0.0.1", settings.engine_port, "/health"))
     mlflow_options = ("--host", settings.host, "--port", str(settings.mlflow_port), "--log-level", "warning")
     return [
         Part(
@@ -102,10 +103,7 @@ def platform_parts(settings: Settings) -> list[Part]:
             orphan_signal="SIGTERM",  # its runs get time to write their checkpoints
             stop_seconds=12,
         ),
-        Part(
-            "engine",
-            (python, "-m", "api.engine.server"),
-            answers("127.0.0.1", settings.engine_port, "/health"),
-        ),
+        # Another server may be in its place.
+        *([engine] if settings.backend_url is None else []),
         Part("api", (python, "-m", "api.server"), answers(host, settings.api_port, "/api/health")),
     ]

@@ -173,6 +173,7 @@ def engine_request(platform: Platform, model: Model, **settings: Any) -> EngineG
         message = f"The weights of {model.base_model} are being fetched from the hub; try again in a while."
         raise PartDown("weights", message, retry_after=30)
     return EngineGenerateRequest(
+        model=model.base_model,
         weights=str(folder),
         adapter=str(platform.settings.adapters_dir / model.adapter) if model.adapter else None,
         **settings,
