@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=DATA, default=list(DATA), help="data sets")
     parser.add_argument("--tools", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=8, help="metered steps, after two more")
+    parser.add_argument("--steps", type=int, default=8, help="metered steps, after one more")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     for name in options.only:

@@ -58,9 +58,9 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
     for rows in (train_rows, held_out_rows):
         check_rows(rows, getattr(model.config, "max_position_embeddings", None))
     last_step = total_steps(recipe, len(train_rows))
-    path = choose_path(model, pad_token_id, begun_path(checkpoints))
-    identity = run_identity(model, recipe, data_fingerprint, len(train_rows), path.name)
     with private_rng(model.get_input_embeddings().weight.device, recipe.seed), memory_errors(recipe):
+        path = choose_path(model, pad_token_id, begun_path(checkpoints))
+        identity = run_identity(model, recipe, data_fingerprint, len(train_rows), path.name)
         # 2. Make the optimizer; its learning rate is set at each step
         optimizer = torch.optim.AdamW(trainable_weights(model).values(), weight_decay=0.0, fused=True)
         # 3. Find out how far the run has come
