@@ -4,8 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.tiny_models import save_tiny_gpt2, save_tiny_llama
+
+PLATFORM_TESTS = "tests/e2e/"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -14,16 +18,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Divide the tests between two processes: those of the running platform in one, by file in the other.
+class PlatformBesideTheRest(LoadScopeScheduling):  # type: ignore[misc]
+    """Divides the tests between processes: those of the running platform in one, all others by file."""
 
-    The former take longest, so they begin first; they share one platform, so they stay together.
-    """
-    ends = Path(__file__).parent / "e2e"
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("e2e" if item.path.is_relative_to(ends) else item.path.stem))
-    items.sort(key=lambda item: not item.path.is_relative_to(ends))
+    def _split_scope(self, nodeid: str) -> str:
+        # They share one platform, so they stay together.
+        return PLATFORM_TESTS if nodeid.startswith(PLATFORM_TESTS) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return PlatformBesideTheRest(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests of the running platform: they take longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith(PLATFORM_TESTS))
 
 
 @pytest.fixture(scope="session")
