@@ -42,7 +42,7 @@ def test_the_documented_door_answers_as_the_backend_does(platform, client, model
         assert answer[name] == behind[name], name
 
 
-def test_streams_seeds_stops_schemas_and_logprobs_pass_through(platform, client):
+def test_streams_seeds_stops_schemas_and_logprobs_pass_through(platform, client, model_id):
     schema = {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"], "additionalProperties": False}
     chat = {
         "model": "tiny-llama",
