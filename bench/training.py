@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--peers", help="interpreter of the other tools; without it ours alone are run")
     parser.add_argument("--model", type=Path, default=MODEL, help="folder of the model")
     parser.add_argument("--only", nargs="+", choices=DATA, default=list(DATA), help="data sets")
-    parser.add_argument("--tools", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS])
+    parser.add_argument("--tools", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS], help="beside ours")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8, help="metered steps, after one more")
     parser.add_argument("--threads", type=int, default=2)
@@ -104,7 +104,7 @@ def main() -> None:
         for _ in range(options.rounds):
             for tool, command in (OURS | PEERS).items():
                 python = sys.executable if tool in OURS else options.peers
-                if tool in options.tools and python:
+                if tool in {"ours-packed", *options.tools} and python:
                     result = measure(python, command, options.data / DATA[name], options)
                     runs[tool].append(result)
                     print(name, json.dumps(result), f"load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
