@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -104,6 +103,7 @@ async def pieces(platform: Platform, asked: Asked) -> AsyncGenerator[Event, None
     finally:
         for task in tasks:
             task.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.gather(*tasks, return_exceptions=True)
+        # Not gathered: cancelled again while it waits, `gather` would cancel them in the middle of hanging up, and the
+        # engine would go on for nobody.
+        await asyncio.wait(tasks)
     await asyncio.to_thread(count_generations, platform.database, len(tasks))
