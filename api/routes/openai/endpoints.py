@@ -1,5 +1,6 @@
 """OpenAI's doors: models, completions, chat."""
 
+from collections.abc import Awaitable
 from datetime import UTC
 
 from fastapi import APIRouter, Request, Response
@@ -35,17 +36,18 @@ def get_model(parts: Parts, name: str) -> ModelObject:
 @router.post("/completions", responses=EVENT_STREAM, response_model=None)
 async def create_completion(parts: Parts, request: Request, body: CompletionRequest) -> Response:
     """Continue a text."""
-    try:
-        return await unless_gone(request, complete(parts, body))
-    except ClientGone:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return await _answer(request, complete(parts, body))
 
 
 @router.post("/chat/completions", responses=EVENT_STREAM, response_model=None)
 async def create_chat_completion(parts: Parts, request: Request, body: ChatRequest) -> Response:
     """Answer a conversation."""
+    return await _answer(request, chat(parts, body))
+
+
+async def _answer(request: Request, work: Awaitable[Response]) -> Response:
     try:
-        return await unless_gone(request, chat(parts, body))
+        return await unless_gone(request, work)
     except ClientGone:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
 
