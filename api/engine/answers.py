@@ -150,7 +150,7 @@ class CancellingStream(StreamingResponse):
     """An answer whose generation is cancelled however the response ends."""
 
     def __init__(self, first: bytes, rest: AsyncIterator[bytes], generation: "TextGeneration", media_type: str) -> None:
-        super().__init__(_chain(first, rest), headers={"Cache-Control": "no-store"}, media_type=media_type)
+        super().__init__(following(first, rest), headers={"Cache-Control": "no-store"}, media_type=media_type)
         self._generation = generation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -162,7 +162,8 @@ class CancellingStream(StreamingResponse):
             self._generation.generation.cancel()
 
 
-async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def following(first: T, rest: AsyncIterator[T]) -> AsyncIterator[T]:
+    """Yield `first`, which was waited for before the answer had a status, and then the rest."""
     yield first
-    async for event in rest:
-        yield event
+    async for one in rest:
+        yield one

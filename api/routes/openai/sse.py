@@ -7,6 +7,7 @@ from typing import Any
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from api.engine.answers import following
 from api.engine.client import EngineRefused, EngineUnavailable
 from api.errors import OPENAI_PREFIX, engine_problem
 from api.routes.openai.answers import Asked, Event
@@ -48,7 +49,7 @@ async def _lines(
     head = asked.head(kind) | ({"usage": None} if include_usage else {})
     prompt_tokens, generated_tokens = [0] * len(asked.requests), [0] * len(asked.requests)
     try:
-        async for index, event in _chain(first, rest):
+        async for index, event in following(first, rest):
             for choice in choices_of(index, event):
                 yield _line(head | {"choices": [choice]})
             if event.get("done"):
@@ -65,9 +66,3 @@ async def _lines(
 
 def _line(data: dict[str, Any]) -> str:
     return f"data: {json.dumps(data)}\n\n"
-
-
-async def _chain(first: Event, rest: AsyncIterator[Event]) -> AsyncIterator[Event]:
-    yield first
-    async for event in rest:
-        yield event
