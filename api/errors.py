@@ -91,6 +91,7 @@ STATUS_OF_ENGINE_CODE = {
     "invalid": 422,
     "busy": 429,
     "closed": 503,
+    "timeout": 503,
     "weights": 503,
     "failed": 500,
 }

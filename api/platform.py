@@ -17,6 +17,8 @@ from api.tracking import TrackingMirror
 from configs.settings import Settings
 from registry.database import Database
 
+SILENCE_SECONDS = 30.0
+"""How much longer than the longest generation the engine may be silent before it is taken for dead."""
 Inference = EngineClient | OpenAIBackend
 
 
@@ -65,7 +67,8 @@ class Platform:
 
 
 def _inference(settings: Settings) -> Inference:
-    seconds = settings.generation_timeout_seconds
+    # The engine keeps to the limit itself, and says so; this is for one that says nothing at all.
+    seconds = settings.generation_timeout_seconds + SILENCE_SECONDS
     if settings.backend_url is not None:
         return OpenAIBackend(settings.backend_url, settings.backend_api_key, seconds)
     return EngineClient(settings.engine_url, seconds)

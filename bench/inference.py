@@ -36,13 +36,13 @@ Measure = Callable[[Prompts, int], float]
 """The same, but returns tokens per second."""
 
 
-def ours(model: Path, adapters: list[Path]) -> Run:
+def ours(model: Path, adapters: list[Path], int8: bool = False) -> Run:
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # as in the engine's own process, before torch is there
     import torch
 
     from tasks.inference.engine import Engine, GenerationRequest, ModelRef
 
-    engine = Engine(torch.bfloat16, torch.device("cpu"), memory_budget_bytes=4_000_000_000)
+    engine = Engine(torch.bfloat16, torch.device("cpu"), memory_budget_bytes=4_000_000_000, int8=int8)
     kinds = [ModelRef(model, adapter) for adapter in adapters] or [ModelRef(model)]
 
     def run(prompts: Prompts, new: int) -> int:
@@ -195,40 +195,43 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def contenders(stack: ExitStack, arguments: argparse.Namespace) -> dict[str, Measure]:
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    adapters = random_adapters(folder, 8) if arguments.adapters else []
-    port, model = free_port(), MODEL.resolve()
+def own_door(model: Path, *, int8: bool) -> Door:
+    port = free_port()
     environment = {
         "LLM_PLATFORM_ENGINE_PORT": str(port),
         "LLM_PLATFORM_LOCAL_MODELS_DIR": str(model.parents[1]),
         "LLM_PLATFORM_COMPUTE_DTYPE": "bfloat16",
+        "LLM_PLATFORM_ENGINE_INT8": str(int8).lower(),
     }
-    own_door = Door(
-        [sys.executable, "-m", "api.engine.server"],
-        environment,
-        port,
-        "/generate",
-        {"weights": str(model), "temperature": 0},
-        "max_new_tokens",
-        "generated_tokens",
-    )
+    command = [sys.executable, "-m", "api.engine.server"]
+    body: dict[str, object] = {"weights": str(model), "temperature": 0}
+    return Door(command, environment, port, "/generate", body, "max_new_tokens", "generated_tokens")
+
+
+def llama_door(server: str, gguf: str) -> Door:
+    port = free_port()
+    command = [server, "-m", gguf, "--port", str(port), "-np", "32", "-c", str(32 * 256), "-t", "2", "-tb", "2"]
+    body: dict[str, object] = {"temperature": 0, "ignore_eos": True, "cache_prompt": False}
+    return Door(command, {}, port, "/completion", body, "n_predict", "tokens_predicted")
+
+
+def contenders(stack: ExitStack, arguments: argparse.Namespace) -> dict[str, Measure]:
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    adapters = random_adapters(folder, 8) if arguments.adapters else []
+    model = MODEL.resolve()
     ways = {
         "ours": in_a_process(ours, model, []),
-        "ours over HTTP": over_http(own_door),
+        "ours over HTTP": over_http(own_door(model, int8=False)),
+        "ours, int8": in_a_process(ours, model, [], True),
+        "ours over HTTP, int8": over_http(own_door(model, int8=True)),
         "transformers generate": in_a_process(transformers_generate, model),
         "transformers continuous batching": in_a_process(transformers_continuous, model),
     }
     if arguments.adapters:
         ways["ours, one adapter"] = in_a_process(ours, model, adapters[:1])
         ways["ours, eight adapters"] = in_a_process(ours, model, adapters)
-    if arguments.llama_server:
-        port = free_port()
-        command = [arguments.llama_server, "-m", arguments.gguf, "--port", str(port), "-np", "32", "-c", str(32 * 256)]
-        body: dict[str, object] = {"temperature": 0, "ignore_eos": True}
-        ways["llama.cpp server"] = over_http(
-            Door(command, {}, port, "/completion", body, "n_predict", "tokens_predicted")
-        )
+    for gguf in arguments.gguf:
+        ways[f"llama.cpp server, {Path(gguf).stem}"] = over_http(llama_door(arguments.llama_server, gguf))
     return {
         name: stack.enter_context(way) for name, way in ways.items() if not arguments.only or name in arguments.only
     }
@@ -242,7 +245,7 @@ def main() -> None:
     parser.add_argument("--adapters", action="store_true", help="also with one adapter and with eight mixed")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="just these contenders")
     parser.add_argument("--llama-server", help="path of llama.cpp's llama-server")
-    parser.add_argument("--gguf", help="the model file for llama.cpp")
+    parser.add_argument("--gguf", nargs="+", default=[], help="the model files for it, each a contender")
     arguments = parser.parse_args()
     prompts = prompts_of(max(arguments.streams))
     with ExitStack() as stack:

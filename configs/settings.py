@@ -64,11 +64,12 @@ class Settings(BaseSettings):
     engine_concurrency: int = Field(32, ge=1)
     """Sequences decoded at once per model; further requests wait in line."""
     engine_queue_length: int = Field(256, ge=1)
-    """Requests waiting for a place per model; one more is refused with 503."""
+    """Requests waiting for a place per model; one more is refused with 429."""
     backend_url: str | None = None
     """An OpenAI-compatible server in the engine's place, such as vLLM: `http://gpu:8000/v1`; default none."""
     backend_api_key: str | None = Field(None, repr=False)
     generation_timeout_seconds: float = Field(600.0, gt=0)
+    """How long a request for text may wait and run; one that takes longer ends with 503."""
     pause_wait_seconds: float = Field(60.0, ge=0)
     """How long `/pause` waits for the trainer to leave before it answers 202."""
     checkpoint_interval_seconds: float = Field(60.0, gt=0)

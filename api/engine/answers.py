@@ -1,4 +1,4 @@
-"""From the engine's thread to the client: tokens onto the event loop, into text, as one answer or as a stream."""
+"""From the engine to the client: tokens into text, as one answer or as a stream."""
 
 import asyncio
 import json
@@ -10,9 +10,9 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from api.engine.doorbell import News
 from api.engine.failures import status_and_body
 from api.engine.schemas import EngineGenerateResponse, TokenLogprob
-from tasks.inference.listening import STARTED
 
 if TYPE_CHECKING:
     from api.engine.service import TextGeneration
@@ -25,46 +25,31 @@ class ClientGone(Exception):
     """The client closed its connection before the answer was there."""
 
 
-class TokenQueue:
-    """Hears a generation's tokens on the engine's thread and hands them out on the event loop it was made on."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._tokens: asyncio.Queue[int | None] = asyncio.Queue()
-
-    def __call__(self, token_id: int | None) -> None:
-        """Take a token, or None at the end; called on the engine's thread."""
-        try:
-            self._loop.call_soon_threadsafe(self._tokens.put_nowait, token_id)
-        except RuntimeError:
-            logger.debug("a token came after the event loop had closed")
-
-    async def get(self) -> int | None:
-        """Return the next token, or None when the generation is done."""
-        return await self._tokens.get()
-
-
 Piece = tuple[str, list[TokenLogprob]]
 """Text that has become certain, and the log-probabilities, if they were asked for, of the tokens read since."""
 BEGUN: Piece = ("", [])
 """The first piece: the request has its place and its weights, and waits no longer."""
 
 
-async def pieces(generation: "TextGeneration", tokens: TokenQueue) -> AsyncGenerator[Piece, None]:
-    """Yield the continuation piece by piece; raises the generation's error. Ending early cancels the generation."""
+async def pieces(generation: "TextGeneration", news: News) -> AsyncGenerator[Piece, None]:
+    """Yield `BEGUN`, then the continuation piece by piece, as often as there is `news`.
+
+    Raises the generation's error. Ending early cancels the generation.
+    """
     try:
-        while (token_id := await tokens.get()) is not None:
-            if token_id == STARTED:
-                yield BEGUN
-                continue
-            piece = generation.push(token_id)
-            if piece:
+        await news.wait()
+        if generation.generation.error is not None:
+            raise generation.generation.error
+        yield BEGUN
+        done = False
+        while not (done or generation.text.stopped):
+            done = generation.generation.done  # before its tokens are read: after it none comes
+            if piece := generation.new_text():
                 yield piece, generation.new_logprobs()
-            if generation.text.stopped:
-                break
-        else:
-            if generation.generation.error is not None:
-                raise generation.generation.error
+            if not (done or generation.text.stopped):
+                await news.wait()
+        if generation.generation.error is not None:
+            raise generation.generation.error
         rest, logprobs = "" if generation.text.stopped else generation.text.finish(), generation.new_logprobs()
         if rest or logprobs:
             yield rest, logprobs
@@ -72,15 +57,13 @@ async def pieces(generation: "TextGeneration", tokens: TokenQueue) -> AsyncGener
         generation.end()
 
 
-async def whole(
-    request: Request, prompt: str, generation: "TextGeneration", tokens: TokenQueue
-) -> AsyncGenerator[bytes, None]:
+async def whole(request: Request, prompt: str, generation: "TextGeneration", news: News) -> AsyncGenerator[bytes, None]:
     """Yield a space when the request waits no longer, and one JSON object when it is answered, or has failed.
 
     An error while it waits is raised: the status is not out before the space.
     """
     texts, logprobs = [], list[TokenLogprob]()
-    found = pieces(generation, tokens)
+    found = pieces(generation, news)
     await anext(found)
     yield b" "
     try:
@@ -103,12 +86,12 @@ async def whole(
     yield answer.model_dump_json().encode()
 
 
-async def events(generation: "TextGeneration", tokens: TokenQueue) -> AsyncGenerator[bytes, None]:
+async def events(generation: "TextGeneration", news: News) -> AsyncGenerator[bytes, None]:
     """Yield server-sent events: `{"running": true}`, `{"text": piece}` …, then `{"done": true}` with the usage.
 
     An error before the first event is raised, a later one becomes an event, as the status is out by then.
     """
-    found = pieces(generation, tokens)
+    found = pieces(generation, news)
     await anext(found)
     yield _event({"running": True})
     try:

@@ -14,6 +14,7 @@ from tasks.inference.errors import (
     InferenceError,
     InvalidRequest,
     PromptTooLong,
+    RequestTimedOut,
     RequestTooLarge,
     WeightsError,
 )
@@ -26,6 +27,7 @@ STATUS: dict[type[Exception], tuple[int, ErrorCode]] = {
     InvalidRequest: (422, "invalid"),
     EngineBusy: (429, "busy"),
     EngineClosed: (503, "closed"),
+    RequestTimedOut: (503, "timeout"),
     WeightsError: (503, "weights"),
     InferenceError: (500, "failed"),
 }

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from api.engine.schemas import EngineHealth
@@ -28,7 +28,6 @@ class EngineMetrics:
         self.registry.register(_Gauges(health))
         self.requests = Counter("llm_engine_requests", "Requests by their end", ["reason"], registry=self.registry)
         self.prompt_tokens = Counter("llm_engine_prompt_tokens", "Tokens of prompts", registry=self.registry)
-        self.generated_tokens = Counter("llm_engine_generated_tokens", "Tokens generated", registry=self.registry)
         self.first_token = Histogram(
             "llm_engine_time_to_first_token_seconds",
             "From the request to its first token, waiting in line included",
@@ -48,10 +47,13 @@ class _Gauges(Collector):
         self._health = health
 
     def collect(self) -> Iterable[Metric]:
-        """Return the gauges."""
-        models = self._health().models
+        """Return the count of tokens and the gauges."""
+        health = self._health()
+        generated = CounterMetricFamily("llm_engine_generated_tokens", "Tokens generated")
+        generated.add_metric([], health.generated_tokens)
+        yield generated
         for name, meaning in GAUGES.items():
             gauge = GaugeMetricFamily(f"llm_engine_{name}", meaning, labels=["base"])
-            for model in models:
+            for model in health.models:
                 gauge.add_metric([Path(model["weights"]).name], float(model[name]))  # type: ignore[literal-required]
             yield gauge

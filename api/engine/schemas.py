@@ -10,7 +10,7 @@ DEFAULT_MAX_LENGTH = 100
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 FinishReason = Literal["stop", "length", "cancelled"]
-ErrorCode = Literal["prompt_too_long", "busy", "closed", "weights", "invalid", "failed"]
+ErrorCode = Literal["prompt_too_long", "busy", "closed", "timeout", "weights", "invalid", "failed"]
 
 
 class EngineGenerateRequest(BaseModel):
@@ -99,4 +99,5 @@ class EngineHealth(BaseModel):
     budget_bytes: int = 0
     running: int = 0
     waiting: int = 0
+    generated_tokens: int = 0
     error: str | None = None

@@ -19,7 +19,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from api.engine.answers import CancellingStream, ClientGone, TokenQueue, events, unless_gone, whole
+from api.engine.answers import CancellingStream, ClientGone, events, unless_gone, whole
+from api.engine.doorbell import Doorbell, News
 from api.engine.failures import install_error_handlers
 from api.engine.schemas import EngineGenerateRequest, EngineHealth
 from configs.settings import Settings, get_settings
@@ -83,9 +84,11 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         background = app.state.background = BackgroundImport(settings)
         background.start()
+        app.state.doorbell = Doorbell()
         yield
         if background.engine is not None:
             await run_in_threadpool(background.engine.close, 0.5)
+        app.state.doorbell.close()
 
     app = FastAPI(title="Inference engine", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
@@ -99,13 +102,14 @@ def create_app(settings: Settings) -> FastAPI:
 async def generate(body: EngineGenerateRequest, request: Request) -> Response:
     """Answer a prompt, whole or as server-sent events; a client that goes away cancels its generation."""
     background: BackgroundImport = request.app.state.background
-    tokens = TokenQueue()
+    # A whole answer is read at its end, unless a stop string may end it.
+    news = News(request.app.state.doorbell, every_token=body.stream or bool(body.stop))
     engine = await background.wait()
-    generation = await run_in_threadpool(engine.start, body, tokens)
+    generation = await run_in_threadpool(engine.start, body, news)
     if body.stream:
-        answer, media_type = events(generation, tokens), "text/event-stream"
+        answer, media_type = events(generation, news), "text/event-stream"
     else:
-        answer, media_type = whole(request, body.prompt or "", generation, tokens), "application/json"
+        answer, media_type = whole(request, body.prompt or "", generation, news), "application/json"
     try:
         # Errors while it waits, such as weights that don't load, still get a status of their own.
         first = await unless_gone(request, anext(answer))

@@ -24,7 +24,7 @@ from tasks.data.examples import DatasetError, Message
 from tasks.data.opening import Openings
 from tasks.inference.constraint import JsonConstraint, constraint_tokenizer
 from tasks.inference.device import choose_device, choose_dtype
-from tasks.inference.engine import Engine, Generation, GenerationRequest, ModelRef, TokenLogprobs
+from tasks.inference.engine import Engine, Generation, GenerationRequest, Limits, ModelRef, TokenLogprobs
 from tasks.inference.errors import EmptyPrompt, InvalidRequest, PromptTooLong
 from tasks.inference.listening import Listener
 from tasks.inference.loading import end_token_ids, load_tokenizer
@@ -66,7 +66,7 @@ class Vocabulary:
 
 
 class TextGeneration:
-    """One request on its way: feed it the tokens its listener hears, read the text and at last the usage."""
+    """One request on its way: read the text that its tokens have become, and at last the usage."""
 
     def __init__(
         self, generation: Generation, vocabulary: Vocabulary, stop: list[str], metrics: EngineMetrics, started: float
@@ -78,16 +78,20 @@ class TextGeneration:
         self._started = started
         self._shown = 0
 
-    def push(self, token_id: int) -> str:
-        """Take a token; return the text that has become certain."""
-        if not self.text.tokens:
-            self._metrics.first_token.observe(time.monotonic() - self._started)
-        self._metrics.generated_tokens.inc()
-        return self.text.push(token_id)
+    def new_text(self) -> str:
+        """Return the text that has become certain by the tokens that came since the last call."""
+        pieces = []
+        for token_id in self.generation.tokens[self.text.tokens :]:
+            pieces.append(self.text.push(token_id))
+            if self.text.stopped:
+                break
+        return "".join(pieces)
 
     def end(self) -> None:
         """Count how it ended, and take its place in the engine away if it has not."""
         self.generation.cancel()
+        if (first := self.generation.first_token_at) is not None:
+            self._metrics.first_token.observe(first - self._started)
         self._metrics.prompt_tokens.inc(len(self.generation.request.prompt_ids))
         reason = "failed" if self.generation.error is not None else self.usage().finish_reason
         self._metrics.requests.labels(reason).inc()
@@ -122,8 +126,11 @@ class TextEngine:
             dtype=choose_dtype(settings.compute_dtype, device),
             device=device,
             memory_budget_bytes=int(settings.engine_memory_budget_gb * 1e9),
-            concurrency=settings.engine_concurrency,
-            queue_length=settings.engine_queue_length,
+            limits=Limits(
+                concurrency=settings.engine_concurrency,
+                queue_length=settings.engine_queue_length,
+                request_seconds=settings.generation_timeout_seconds,
+            ),
             int8=settings.engine_int8,
             kv_cache_bytes=int(settings.engine_kv_cache_gb * 1e9),
         )
@@ -133,7 +140,7 @@ class TextEngine:
         transformers_logging.disable_progress_bar()
 
     def start(self, request: EngineGenerateRequest, listener: Listener) -> TextGeneration:
-        """Submit a request; `listener` hears its tokens on the engine's thread.
+        """Submit a request; `listener` hears of its tokens on the engine's thread.
 
         Raises:
             PathRefused: a folder is not one that may be loaded from.

@@ -111,8 +111,11 @@ def schedule(sequences: Sequence[ActiveSequence], size: StepSize) -> list[tuple[
     return sorted(chosen, key=lambda pair: pair[0].adapter_number)
 
 
-def decode_step(base: LoadedBase, sequences: Sequence[ActiveSequence], size: StepSize, ended: Ended) -> None:
-    """Advance the sequences by one step and call `ended` for each that is over; a failure is every reader's end."""
+def decode_step(base: LoadedBase, sequences: Sequence[ActiveSequence], size: StepSize, ended: Ended) -> int:
+    """Advance the sequences by one step and call `ended` for each that is over; a failure is every reader's end.
+
+    Returns the number of tokens sampled.
+    """
     pieces = schedule(sequences, size)
     try:
         with torch.inference_mode():
@@ -120,7 +123,7 @@ def decode_step(base: LoadedBase, sequences: Sequence[ActiveSequence], size: Ste
             logits = base.network.step(batch, base.arena)
             ready = [sequence for sequence, _ in pieces if sequence.answers]
             if not ready:
-                return
+                return 0
             chosen = sample(logits, [sequence.row() for sequence in ready])
             logprobs = _logprobs(logits, chosen, ready)
             tokens = chosen.tolist()
@@ -128,10 +131,11 @@ def decode_step(base: LoadedBase, sequences: Sequence[ActiveSequence], size: Ste
         logger.exception("a step failed")
         for sequence, _ in pieces:
             ended(sequence, InferenceError(f"the model failed while generating: {error}"))
-        return
+        return 0
     for sequence, token_id, its in zip(ready, tokens, logprobs, strict=True):
         if (outcome := sequence.take(token_id, its)) is not None:
             ended(sequence, outcome)
+    return len(ready)
 
 
 def _read(pieces: Sequence[tuple[ActiveSequence, int]]) -> StepBatch:

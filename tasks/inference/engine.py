@@ -1,6 +1,7 @@
 """The engine: takes requests for any model, loads what they need within a memory budget, answers many at a time."""
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,18 @@ from tasks.inference.listening import Listener
 from tasks.inference.loading import context_length, load_config
 from tasks.inference.network.load import cache_bytes_per_token, needed_for_base
 from tasks.inference.residency import Residency
-from tasks.inference.worker import BaseWorker, WorkerSettings
+from tasks.inference.worker import BaseWorker, Limits, WorkerSettings
 
-__all__ = ["Engine", "EngineStats", "Generation", "GenerationRequest", "ModelRef", "ModelStats", "TokenLogprobs"]
+__all__ = [
+    "Engine",
+    "EngineStats",
+    "Generation",
+    "GenerationRequest",
+    "Limits",
+    "ModelRef",
+    "ModelStats",
+    "TokenLogprobs",
+]
 
 
 @dataclass(frozen=True)
@@ -42,13 +52,15 @@ class EngineStats:
     budget_bytes: int
     running: int
     waiting: int
+    generated_tokens: int
+    """Since the engine's start."""
 
 
 class Engine:
     """Generates tokens with every model asked for. Its methods may be called from any thread.
 
-    Each base has one thread, which advances up to `concurrency` sequences together, and `kv_cache_bytes` at most for
-    their keys and values; up to `queue_length` more requests wait.
+    Each base has one thread, which advances its running sequences together, and `kv_cache_bytes` at most for their keys
+    and values.
     """
 
     def __init__(
@@ -56,16 +68,17 @@ class Engine:
         dtype: torch.dtype,
         device: torch.device,
         memory_budget_bytes: int,
-        concurrency: int = 32,
-        queue_length: int = 256,
         kv_cache_bytes: int = 1_000_000_000,
+        limits: Limits | None = None,
         step: StepSize | None = None,
         int8: bool = False,
     ) -> None:
+        limits = limits or Limits()
         step = step or (CPU_STEP if device.type == "cpu" else GPU_STEP)
-        self._settings = WorkerSettings(dtype, device, concurrency, queue_length, step, int8)
+        self._settings = WorkerSettings(dtype, device, limits, step, int8)
         self._kv_cache_bytes = kv_cache_bytes
-        self._residency: Residency[BaseWorker] = Residency(memory_budget_bytes)
+        self._residency: Residency[BaseWorker] = Residency(memory_budget_bytes, limits.patience_seconds)
+        self._generated: Counter[Path] = Counter()
         self._contexts: dict[Path, int] = {}
         self._plans: dict[Path, BasePlan] = {}
 
@@ -97,13 +110,15 @@ class Engine:
         most = len(request.prompt_ids) + min(request.max_new_tokens, room)
         if most > plan.cache_tokens:
             raise RequestTooLarge(most, plan.cache_tokens)
-        generation = Generation(request, min(request.max_new_tokens, room), self._wake, listener)
+        generation = Generation(
+            request, min(request.max_new_tokens, room), self._wake, listener, self._settings.limits.request_seconds
+        )
         with self._residency.changed:
             if self._residency.closing:
                 raise EngineClosed
             folder = request.model.weights
             if (worker := self._residency.holders.get(folder)) is None:
-                worker = BaseWorker(folder, plan, self._residency, self._settings)
+                worker = BaseWorker(folder, plan, self._residency, self._settings, self._generated)
                 self._residency.holders[folder] = worker
                 worker.start()
             worker.enqueue(generation)
@@ -135,6 +150,7 @@ class Engine:
                 budget_bytes=self._residency.budget_bytes,
                 running=sum(model.running for model in models),
                 waiting=sum(model.waiting for model in models),
+                generated_tokens=self._generated.total(),
             )
 
     def close(self, timeout: float = 5.0) -> bool:
@@ -160,7 +176,7 @@ class Engine:
             if own > budget:
                 raise TooLargeForMemory(str(weights), own, budget)
             per_token = cache_bytes_per_token(config, dtype)
-            useful = self._settings.concurrency * self.context_length(weights)
+            useful = self._settings.limits.concurrency * self.context_length(weights)
             tokens = min(useful, min(self._kv_cache_bytes, (budget - own) // 2) // per_token)
             plan = BasePlan(config.get_text_config().vocab_size, own, tokens * per_token, tokens)
             self._plans[weights] = plan

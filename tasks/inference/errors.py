@@ -77,6 +77,21 @@ class RequestTooLarge(InferenceError):
         )
 
 
+class RequestTimedOut(InferenceError):
+    """A request waited and ran for longer than one may; `seconds` is that limit, `tokens` what it had by then."""
+
+    def __init__(self, seconds: float, tokens: int) -> None:
+        super().__init__(seconds, tokens)
+        self.seconds = seconds
+        self.tokens = tokens
+
+    def __str__(self) -> str:
+        return (
+            f"the answer was not done within {self.seconds:g} s ({self.tokens} tokens were there): ask for fewer "
+            "tokens, try again when fewer others ask, or raise generation_timeout_seconds"
+        )
+
+
 class InvalidRequest(InferenceError):
     """A request asks for what this model can't do; the sentence says what is wrong."""
 

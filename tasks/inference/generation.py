@@ -1,6 +1,7 @@
 """A request for tokens and the handle on its answer: an iterator that another thread fills and anyone may cancel."""
 
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from tasks.inference.errors import RequestTimedOut
 from tasks.inference.listening import STARTED, Listener
 from tasks.inference.sampling import SamplingParameters
 
@@ -87,18 +89,28 @@ class Generation:
     """The answer to one request, while it is made and after. Iterate it, wait for `result`, or cancel it."""
 
     def __init__(
-        self, request: GenerationRequest, max_new_tokens: int, wake: Callable[[], None], listener: Listener | None
+        self,
+        request: GenerationRequest,
+        max_new_tokens: int,
+        wake: Callable[[], None],
+        listener: Listener | None,
+        seconds: float,
     ) -> None:
+        """`seconds` is the longest time that it may wait and run."""
         self.request = request
         self.max_new_tokens = max_new_tokens
         """The request's limit, lowered to what the model's context leaves."""
         self.tokens: list[int] = []
         self.logprobs: list[TokenLogprobs] = []
         """One entry a token, if the request asked for them; there before its token is."""
+        self.first_token_at: float | None = None
+        """When the first token came, in seconds of `time.monotonic`."""
         self.finish_reason: FinishReason | None = None
         self.error: Exception | None = None
         self.cancelled = False
         """Whether `cancel` was called; the engine drops the request before its next step."""
+        self.deadline = time.monotonic() + seconds
+        self._seconds = seconds
         self._changed = threading.Condition()
         self._wake = wake
         self._listener = listener
@@ -140,6 +152,12 @@ class Generation:
         self.cancelled = True
         self._wake()
 
+    def must_end(self, now: float) -> FinishReason | RequestTimedOut | None:
+        """Return why it may not go on at the time `now` (`time.monotonic`), None if it may."""
+        if self.cancelled:
+            return "cancelled"
+        return RequestTimedOut(self._seconds, len(self.tokens)) if now >= self.deadline else None
+
     def begin(self) -> None:
         """Tell that the request waits no longer (the engine's side)."""
         if self._listener is not None:
@@ -151,6 +169,8 @@ class Generation:
             if logprobs is not None:
                 self.logprobs.append(logprobs)
             self.tokens.append(token_id)
+            if self.first_token_at is None:
+                self.first_token_at = time.monotonic()
             self._changed.notify_all()
         if self._listener is not None:
             self._listener(token_id)

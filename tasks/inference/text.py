@@ -23,17 +23,19 @@ class IncrementalDecoder:
         self._ids = list(prompt_ids[-CONTEXT_TOKENS:])
         self._context = 0  # where decoding starts
         self._emitted = len(self._ids)  # tokens before this one are already text
+        self._known = self._decode(self._ids)  # the text from the one place to the other
 
     def push(self, token_id: int) -> str:
         """Return the text that `token_id` completes: often a piece of a word, sometimes nothing."""
         self._ids.append(token_id)
         text = self._new_text(len(self._ids))
         if not text.endswith(REPLACEMENT):
-            return self._emit(len(self._ids)) if text else ""
+            return self._emit(len(self._ids), text) if text else ""
         if len(self._ids) - self._emitted <= CHARACTER_TOKENS:
             return ""
         # Too long to be one character on its way: these bytes are invalid, only the last few may still become one.
-        return self._emit(len(self._ids) - CHARACTER_TOKENS + 1)
+        certain = len(self._ids) - CHARACTER_TOKENS + 1
+        return self._emit(certain, self._new_text(certain))
 
     def flush(self) -> str:
         """Return what is held back, less the character that never became whole."""
@@ -42,12 +44,11 @@ class IncrementalDecoder:
         return text
 
     def _new_text(self, end: int) -> str:
-        known = self._decode(self._ids[self._context : self._emitted])
-        return self._decode(self._ids[self._context : end])[len(known) :]
+        return self._decode(self._ids[self._context : end])[len(self._known) :]
 
-    def _emit(self, end: int) -> str:
-        text = self._new_text(end)
+    def _emit(self, end: int, text: str) -> str:
         self._context, self._emitted = self._emitted, end
+        self._known = self._decode(self._ids[self._context : end])
         return text
 
     def _decode(self, ids: list[int]) -> str:

@@ -3,7 +3,7 @@
 import gc
 import threading
 import time
-from collections import deque
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,17 +13,31 @@ from tasks.inference.base import BasePlan, LoadedBase
 from tasks.inference.decoding import ActiveSequence, StepSize, decode_step
 from tasks.inference.errors import EngineBusy, InferenceError, TooLargeForMemory, WeightsError
 from tasks.inference.generation import FinishReason, Generation
+from tasks.inference.line import FairLine
 from tasks.inference.network.load import needed_for_adapter
 from tasks.inference.residency import Evictable, Holder, Residency
 
 
 @dataclass(frozen=True)
 class Load:
-    """What the request at the head of the line still lacks: the base (None: it is there), an adapter, or both."""
+    """What the request whose turn it is still lacks: the base (None: it is there), an adapter, or both."""
 
     generation: Generation
     base: LoadedBase | None
     adapter: Path | None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one base: how many requests run at once and how many more wait, and how long any of them may take.
+
+    A base that needs the memory of others waits `patience_seconds` before those take no more requests.
+    """
+
+    concurrency: int = 32
+    queue_length: int = 256
+    request_seconds: float = 600.0
+    patience_seconds: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -32,8 +46,7 @@ class WorkerSettings:
 
     dtype: torch.dtype
     device: torch.device
-    concurrency: int
-    queue_length: int
+    limits: Limits
     step: StepSize
     int8: bool = False
     """Whether weights are packed into eight bits, where there is an implementation of that."""
@@ -48,16 +61,20 @@ class BaseWorker(threading.Thread):
         plan: BasePlan,
         residency: "Residency[BaseWorker]",
         settings: WorkerSettings,
+        generated: Counter[Path],
     ) -> None:
+        """`generated` counts each base's tokens; this thread writes its own base's number."""
         super().__init__(name=f"decode-{folder.name}", daemon=True)
         self.folder = folder
         self.base: LoadedBase | None = None
-        self.waiting: deque[Generation] = deque()
+        self.waiting = FairLine()
         self.running: list[ActiveSequence] = []
         self._residency = residency
         self._plan = plan
         self._settings = settings
+        self._generated = generated
         self._reserved = 0  # bytes of the weights being loaded
+        self.short_of_room_since: float | None = None
         self._last_used = time.monotonic()
 
     @property
@@ -67,7 +84,8 @@ class BaseWorker(threading.Thread):
 
     def enqueue(self, generation: Generation) -> None:
         """Put a request in line; raises `EngineBusy` if the line is full."""
-        if len(self.waiting) + len(self.running) >= self._settings.concurrency + self._settings.queue_length:
+        limits = self._settings.limits
+        if len(self.waiting) + len(self.running) >= limits.concurrency + limits.queue_length:
             raise EngineBusy(len(self.waiting))
         self.waiting.append(generation)
         self._residency.changed.notify_all()
@@ -102,14 +120,14 @@ class BaseWorker(threading.Thread):
         if isinstance(work, Load):
             self._load(work)
         elif work is not None:
-            decode_step(*work, self._settings.step, self._ended)
+            self._generated[self.folder] += decode_step(*work, self._settings.step, self._ended)
         return work is not None
 
     def _next_work(self) -> Load | tuple[LoadedBase, list[ActiveSequence]] | None:
         """Wait for something to do; None ends the thread."""
         with self._residency.changed:
             while True:
-                self._drop_cancelled()
+                self._drop_ended()
                 if self._residency.closing or not (self.base or self.waiting or self.running):
                     self._leave("cancelled")
                     return None
@@ -117,12 +135,15 @@ class BaseWorker(threading.Thread):
                     return load
                 if self.running and self.base is not None:
                     return self.base, list(self.running)
-                self._residency.changed.wait()
+                deadlines = [generation.deadline for generation in self.waiting]
+                self._residency.changed.wait(max(0.0, min(deadlines) - time.monotonic()) if deadlines else None)
 
     def _admit(self) -> Load | None:
-        """Let waiting requests run, in order, while there are places; return what the first must have loaded."""
-        while self.waiting and len(self.running) < self._settings.concurrency:
-            generation = self.waiting[0]
+        """Let waiting requests run, in turn, while there are places; return what the next must have loaded."""
+        while len(self.running) < self._settings.limits.concurrency and not self._residency.must_yield(self):
+            generation = self.waiting.next([sequence.adapter for sequence in self.running])
+            if generation is None:
+                break
             adapter = generation.request.model.adapter
             if self.base is not None and (adapter is None or adapter in self.base.adapters):
                 if not self._start(generation, self.base):
@@ -131,13 +152,17 @@ class BaseWorker(threading.Thread):
             try:
                 needed = self._needed_bytes(adapter)
             except WeightsError as error:
-                self.waiting.popleft()
+                self.waiting.remove(generation)
                 generation.finish(error)
                 continue
             if not self._residency.make_room(needed, self):
+                self.short_of_room_since = self.short_of_room_since or time.monotonic()
                 return None  # woken when somebody lets go of weights
+            self.short_of_room_since = None
             self._reserved = needed
             return Load(generation, self.base, adapter)
+        if not self.waiting:
+            self.short_of_room_since = None
         return None
 
     def _start(self, generation: Generation, base: LoadedBase) -> bool:
@@ -147,6 +172,7 @@ class BaseWorker(threading.Thread):
             return False
         self.waiting.remove(generation)
         self.running.append(ActiveSequence(generation, base, start))
+        self.short_of_room_since = None
         generation.begin()
         self._touch(generation.request.model.adapter)
         return True
@@ -164,9 +190,10 @@ class BaseWorker(threading.Thread):
 
     def _load(self, load: Load) -> None:
         """Load what the request lacks and let it run. Its place in memory is reserved; no lock is held meanwhile."""
-        gc.collect()  # an evicted model sits in reference cycles
-        if self._settings.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if load.base is None:
+            gc.collect()  # an evicted model sits in reference cycles
+            if self._settings.device.type == "cuda":
+                torch.cuda.empty_cache()
         failure: Exception | None = None
         base, adapter, attached = load.base, load.adapter, None
         try:
@@ -212,13 +239,17 @@ class BaseWorker(threading.Thread):
         if self.base is not None and adapter is not None:
             self.base.adapters[adapter].last_used = self._last_used
 
-    def _drop_cancelled(self) -> None:
-        for generation in [each for each in self.waiting if each.cancelled]:
-            self.waiting.remove(generation)
-            generation.finish("cancelled")
-        for sequence in [each for each in self.running if each.generation.cancelled]:
-            self._retire(sequence)
-            sequence.generation.finish("cancelled")
+    def _drop_ended(self) -> None:
+        """End what was cancelled, and what has taken longer than a request may."""
+        now = time.monotonic()
+        for generation in self.waiting:
+            if (outcome := generation.must_end(now)) is not None:
+                self.waiting.remove(generation)
+                generation.finish(outcome)
+        for sequence in list(self.running):
+            if (outcome := sequence.generation.must_end(now)) is not None:
+                self._retire(sequence)
+                sequence.generation.finish(outcome)
 
     def _evict(self) -> None:
         """Let go of the base and its adapters; called by another base's thread, while this one decodes nothing."""

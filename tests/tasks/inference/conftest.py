@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tasks.inference.engine import Engine, GenerationRequest, ModelRef
+from tasks.inference.engine import Engine, GenerationRequest, Limits, ModelRef
 from tests.tasks.inference.adapters import save_adapter
 
 PROMPT = "The quick brown fox"
@@ -37,9 +37,9 @@ def make_engine():
     """Build engines that are closed after the test."""
     engines = []
 
-    def make(budget=10_000_000, dtype=torch.float32, **options) -> Engine:
-        options = {"concurrency": 8, "kv_cache_bytes": 5_000_000} | options
-        engine = Engine(dtype, torch.device("cpu"), budget, **options)
+    def make(budget=10_000_000, dtype=torch.float32, kv_cache_bytes=5_000_000, step=None, **limits) -> Engine:
+        limits = Limits(**{"concurrency": 8} | limits)
+        engine = Engine(dtype, torch.device("cpu"), budget, kv_cache_bytes, limits, step)
         engines.append(engine)
         return engine
 

@@ -1,0 +1,116 @@
+"""Nobody waits for ever: models of a base take turns, bases trade places in memory, a request has its time."""
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks.inference.engine import Generation
+from tasks.inference.errors import RequestTimedOut
+from tasks.inference.line import FairLine
+from tests.tasks.inference.conftest import greedy
+from tests.tasks.inference.test_engine import LONG, wait_until
+from tests.tasks.inference.test_residency import ARENA, loaded, size
+
+ON_THEIR_WAY = 6
+BASE, A, B = Path("base"), Path("a"), Path("b")
+
+
+class Stream:
+    """Requests without end: some are always on their way, so that their base is never idle by itself."""
+
+    def __init__(self, engine, request):
+        self.engine, self.request = engine, request
+        self.generations = [engine.submit(request) for _ in range(ON_THEIR_WAY)]
+
+    def go_on_until(self, condition, timeout=60.0):
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < deadline
+            if sum(not generation.done for generation in self.generations[-ON_THEIR_WAY:]) < ON_THEIR_WAY:
+                self.generations.append(self.engine.submit(self.request))
+
+
+def line_of(*adapters):
+    line = FairLine()
+    for adapter in adapters:
+        line.append(Generation(greedy(BASE, adapter, ids=[1]), 1, lambda: None, None, 60.0))
+    return line
+
+
+def in_turn(line, running=()):
+    """The models in the order in which they run, if none of them ends."""
+    running = list(running)
+    before = len(running)
+    while (generation := line.next(running)) is not None:
+        line.remove(generation)
+        running.append(generation.request.model.adapter)
+    return running[before:]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "running", "order"),
+    [
+        ([A, A, A, B, None], [], [A, B, None, A, A]),
+        ([A, A, B, B], [A, A], [B, B, A, A]),
+        ([A, B, A, B], [], [A, B, A, B]),
+        ([], [A], []),
+    ],
+)
+def test_who_has_the_fewest_running_goes_next(waiting, running, order):
+    assert in_turn(line_of(*waiting), running) == order
+
+
+def test_a_turn_that_has_come_stays(tiny_llama_dir):
+    line = line_of(A, B)
+    chosen = line.next([])
+    assert chosen.request.model.adapter == A
+    assert line.next([A, A, A]) is chosen
+    line.remove(chosen)
+    assert line.next([A]).request.model.adapter == B
+
+
+def test_a_crowd_at_one_model_does_not_hold_up_another(make_engine, tiny_llama_dir, adapters_dir):
+    engine = make_engine(concurrency=2)
+    one, two = (adapters_dir / f"llama-{number}" for number in (1, 2))
+    crowd = [engine.submit(greedy(tiny_llama_dir, one, 60)) for _ in range(20)]
+    other = engine.submit(greedy(tiny_llama_dir, two, 5))
+    other.result(60)
+    assert sum(generation.done for generation in crowd) < 10
+    assert all(len(generation.result(60)) == 60 for generation in crowd)
+
+
+def test_a_steady_stream_to_one_base_does_not_keep_another_out(make_engine, tiny_llama_dir, tmp_path):
+    a, b = (shutil.copytree(tiny_llama_dir, tmp_path / name) for name in "ab")
+    engine = make_engine(budget=int(size(a) * 1.5), kv_cache_bytes=ARENA, patience_seconds=0.1)
+    engine.generate(greedy(a, max_new_tokens=1))
+    stream = Stream(engine, greedy(a, max_new_tokens=100))
+    other = engine.submit(greedy(b, max_new_tokens=3))
+    stream.go_on_until(lambda: other.done)
+    assert len(other.result(1)) == 3
+    assert all(len(generation.result(60)) == 100 for generation in stream.generations)
+    assert engine.stats().bytes <= engine.stats().budget_bytes
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_request_that_takes_too_long_is_told_so(make_engine, tiny_llama_dir, waits):
+    engine = make_engine(concurrency=1, request_seconds=0.05)
+    first = engine.submit(greedy(tiny_llama_dir, max_new_tokens=LONG))
+    late = engine.submit(greedy(tiny_llama_dir, max_new_tokens=LONG)) if waits else first
+    with pytest.raises(RequestTimedOut, match=r"not done within 0\.05 s \(\d+ tokens were there\)"):
+        late.result(30)
+    wait_until(lambda: engine.stats().running == engine.stats().waiting == 0)
+    assert sum(model.cache_tokens_used for model in engine.stats().models) == 0
+
+
+def test_a_request_that_waits_for_memory_has_its_time_too(make_engine, tiny_llama_dir, tmp_path):
+    a, b = (shutil.copytree(tiny_llama_dir, tmp_path / name) for name in "ab")
+    engine = make_engine(budget=int(size(a) * 1.5), kv_cache_bytes=ARENA, patience_seconds=60, request_seconds=0.5)
+    engine.submit(greedy(a, max_new_tokens=1))  # it may come too late itself: loading is slow the first time
+    wait_until(lambda: loaded(engine) == ["a"])
+    stream = Stream(engine, greedy(a, max_new_tokens=40))
+    other = engine.submit(greedy(b, max_new_tokens=3))
+    stream.go_on_until(lambda: other.done)
+    with pytest.raises(RequestTimedOut):
+        other.result(1)
