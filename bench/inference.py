@@ -8,10 +8,7 @@ The contenders take turns within every round, each in a process of its own that 
 import argparse
 import os
 import random
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,8 +22,8 @@ from pathlib import Path
 import httpx
 
 from api.engine.server import SPIN_COUNT
+from bench.servers import MODEL, Server, llama_cpp, own_engine, running
 
-MODEL = Path("data/models/HuggingFaceTB/SmolLM2-135M-Instruct")
 PROMPT_TOKENS = 32
 WORDS = ["river", "stone", "paper", "light", "engine", "garden", "history", "music", "number", "window", "winter"]
 Prompts = list[list[int]]
@@ -113,31 +110,30 @@ def in_a_process(make: Callable[..., Run], *arguments: object) -> Iterator[Measu
 
 @dataclass(frozen=True)
 class Door:
-    """A server to start, and how to ask it: where, with what, and what its answer calls the number of new tokens."""
+    """How to ask a server: where, with what, and what its answer calls the number of new tokens."""
 
-    command: list[str]
-    environment: dict[str, str]
-    port: int
     path: str
     body: dict[str, object]
     limit: str
     count: str
 
 
+OWN_DOOR = Door("/generate", {"weights": str(MODEL.resolve()), "temperature": 0}, "max_new_tokens", "generated_tokens")
+LLAMA_DOOR = Door(
+    "/completion", {"temperature": 0, "ignore_eos": True, "cache_prompt": False}, "n_predict", "tokens_predicted"
+)
+
+
 @contextmanager
-def over_http(door: Door) -> Iterator[Measure]:
+def over_http(server: Server, door: Door) -> Iterator[Measure]:
     """Yield a function that returns tokens per second of as many clients as there are prompts."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     with ExitStack() as stack:
-        process = subprocess.Popen(
-            door.command, env=os.environ | door.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        stack.callback(process.wait)
-        stack.callback(process.terminate)
+        url = stack.enter_context(running(server))
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
-        http = stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{door.port}", timeout=600, limits=limits))
+        http = stack.enter_context(httpx.Client(base_url=url, timeout=600, limits=limits, trust_env=False))
 
         def one(text: str, new: int) -> int:
             response = http.post(door.path, json={**door.body, "prompt": text, door.limit: new})
@@ -150,17 +146,8 @@ def over_http(door: Door) -> Iterator[Measure]:
                 tokens = sum(clients.map(one, texts, [new] * len(texts)))
                 return tokens / (time.perf_counter() - begun)
 
-        while not _answers(http):
-            time.sleep(0.1)
         measure([[1000] * PROMPT_TOKENS] * 2, 4)
         yield measure
-
-
-def _answers(http: httpx.Client) -> bool:
-    try:
-        return http.get("/health").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def prompts_of(count: int) -> Prompts:
@@ -189,41 +176,15 @@ def random_adapters(folder: Path, count: int) -> list[Path]:
     return [folder / str(number) for number in range(count)]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def own_door(model: Path, *, int8: bool) -> Door:
-    port = free_port()
-    environment = {
-        "LLM_PLATFORM_ENGINE_PORT": str(port),
-        "LLM_PLATFORM_LOCAL_MODELS_DIR": str(model.parents[1]),
-        "LLM_PLATFORM_COMPUTE_DTYPE": "bfloat16",
-        "LLM_PLATFORM_ENGINE_INT8": str(int8).lower(),
-    }
-    command = [sys.executable, "-m", "api.engine.server"]
-    body: dict[str, object] = {"weights": str(model), "temperature": 0}
-    return Door(command, environment, port, "/generate", body, "max_new_tokens", "generated_tokens")
-
-
-def llama_door(server: str, gguf: str) -> Door:
-    port = free_port()
-    command = [server, "-m", gguf, "--port", str(port), "-np", "32", "-c", str(32 * 256), "-t", "2", "-tb", "2"]
-    body: dict[str, object] = {"temperature": 0, "ignore_eos": True, "cache_prompt": False}
-    return Door(command, {}, port, "/completion", body, "n_predict", "tokens_predicted")
-
-
 def contenders(stack: ExitStack, arguments: argparse.Namespace) -> dict[str, Measure]:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     adapters = random_adapters(folder, 8) if arguments.adapters else []
     model = MODEL.resolve()
     ways = {
         "ours": in_a_process(ours, model, []),
-        "ours over HTTP": over_http(own_door(model, int8=False)),
+        "ours over HTTP": over_http(own_engine(), OWN_DOOR),
         "ours, int8": in_a_process(ours, model, [], True),
-        "ours over HTTP, int8": over_http(own_door(model, int8=True)),
+        "ours over HTTP, int8": over_http(own_engine(int8=True), OWN_DOOR),
         "transformers generate": in_a_process(transformers_generate, model),
         "transformers continuous batching": in_a_process(transformers_continuous, model),
     }
@@ -231,7 +192,7 @@ def contenders(stack: ExitStack, arguments: argparse.Namespace) -> dict[str, Mea
         ways["ours, one adapter"] = in_a_process(ours, model, adapters[:1])
         ways["ours, eight adapters"] = in_a_process(ours, model, adapters)
     for gguf in arguments.gguf:
-        ways[f"llama.cpp server, {Path(gguf).stem}"] = over_http(llama_door(arguments.llama_server, gguf))
+        ways[f"llama.cpp server, {Path(gguf).stem}"] = over_http(llama_cpp(arguments.llama_server, gguf), LLAMA_DOOR)
     return {
         name: stack.enter_context(way) for name, way in ways.items() if not arguments.only or name in arguments.only
     }
