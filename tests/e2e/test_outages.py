@@ -1,5 +1,11 @@
 """A part is down: what needs it says so, the rest works, and everything recovers by itself."""
 
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+
 
 def down(platform, part: str):
     platform.control("stop", part)
@@ -69,3 +75,28 @@ def test_engine_down(platform, tiny_model):
     finally:
         up(platform, "engine")
     assert platform.http.post("/models/1/generate", json={"prompt": "Hi", "max_new_tokens": 2}).status_code == 200
+
+
+def test_an_engine_killed_under_load_loses_only_what_it_was_answering(platform):
+    """As many as there are places get a 503 and may come again; those behind them are answered by its successor."""
+    places = 32
+
+    def generate(tokens: int) -> httpx.Response:
+        body = {"prompt": "Count to a thousand: one,", "temperature": 0, "max_new_tokens": tokens}
+        return platform.http.post("/models/1/generate", json=body)
+
+    def counts() -> tuple[int, int]:
+        health = httpx.get(f"http://127.0.0.1:{platform.ports['engine']}/health").json()
+        return health["running"], health["waiting"]
+
+    with ThreadPoolExecutor(places + 8) as clients:
+        answered = [clients.submit(generate, 1000) for _ in range(places)]
+        platform.wait_until(lambda: counts() == (places, 0), 60, "every place to be taken")
+        behind = [clients.submit(generate, 3) for _ in range(8)]
+        platform.wait_until(lambda: counts() == (places, 8), 60, "the others to be in line")
+        os.kill(platform.pid("engine"), signal.SIGKILL)
+        for future in answered:
+            assert_names(future.result(), "engine")
+        assert [future.result().status_code for future in behind] == [200] * 8
+    assert len({future.result().json()["text"] for future in behind}) == 1
+    assert counts() == (0, 0)
