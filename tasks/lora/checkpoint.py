@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from tasks.data.durable import sync
@@ -21,7 +21,7 @@ from tasks.lora.sampler import Cursor
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-_TENSOR_FILES = ("adapter", "optimizer", "rng")
+_TENSOR_FILES = {f"{part}.safetensors": part for part in ("adapter", "optimizer", "rng")}
 _FOLDER = re.compile(r"step-(\d{8,})(\.replaced)?")
 _UNFINISHED = ".unfinished-"
 _KEPT = 2
@@ -61,6 +61,7 @@ class TrainingState:
     identity: dict[str, Any]
     """What the run is: recipe, data fingerprint, device. JSON values; a checkpoint fits no other run."""
     adapter: dict[str, Tensor]
+    """The weights that train: those of the adapter, or all there are."""
     optimizer: dict[str, Tensor]
     rng: dict[str, Tensor]
 
@@ -96,12 +97,12 @@ def save_checkpoint(folder_root: Path, state: TrainingState) -> Path:
     name = _folder_name(state.progress.cursor.step)
     unfinished, target = folder_root / f"{_UNFINISHED}{name}", folder_root / name
     unfinished.mkdir()
-    contents = {f"{part}.safetensors": save(getattr(state, part)) for part in _TENSOR_FILES}
-    contents["state.json"] = _to_json({"progress": asdict(state.progress), "identity": state.identity})
-    hashes = {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()}
+    scalars = _to_json({"progress": asdict(state.progress), "identity": state.identity})
+    hashes = {"state.json": _write_through(unfinished / "state.json", scalars)}
+    for file, part in _TENSOR_FILES.items():  # one after the other: where all weights train, each is large
+        hashes[file] = _write_through(unfinished / file, save(getattr(state, part)))
     # The manifest comes last: a folder without one was never finished.
-    for file, content in [*contents.items(), (MANIFEST, _to_json({"format": FORMAT, "sha256": hashes}))]:
-        _write_through(unfinished / file, content)
+    _write_through(unfinished / MANIFEST, _to_json({"format": FORMAT, "sha256": hashes}))
     sync(unfinished)
     if target.exists():
         # A folder can't be renamed onto another; until the new one is there, the old one still counts.
@@ -180,22 +181,28 @@ def _read(folder: Path) -> TrainingState:
     manifest = json.loads((folder / MANIFEST).read_bytes())
     if manifest["format"] != FORMAT:
         raise ValueError(f"format {manifest['format']}, not {FORMAT}")
-    contents = {file: (folder / file).read_bytes() for file in manifest["sha256"]}
-    for file, content in contents.items():
-        if hashlib.sha256(content).hexdigest() != manifest["sha256"][file]:
+    for file in ("state.json", *_TENSOR_FILES):
+        if _sha256(folder / file) != manifest["sha256"][file]:
             raise ValueError(f"{file} is not what was written")
-    scalars = json.loads(contents["state.json"])
+    scalars = json.loads((folder / "state.json").read_bytes())
     progress = Progress(**scalars["progress"] | {"cursor": Cursor(**scalars["progress"]["cursor"])})
-    tensors = {part: load(contents[f"{part}.safetensors"]) for part in _TENSOR_FILES}
+    tensors = {part: load_file(folder / file) for file, part in _TENSOR_FILES.items()}
     return TrainingState(progress, scalars["identity"], **tensors)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _to_json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _write_through(path: Path, content: bytes) -> None:
+def _write_through(path: Path, content: bytes) -> str:
+    """Write the content to the disk itself, and return its hash."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    return hashlib.sha256(content).hexdigest()
