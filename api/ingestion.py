@@ -113,6 +113,8 @@ class Ingestion:
                 continue
             if model.adapter is not None:
                 return self._settings.adapters_dir / model.adapter
+            if model.weights is not None:
+                return self._settings.weights_dir / model.weights
             folder = locate(model.base_model, self._settings.models_dir)
             if folder is not None:
                 return folder

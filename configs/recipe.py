@@ -1,6 +1,7 @@
 """The typed hyperparameters of a fine-tuning job: what the API accepts, the Prefect form shows and MLflow logs."""
 
-from typing import Annotated, Literal, Self, get_args
+from collections.abc import Set
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
@@ -21,9 +22,20 @@ JobName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, 
 TaskName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=NAME)]
 
 
-class TrainingRecipe(StrictModel):
-    """Hyperparameters of one LoRA fine-tuning run. Unknown fields are refused: a misspelled one must not be ignored."""
+Method = Literal["lora", "rslora", "dora", "full", "qlora"]
+ADAPTER_FIELDS = ("lora_r", "lora_alpha", "lora_dropout", "target_modules")
+"""Fields that shape an adapter: they mean nothing where every weight is trained."""
 
+
+class TrainingRecipe(StrictModel):
+    """Hyperparameters of one fine-tuning run. Unknown fields are refused: a misspelled one must not be ignored."""
+
+    method: Method = Field(
+        "lora",
+        description="What is trained: a low-rank adapter (`lora`; `rslora` with the scale lora_alpha / √lora_r; "
+        "`qlora` over a base in four bits, on a GPU), directions and sizes of the weights apart (`dora`), or "
+        "every weight (`full`)",
+    )
     epochs: int = Field(3, ge=1, le=10_000, description="Passes over the training rows")
     learning_rate: float = Field(1e-4, gt=0, le=1, description="Peak learning rate of AdamW")
     batch_size: int = Field(8, ge=1, le=4096, description="Rows per micro-batch")
@@ -33,7 +45,9 @@ class TrainingRecipe(StrictModel):
     )
     max_seq_length: int = Field(512, ge=8, le=1_048_576, description="Tokens per row; longer rows are cut and counted")
     lora_r: int = Field(8, ge=1, le=1024, description="Rank of the LoRA update")
-    lora_alpha: int = Field(32, ge=1, le=65_536, description="LoRA scale is lora_alpha / lora_r")
+    lora_alpha: int = Field(
+        32, ge=1, le=65_536, description="LoRA scale is lora_alpha / lora_r (with `rslora` / √lora_r)"
+    )
     lora_dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on the LoRA branch's input")
     target_modules: list[TargetModule] | None = Field(
         None,
@@ -58,7 +72,7 @@ class TrainingRecipe(StrictModel):
     )
     register_best: bool = Field(
         False,
-        description="Register the adapter with the lowest held-out loss instead of the last one; needs `eval_every`",
+        description="Register the weights with the lowest held-out loss instead of the last ones; needs `eval_every`",
     )
     auto_evaluate: bool = Field(
         True,
@@ -71,6 +85,27 @@ class TrainingRecipe(StrictModel):
             if getattr(self, name) and self.eval_every is None:
                 raise ValueError(f"{name} needs eval_every: without it the held-out loss is measured once, at the end")
         return self
+
+    @model_validator(mode="after")
+    def _nothing_without_meaning(self) -> Self:
+        # By value: Prefect's form sends the default of every field that was left as it was.
+        fields = TrainingRecipe.model_fields
+        self.refuse_without_meaning({name for name in ADAPTER_FIELDS if getattr(self, name) != fields[name].default})
+        return self
+
+    def refuse_without_meaning(self, given: Set[str]) -> None:
+        """Raise ValueError, naming them, if any of the fields that were `given` means nothing to the method."""
+        idle = [name for name in ADAPTER_FIELDS if name in given and not self._means(name)]
+        if idle:
+            values = ", ".join(f"{name} ({getattr(self, name)!r})" for name in idle)
+            raise ValueError(f"method 'full' trains every weight and has no adapter: leave out {values}")
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Return the fields that mean something to the method, by name: what is stored, logged and shown."""
+        return self.model_dump(include={name for name in TrainingRecipe.model_fields if self._means(name)})
+
+    def _means(self, name: str) -> bool:
+        return self.method != "full" or name not in ADAPTER_FIELDS
 
 
 class FinetuneParameters(TrainingRecipe):

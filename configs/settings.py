@@ -91,6 +91,11 @@ class Settings(BaseSettings):
         return self.data_dir / "adapters"
 
     @property
+    def weights_dir(self) -> Path:
+        """Folder of models that were trained as a whole, one immutable folder per model."""
+        return self.data_dir / "weights"
+
+    @property
     def jobs_dir(self) -> Path:
         """Working folders of training jobs: checkpoints, step trace, lock."""
         return self.data_dir / "jobs"

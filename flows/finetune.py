@@ -5,9 +5,9 @@ from prefect import flow
 from configs.recipe import FinetuneParameters
 
 
-@flow(name="finetune", description="Fine-tune a model with LoRA and register the result", persist_result=False)
+@flow(name="finetune", description="Fine-tune a model and register the result", persist_result=False)
 def finetune(job: FinetuneParameters) -> None:
-    """Train an adapter for a model and register it as a new version; the model trained from is untouched."""
+    """Train a model by the recipe's method and register a new version; the model trained from is untouched."""
     # Here, not above: to register the flow takes its parameters, and not the seconds in which torch is imported.
     from tasks.attempt import begin_attempt
     from tasks.evaluate import sample_model

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from configs.recipe import EvaluationParameters, FinetuneParameters, TrainingRecipe
+from configs.recipe import EvaluationParameters, FinetuneParameters
 from registry.tables import Evaluation, TrainingJob
 
 JOB_TAG, EVALUATION_TAG = "training_job:", "evaluation:"
@@ -21,12 +21,11 @@ class Submission:
 
 def job_of_parameters(parameters: FinetuneParameters, flow_run_id: str | None = None) -> TrainingJob:
     """Return an unsaved job; with a flow run's id if Prefect has the run already."""
-    recipe = parameters.model_dump(include=set(TrainingRecipe.model_fields))
     return TrainingJob(
         uid=uuid4().hex,
         model_id=parameters.model_id,
         job_name=parameters.job_name,
-        recipe=recipe,
+        recipe=parameters.hyperparameters(),
         status="PENDING",
         flow_run_id=flow_run_id,
     )

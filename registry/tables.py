@@ -46,7 +46,10 @@ class Model(Base):
     model_size: Mapped[str | None] = mapped_column(String(20))
     parameters: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     adapter: Mapped[str | None] = mapped_column(String(200))
-    """Name of the adapter's folder under `adapters_dir`; none for a base model."""
+    """Name of the adapter's folder under `adapters_dir`; none for a model without one."""
+    weights: Mapped[str | None] = mapped_column(String(200))
+    """Name of the folder under `weights_dir` with the whole model, if a job trained it or the model it came from as a
+    whole; none: the weights are the base model's."""
     parent_model_id: Mapped[int | None] = mapped_column(ForeignKey("models.id"))
     training_job_id: Mapped[int | None] = mapped_column(unique=True)
     """The job that made it; no foreign key, as jobs point at models already (a cycle can't be created in order)."""
@@ -54,6 +57,11 @@ class Model(Base):
     updated_at: Mapped[datetime] = mapped_column(default=utcnow, onupdate=utcnow)
     deleted_at: Mapped[datetime | None]
     """A deleted model is shown nowhere; its row stays, as jobs and evaluations point at it."""
+
+    @property
+    def is_base(self) -> bool:
+        """Whether it is a base model as it came, which no job has changed."""
+        return self.adapter is None and self.weights is None
 
 
 class FlowBacked:

@@ -95,7 +95,7 @@ def _open_stores(attempt: Attempt) -> None:
     def open_run() -> TrackedRun:
         run = TrackedRun(attempt.settings.mlflow_url, EXPERIMENT, attempt.job_name, identity)
         run.set_tags(tags)
-        run.log_params({**attempt.recipe.model_dump(), "base_model": attempt.model.base_model})
+        run.log_params({**attempt.recipe.hyperparameters(), "base_model": attempt.model.base_model})
         return run
 
     attempt.run = until_available(open_run, attempt.log.announce, "open the job's run")

@@ -48,7 +48,7 @@ class ModelSource:
         """Find the weights, fetching them if need be; raises `registry.weights.WeightsUnavailable`."""
         self._settings = settings
         self.base_model = model.base_model
-        self.base_folder = obtain(model.base_model, settings.models_dir, settings.allow_hub)
+        self.base_folder, self.base_reference = _weights(settings, model)
         self.adapter_folder: Path | None = settings.adapters_dir / model.adapter if model.adapter else None
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.adapter_folder or self.base_folder)
         self.end_token_ids = end_token_ids(self.base_folder, self.tokenizer)
@@ -65,11 +65,11 @@ class ModelSource:
         return 0
 
     def load_base(self) -> PreTrainedModel:
-        """Return the base weights on the device."""
+        """Return the weights without an adapter, on the device."""
         return load_base_model(self.base_folder, self.dtype, self.device)
 
     def load(self) -> PreTrainedModel:
-        """Return the model as it answers: base weights, and the adapter if it has one."""
+        """Return the model as it answers: its weights, and the adapter if it has one."""
         base = self.load_base()
         return base if self.adapter_folder is None else attach_adapter(base, self.adapter_folder)
 
@@ -95,3 +95,11 @@ class ModelSource:
             rows_of(folder, held_out.source, held_out.content_hash) if held_out is not None else None,
         )
         return NamedDataset(dataset.name, dataset.source, prepared)
+
+
+def _weights(settings: Settings, model: Model) -> tuple[Path, str]:
+    """Return the folder of the model's weights, and the name or path by which they are found again."""
+    if model.weights is not None:
+        folder = settings.weights_dir / model.weights
+        return folder, str(folder)
+    return obtain(model.base_model, settings.models_dir, settings.allow_hub), model.base_model

@@ -1,4 +1,4 @@
-"""The `register` task: the adapter stored, the model version registered, and a new model in the platform."""
+"""The `register` task: what was trained stored, the model version registered, and a new model in the platform."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from sqlalchemy.orm import Session
 
 from configs.dataset import BUILT_IN_DATASET_ID
-from configs.recipe import LONGEST_NAME, EvaluationParameters, TrainingRecipe
+from configs.recipe import ADAPTER_FIELDS, LONGEST_NAME, EvaluationParameters, TrainingRecipe
 from registry.champions import RegisteredVersion
 from registry.model_registry import register_version, registered_name
 from registry.repositories.evaluations import EvaluationRepository
@@ -19,7 +19,7 @@ from registry.submissions import evaluation_of_parameters
 from registry.tables import Model, TrainingJob
 from registry.tracking import until_available
 from tasks.attempt import Attempt
-from tasks.lora.adapter import save_adapter
+from tasks.lora.methods import METHODS
 from tasks.loss_curve import draw_loss_curve
 from tasks.prepare import Prepared
 from tasks.trace import Trace
@@ -31,46 +31,49 @@ PYFUNC_CODE = Path(__file__).parent / "pyfunc_model.py"
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def register(attempt: Attempt, prepared: Prepared, trained: Trained) -> None:
-    """Store the adapter, log the artifacts, register the version, and make the model usable here.
+    """Store the adapter or the whole model, log the artifacts, register the version, and make the model usable here.
 
     Each step finds what an earlier attempt has done already: a process that dies in between leaves no second model.
     """
-    adapter = _store_adapter(attempt, prepared, trained)
+    folder = _store(attempt, prepared, trained)
     curve = draw_loss_curve(Trace(attempt.folder / "trace.jsonl"), attempt.folder / "loss_curve.png")
     until_available(lambda: attempt.run.log_file(curve), attempt.log.announce, "take the loss curve")
-    until_available(lambda: attempt.run.log_folder(adapter, "adapter"), attempt.log.announce, "take the adapter")
+    if not METHODS[attempt.recipe.method].whole:  # a whole model is large, and the version has it
+        until_available(lambda: attempt.run.log_folder(folder, "adapter"), attempt.log.announce, "take the adapter")
     version = until_available(
-        lambda: _register_version(attempt, prepared, adapter), attempt.log.announce, "register the model version"
+        lambda: _register_version(attempt, prepared, folder), attempt.log.announce, "register the model version"
     )
     with attempt.database.transaction() as session:
-        model_id = _add_model(session, attempt, adapter, version, trained.outcome.adapter_step)
+        model_id = _add_model(session, attempt, folder.name, version, trained.outcome.adapter_step)
     attempt.log.line(f"Registered {version.name} version {version.version}; it is model {model_id} now")
 
 
-def _store_adapter(attempt: Attempt, prepared: Prepared, trained: Trained) -> Path:
-    """Write adapter and tokenizer into a folder that gets its name when it is complete, and never changes."""
-    folder = attempt.settings.adapters_dir / attempt.job_uid
+def _store(attempt: Attempt, prepared: Prepared, trained: Trained) -> Path:
+    """Write what was trained, and the tokenizer, into a folder that gets its name when complete, and never changes."""
+    method = METHODS[attempt.recipe.method]
+    settings = attempt.settings
+    folder = (settings.weights_dir if method.whole else settings.adapters_dir) / attempt.job_uid
     if folder.is_dir():
         return folder
     building = folder.with_name(f"{folder.name}.building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    save_adapter(trained.model, building, attempt.model.base_model)
+    method.save(trained.model, building, prepared.source)
     # With its chat template and end token: a model that answers must know where an answer ends.
     prepared.source.tokenizer.save_pretrained(building)
     building.rename(folder)
     return folder
 
 
-def _register_version(attempt: Attempt, prepared: Prepared, adapter: Path) -> RegisteredVersion:
+def _register_version(attempt: Attempt, prepared: Prepared, folder: Path) -> RegisteredVersion:
     return register_version(
         attempt.settings.mlflow_url,
         attempt.run.run_id,
         registered_name(attempt.model.base_model),
         code=PYFUNC_CODE,
-        artifacts={"adapter": adapter},
+        artifacts={"model" if METHODS[attempt.recipe.method].whole else "adapter": folder},
         model_config={
-            "base_model": attempt.model.base_model,
+            "base_model": prepared.source.base_reference,
             "base_folder": str(prepared.source.base_folder),
             "dtype": str(prepared.source.dtype).removeprefix("torch."),
         },
@@ -78,25 +81,24 @@ def _register_version(attempt: Attempt, prepared: Prepared, adapter: Path) -> Re
     )
 
 
-def _add_model(session: Session, attempt: Attempt, adapter: Path, version: RegisteredVersion, adapter_step: int) -> int:
+def _add_model(session: Session, attempt: Attempt, stored: str, version: RegisteredVersion, adapter_step: int) -> int:
     """Add the model, and the evaluations that show what the job has changed; all of it once."""
     models = ModelRepository(session)
     known = models.of_job(attempt.job_id)
     if known is not None:
         return known.id
-    recipe = attempt.recipe
+    recipe, whole = attempt.recipe, METHODS[attempt.recipe.method].whole
+    hyperparameters = recipe.hyperparameters()
     parameters: dict[str, Any] = {
         "parent_model_id": attempt.model.id,
         "training_job_id": attempt.job_id,
-        "lora_r": recipe.lora_r,
-        "lora_alpha": recipe.lora_alpha,
-        "lora_dropout": recipe.lora_dropout,
-        "target_modules": recipe.target_modules,
+        "method": recipe.method,
+        **{name: hyperparameters[name] for name in ADAPTER_FIELDS if name in hyperparameters},
         "mlflow_run_id": attempt.run.run_id,
         "registered_model": version.name,
         "registered_model_version": version.version,
         "adapter_step": adapter_step,
-        "recipe": recipe.model_dump(),
+        "recipe": hyperparameters,
     }
     model = models.add(
         Model(
@@ -106,7 +108,8 @@ def _add_model(session: Session, attempt: Attempt, adapter: Path, version: Regis
             description=f"Fine-tuned from {attempt.model.name} by training job {attempt.job_id}",
             model_size=attempt.model.model_size,
             parameters=parameters,
-            adapter=adapter.name,
+            adapter=None if whole else stored,
+            weights=stored if whole else attempt.model.weights,
             parent_model_id=attempt.model.id,
             training_job_id=attempt.job_id,
         )

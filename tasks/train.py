@@ -1,12 +1,12 @@
 """The `train` task: the loop of `tasks.lora` on the prepared data, watched for pauses."""
 
-from peft import PeftModel
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.attempt import Attempt, PauseWatch
-from tasks.lora.adapter import attach_lora
+from tasks.lora.adapter import TrainedModel
 from tasks.lora.loop import train as run_loop
+from tasks.lora.methods import METHODS
 from tasks.lora.observer import TrainOutcome
 from tasks.prepare import Prepared
 
@@ -14,7 +14,7 @@ from tasks.prepare import Prepared
 class Trained:
     """The model as the loop left it, at its end or at a pause."""
 
-    def __init__(self, model: PeftModel, outcome: TrainOutcome, watch: PauseWatch) -> None:
+    def __init__(self, model: TrainedModel, outcome: TrainOutcome, watch: PauseWatch) -> None:
         self.model = model
         self.outcome = outcome
         self._watch = watch
@@ -33,7 +33,7 @@ class Trained:
 def train(attempt: Attempt, prepared: Prepared) -> Trained:
     """Train to the end or to a pause, from the newest checkpoint if there is one."""
     watch = PauseWatch()
-    model = attach_lora(prepared.source.load_base(), attempt.recipe, parent=prepared.source.adapter_folder)
+    model = METHODS[attempt.recipe.method].load(prepared.source, attempt.recipe)
     data = prepared.dataset.prepared
     outcome = run_loop(
         model,
@@ -46,6 +46,7 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
         observer=attempt.reporter,
         should_pause=watch.requested,
         checkpoint_interval=attempt.settings.checkpoint_interval_seconds,
+        compute_dtype=prepared.source.dtype,
     )
     _report(attempt, outcome)
     return Trained(model, outcome, watch)
@@ -62,5 +63,5 @@ def _report(attempt: Attempt, outcome: TrainOutcome) -> None:
     attempt.reporter.on_completed(outcome)
     if attempt.recipe.register_best and outcome.eval_loss is not None:
         attempt.log.line(
-            f"Registering the adapter of step {outcome.adapter_step} (held-out loss {outcome.eval_loss:.4f})"
+            f"Registering the weights of step {outcome.adapter_step} (held-out loss {outcome.eval_loss:.4f})"
         )

@@ -1,4 +1,4 @@
-"""Which folders a request may name: the local models, the adapters and the Hugging Face cache, nothing else."""
+"""Which folders a request may name: local and trained models, adapters, the Hugging Face cache, nothing else."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ class PathRefused(ValueError):
 
 def allowed_folders(settings: Settings) -> list[Path]:
     """Return the folders whose content may be loaded."""
-    return [settings.models_dir, settings.adapters_dir, Path(HF_HUB_CACHE).expanduser()]
+    return [settings.models_dir, settings.adapters_dir, settings.weights_dir, Path(HF_HUB_CACHE).expanduser()]
 
 
 def model_folder(name: str, folders: list[Path]) -> Path:
@@ -29,4 +29,6 @@ def model_folder(name: str, folders: list[Path]) -> Path:
         for folder in folders:
             if folder in path.parents or folder.resolve() in path.resolve().parents:
                 return path
-    raise PathRefused(f"{name!r} is not a folder of the models folder, the adapters folder or the Hugging Face cache")
+    raise PathRefused(
+        f"{name!r} is not a folder of the models folder, of what was trained, or of the Hugging Face cache"
+    )

@@ -18,7 +18,7 @@ class EngineGenerateRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    model: str = Field("", description="Name of the base model, which the engine does not need")
+    model: str = Field("", description="What a backend calls these weights; the engine does not need it")
     weights: str = Field(min_length=1, description="Absolute path of the base model's folder")
     adapter: str | None = Field(None, min_length=1, description="Absolute path of the adapter's folder")
     prompt: str | None = Field(None, description="Raw text to continue, without a chat template")

@@ -52,8 +52,13 @@ class ModelRepository:
         return self.session.scalar(select(Model).where(Model.training_job_id == training_job_id))
 
     def base_of_name(self, base_model: str) -> Model | None:
-        """Return the first model that is this base as it came, without an adapter, or None."""
-        plain = select(Model).where(Model.base_model == base_model, Model.adapter.is_(None), Model.deleted_at.is_(None))
+        """Return the first model that is this base as it came, or None."""
+        plain = select(Model).where(
+            Model.base_model == base_model,
+            Model.adapter.is_(None),
+            Model.weights.is_(None),
+            Model.deleted_at.is_(None),
+        )
         return self.session.scalar(plain.order_by(Model.id).limit(1))
 
     def newest_trained(self, base_model: str) -> Model | None:
@@ -64,14 +69,15 @@ class ModelRepository:
         return self.session.scalar(trained.order_by(Model.id.desc()).limit(1))
 
     def availability(self) -> dict[str, tuple[str, str | None]]:
-        """Return (status, reason) per base model named by any row."""
-        rows = self.session.execute(select(Model.base_model, Model.status, Model.status_reason).distinct())
+        """Return (status, reason) per base model whose weights any row needs."""
+        needed = select(Model.base_model, Model.status, Model.status_reason).where(Model.weights.is_(None))
+        rows = self.session.execute(needed.distinct())
         return {base_model: (status, reason) for base_model, status, reason in rows}
 
     def set_availability(self, base_model: str, status: str, reason: str | None, model_size: str | None) -> None:
         """Record whether the weights named `base_model` can be loaded, and their size where it was not given."""
         changes: dict[str, Any] = {"status": status, "status_reason": reason, "updated_at": utcnow()}
-        self.session.execute(update(Model).where(Model.base_model == base_model).values(**changes))
+        needing = update(Model).where(Model.base_model == base_model, Model.weights.is_(None))
+        self.session.execute(needing.values(**changes))
         if model_size is not None:
-            unsized = update(Model).where(Model.base_model == base_model, Model.model_size.is_(None))
-            self.session.execute(unsized.values(model_size=model_size))
+            self.session.execute(needing.where(Model.model_size.is_(None)).values(model_size=model_size))

@@ -12,6 +12,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -128,8 +129,10 @@ def weight_shapes(files: list[Path]) -> dict[str, torch.Size]:
     return shapes
 
 
-def load_base_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """Return the model in `folder` in `dtype` on `device`, in evaluation mode.
+def load_base_model(
+    folder: Path, dtype: torch.dtype, device: torch.device, *, quantization: BitsAndBytesConfig | None = None
+) -> PreTrainedModel:
+    """Return the model in `folder` in `dtype` on `device`, in evaluation mode; its linear layers quantized if wished.
 
     Raises:
         WeightsError: the folder is missing, damaged or incomplete, needs remote code, or holds pickled weights only.
@@ -144,13 +147,15 @@ def load_base_model(folder: Path, dtype: torch.dtype, device: torch.device) -> P
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            # Quantized where they are loaded: what has been quantized can't be moved.
+            **({} if quantization is None else {"quantization_config": quantization, "device_map": {"": device}}),
         )
     except LOAD_ERRORS as error:
         raise WeightsError(f"the model in {folder} can't be loaded: {first_line(error)}") from error
     absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if absent:  # transformers would go on with random numbers in their place
         raise WeightsError(f"the model in {folder} lacks {len(absent)} tensors, among them {absent[0]}")
-    return model.to(device).eval()
+    return (model if quantization is not None else model.to(device)).eval()
 
 
 def adapter_config(folder: Path) -> LoraConfig:

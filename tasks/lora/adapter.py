@@ -17,6 +17,9 @@ from tasks.lora.errors import AdapterError
 from tasks.lora.rng import private_rng
 from tasks.lora.stacking import is_stacked, stack_on_parent, stacked_adapter
 
+TrainedModel = PeftModel | PreTrainedModel
+"""A model in training: adapters over a frozen base, or all of it."""
+
 
 def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
     """Return every linear layer but the head by its full dotted name. GPT-2's Conv1D is a transposed Linear."""
@@ -64,6 +67,8 @@ def attach_lora(model: PreTrainedModel, recipe: TrainingRecipe, parent: Path | N
         r=recipe.lora_r,
         lora_alpha=recipe.lora_alpha,
         lora_dropout=recipe.lora_dropout,
+        use_rslora=recipe.method == "rslora",
+        use_dora=recipe.method == "dora",
         target_modules=list(targets),
         fan_in_fan_out=all(isinstance(module, Conv1D) for module in chosen),  # Conv1D stores its weight transposed
         bias="none",
@@ -78,8 +83,8 @@ def attach_lora(model: PreTrainedModel, recipe: TrainingRecipe, parent: Path | N
         return stack_on_parent(model, config, parent)
 
 
-def trainable_weights(model: PeftModel) -> dict[str, nn.Parameter]:
-    """Return the adapter's parameters by name, in the model's order."""
+def trainable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that train by name, in the model's order: the adapter's, or all of them."""
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 

@@ -9,6 +9,10 @@ class AdapterError(TrainingError):
     """The recipe's `target_modules` do not fit the model, or the model has nothing to adapt."""
 
 
+class MethodUnavailable(TrainingError):
+    """This machine lacks what the recipe's `method` needs."""
+
+
 class RowError(TrainingError):
     """A row can't be trained on: empty, of unequal lengths, without a label, or longer than the model takes."""
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from configs.recipe import TrainingRecipe
-from tasks.lora.adapter import trainable_weights
+from tasks.lora.adapter import TrainedModel, trainable_weights
 from tasks.lora.batch import TokenRow, check_rows, longest_first
 from tasks.lora.checkpoint import Progress
 from tasks.lora.errors import NonFiniteLoss, RowError
@@ -31,7 +30,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def train(  # noqa: PLR0913 - a recipe has many ingredients
-    model: PeftModel,
+    model: TrainedModel,
     train_rows: Sequence[TokenRow],
     held_out_rows: Sequence[TokenRow],
     recipe: TrainingRecipe,
@@ -42,12 +41,14 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
     observer: TrainingObserver,
     should_pause: Callable[[], bool],
     checkpoint_interval: float = 60.0,
+    compute_dtype: torch.dtype | None = None,
 ) -> TrainOutcome:
-    """Train the adapter of `model` in place, from the newest complete checkpoint in `checkpoints` if there is one.
+    """Train what trains in `model` in place, from the newest complete checkpoint in `checkpoints` if there is one.
 
+    Products are computed in `compute_dtype`; none: the base weights' format.
     Saves every `checkpoint_interval` seconds (less often if that would take more than 1% of the time; after every step
     if it is 0), at the lowest held-out loss so far, before pausing and at the end; asks `should_pause` between steps.
-    Stops early if the recipe says so; at the end the model has the last adapter, or the best one if the recipe says so.
+    Stops early if the recipe says so; at the end the model has the last weights, or the best if the recipe says so.
     On the CPU, with the same torch and number of threads, an interrupted run gives the losses and weights of an
     uninterrupted one bit for bit. Raises RowError, CheckpointMismatch, BestCheckpointLost, NonFiniteLoss
     or OutOfMemory (tasks.lora.errors).
@@ -59,8 +60,8 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
         check_rows(rows, getattr(model.config, "max_position_embeddings", None))
     last_step = total_steps(recipe, len(train_rows))
     with private_rng(model.get_input_embeddings().weight.device, recipe.seed), memory_errors(recipe):
-        path = choose_path(model, pad_token_id, begun_path(checkpoints))
-        identity = run_identity(model, recipe, data_fingerprint, len(train_rows), path.name)
+        path = choose_path(model, pad_token_id, begun_path(checkpoints), compute_dtype)
+        identity = run_identity(model, recipe, data_fingerprint, len(train_rows), path)
         # 2. Make the optimizer; its learning rate is set at each step
         optimizer = torch.optim.AdamW(trainable_weights(model).values(), weight_decay=0.0, fused=True)
         # 3. Find out how far the run has come
@@ -125,13 +126,13 @@ def _is_hopeless(progress: Progress, recipe: TrainingRecipe) -> bool:
 def _outcome(
     snapshots: Snapshots, progress: Progress, recipe: TrainingRecipe, last_step: int, *, paused: bool
 ) -> TrainOutcome:
-    """Leave the model with the adapter that is asked for, and tell how the run ended."""
+    """Leave the model with the weights that are asked for, and tell how the run ended."""
     step, best_step = progress.cursor.step, progress.best_step
     adapter_step, eval_loss = step, progress.eval_loss if progress.eval_step == step else None
     if recipe.register_best and not paused and best_step is not None:
         adapter_step, eval_loss = best_step, progress.best_loss
         if adapter_step != step:
-            snapshots.load_best_adapter(adapter_step)
+            snapshots.load_best_weights(adapter_step)
     return TrainOutcome(
         paused=paused,
         stopped_early=not paused and step < last_step,
@@ -145,14 +146,14 @@ def _outcome(
 
 def _optimizer_step(
     path: TrainingPath[Any],
-    model: PeftModel,
+    model: TrainedModel,
     optimizer: torch.optim.Optimizer,
     rows: Sequence[TokenRow],
     row_ids: list[int],
     progress: Progress,
     recipe: TrainingRecipe,
 ) -> StepRecord:
-    """Read the rows `row_ids`, accumulate their gradient, update the adapter and return what happened.
+    """Read the rows `row_ids`, accumulate their gradient, update the weights and return what happened.
 
     The loss is the sum over all labelled tokens of the step divided by their number, so rows and micro-batches of
     uneven length weigh what they hold.

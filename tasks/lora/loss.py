@@ -4,16 +4,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own documentation calls it F
-from peft import PeftModel
 from torch import Tensor, nn
 
+from tasks.lora.adapter import TrainedModel
 from tasks.lora.batch import IGNORED, MicroBatch
-from tasks.lora.precision import forward_precision
+from tasks.lora.precision import base_dtype, forward_precision
 
 
 @contextmanager
-def _head_sees_only(model: PeftModel, positions: Tensor) -> Iterator[None]:
+def _head_sees_only(model: TrainedModel, positions: Tensor) -> Iterator[None]:
     """Let the output head see the hidden states at `positions` (bool, shape (rows, width)) alone.
 
     A vocabulary is far wider than a hidden state, so logits nobody reads are the largest waste of a step. A hook on
@@ -30,12 +31,13 @@ def _head_sees_only(model: PeftModel, positions: Tensor) -> Iterator[None]:
         hook.remove()
 
 
-def summed_nll(model: PeftModel, batch: MicroBatch) -> Tensor:
+def summed_nll(model: TrainedModel, batch: MicroBatch, dtype: torch.dtype | None = None) -> Tensor:
     """Return the sum, in nats and float32, of the negative log-likelihoods of the batch's labelled tokens.
 
-    `batch` is on the model's device. The log-softmax is in float32 whatever the base weights' format.
+    `batch` is on the model's device. Products are computed in `dtype` (none: the base weights'), the log-softmax in
+    float32.
     """
     labelled = batch.targets != IGNORED
-    with _head_sees_only(model, labelled), forward_precision(model):
+    with _head_sees_only(model, labelled), forward_precision(model, dtype or base_dtype(model)):
         output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
     return F.cross_entropy(output.logits.float(), batch.targets[labelled], reduction="sum")

@@ -7,10 +7,12 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from tasks.lora.adapter import TrainedModel
 from tasks.lora.batch import MicroBatch, TokenRow, collate, longest_first
 from tasks.lora.loss import summed_nll
 from tasks.lora.packed.batch import PackedBatch, pack
 from tasks.lora.packed.llama import PackedLlama, is_supported
+from tasks.lora.precision import base_dtype
 from tasks.lora.rng import private_rng
 
 
@@ -35,6 +37,8 @@ class TrainingPath(Protocol[B]):
     """How rows become a loss with a gradient. All paths give the same numbers, but for rounding and dropout's draws."""
 
     name: str
+    dtype: torch.dtype
+    """Format of the products."""
 
     def batch(self, rows: Sequence[TokenRow]) -> B:
         """Return `rows` as one micro-batch on the model's device."""
@@ -50,8 +54,9 @@ class PaddedPath:
 
     name = "padded"
 
-    def __init__(self, model: PeftModel, pad_token_id: int) -> None:
+    def __init__(self, model: TrainedModel, pad_token_id: int, dtype: torch.dtype | None = None) -> None:
         self._model = model
+        self.dtype = dtype or base_dtype(model)
         self._pad_token_id = pad_token_id
 
     def batch(self, rows: Sequence[TokenRow]) -> MicroBatch:
@@ -60,7 +65,7 @@ class PaddedPath:
 
     def summed_nll(self, batch: MicroBatch) -> Tensor:
         """Return the sum of the negative log-likelihoods."""
-        return summed_nll(self._model, batch)
+        return summed_nll(self._model, batch, self.dtype)
 
 
 class PackedPath:
@@ -70,6 +75,7 @@ class PackedPath:
 
     def __init__(self, model: PeftModel) -> None:
         self._packed = PackedLlama(model)
+        self.dtype = base_dtype(model)
         self._device: torch.device = model.get_input_embeddings().weight.device
 
     def batch(self, rows: Sequence[TokenRow]) -> PackedBatch:
@@ -81,14 +87,20 @@ class PackedPath:
         return self._packed.summed_nll(batch)
 
 
-def choose_path(model: PeftModel, pad_token_id: int, begun: str | None = None) -> TrainingPath[Any]:
-    """Return the path on which the run has `begun`; of a new one, the fast path where it computes what `model` does."""
-    if begun == PaddedPath.name or not is_supported(model):
-        return PaddedPath(model, pad_token_id)
+def choose_path(
+    model: TrainedModel, pad_token_id: int, begun: str | None = None, dtype: torch.dtype | None = None
+) -> TrainingPath[Any]:
+    """Return the path on which the run has `begun`; of a new one, the fast path where it computes what `model` does.
+
+    `dtype` is the format of the products; none: the base weights'.
+    """
+    fast = isinstance(model, PeftModel) and is_supported(model) and dtype in (None, base_dtype(model))
+    if begun == PaddedPath.name or not fast:
+        return PaddedPath(model, pad_token_id, dtype)
     return PackedPath(model)
 
 
-def held_out_loss(path: TrainingPath[Any], model: PeftModel, rows: Sequence[TokenRow], batch_size: int) -> float:
+def held_out_loss(path: TrainingPath[Any], model: TrainedModel, rows: Sequence[TokenRow], batch_size: int) -> float:
     """Return the mean negative log-likelihood in nats per labelled token of `rows`, without dropout.
 
     Leaves the model in the mode it was in and the random state as it was, so that evaluating more or less often

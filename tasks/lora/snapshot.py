@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 
 from configs.recipe import TrainingRecipe
-from tasks.lora.adapter import trainable_weights
+from tasks.lora.adapter import TrainedModel, trainable_weights
 from tasks.lora.checkpoint import (
     Progress,
     TrainingState,
@@ -19,20 +18,20 @@ from tasks.lora.checkpoint import (
     save_checkpoint,
 )
 from tasks.lora.errors import CheckpointMismatch
-from tasks.lora.precision import base_dtype
+from tasks.lora.path import TrainingPath
 from tasks.lora.rng import restore_rng, rng_state
 
 
 def run_identity(
-    model: PeftModel, recipe: TrainingRecipe, data_fingerprint: str, n_rows: int, path: str
+    model: TrainedModel, recipe: TrainingRecipe, data_fingerprint: str, n_rows: int, path: TrainingPath[Any]
 ) -> dict[str, Any]:
     """Return, as JSON values, what must be the same for a resumed run to go on bit for bit."""
     return _recipe_fields(recipe) | {
         "data_fingerprint": data_fingerprint,
         "rows": n_rows,
         "device": model.get_input_embeddings().weight.device.type,
-        "base_dtype": str(base_dtype(model)),
-        "path": path,
+        "base_dtype": str(path.dtype),
+        "path": path.name,
     }
 
 
@@ -54,10 +53,10 @@ def _recipe_fields(recipe: TrainingRecipe) -> dict[str, Any]:
 
 
 class Snapshots:
-    """Saves and restores one run: its adapter, optimizer and random state, in one folder of checkpoints."""
+    """Saves and restores one run: its weights, optimizer and random state, in one folder of checkpoints."""
 
     def __init__(
-        self, root: Path, identity: dict[str, Any], model: PeftModel, optimizer: torch.optim.Optimizer
+        self, root: Path, identity: dict[str, Any], model: TrainedModel, optimizer: torch.optim.Optimizer
     ) -> None:
         self._root = root
         self._identity = identity
@@ -93,8 +92,8 @@ class Snapshots:
         discard_newer(self._root, state.progress.cursor.step)
         return state.progress
 
-    def load_best_adapter(self, step: int) -> None:
-        """Give the model the adapter that the checkpoint of `step`, the best one, has; the run can't go on after that.
+    def load_best_weights(self, step: int) -> None:
+        """Give the model the weights that the checkpoint of `step`, the best one, has; the run can't go on after that.
 
         Raises BestCheckpointLost when the checkpoint is damaged or gone, CheckpointMismatch when it is another run's.
         """
@@ -103,7 +102,7 @@ class Snapshots:
         self._restore_weights(checkpoint.state.adapter)
 
     def _restore_weights(self, saved: dict[str, Tensor]) -> None:
-        _require_same(saved, dict(self._weights), "adapter weights")
+        _require_same(saved, dict(self._weights), "weights")
         with torch.no_grad():
             for name, weight in self._weights.items():
                 weight.copy_(saved[name])

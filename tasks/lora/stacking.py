@@ -58,6 +58,7 @@ def stacked_adapter(model: PeftModel) -> tuple[dict[str, Any], dict[str, Tensor]
     config = trained.to_dict() | {
         "r": common,
         "lora_alpha": common,
+        "use_rslora": False,
         "target_modules": sorted(set(_targets(model))),
         "rank_pattern": others,
         "alpha_pattern": others,

@@ -1,5 +1,7 @@
 """Bad input gets a status and a sentence: what was wrong, its value, what is accepted."""
 
+import sys
+
 import pytest
 
 JSON = {"Content-Type": "application/json"}
@@ -41,11 +43,26 @@ def test_json_that_is_no_object(client, text):
         ("job_name", "  ", ("job_name", "at least 1 character")),
         ("learnig_rate", 0.1, ("learnig_rate is not a known field",)),
         ("model_id", 2**40, ("model_id is 1099511627776",)),
+        ("method", "adalora", ("method is 'adalora'", "'lora', 'rslora', 'dora', 'full' or 'qlora'")),
     ],
 )
 def test_wrong_hyperparameters_are_named_with_their_value(client, tiny_model, field, value, words):
     body = {"model_id": tiny_model["id"], "job_name": "job", field: value}
     assert_error(client.post("/api/training", json=body), 422, *words)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("lora_r", 8), ("lora_alpha", 16), ("lora_dropout", 0.05), ("target_modules", None)]
+)
+def test_what_means_nothing_to_the_method_is_refused_even_as_its_default(client, tiny_model, field, value):
+    body = {"model_id": tiny_model["id"], "job_name": "job", "method": "full", field: value}
+    assert_error(client.post("/api/training", json=body), 422, "method 'full'", f"leave out {field} ({value!r})")
+
+
+def test_a_method_that_needs_what_is_not_installed(client, tiny_model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    body = {"model_id": tiny_model["id"], "job_name": "job", "method": "qlora"}
+    assert_error(client.post("/api/training", json=body), 422, "needs the package bitsandbytes", "lora, rslora, dora")
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])

@@ -39,6 +39,17 @@ def test_whole_floats_are_integers_and_other_coercions_are_refused():
             TrainingRecipe.model_validate({"epochs": wrong})
 
 
+def test_a_recipe_that_trains_every_weight_has_no_adapters_fields():
+    as_the_form_sends_it = TrainingRecipe().model_dump() | {"method": "full"}
+    recipe = TrainingRecipe(**as_the_form_sends_it)
+    left_out = set(as_the_form_sends_it) - set(recipe.hyperparameters())
+    assert left_out == {"lora_r", "lora_alpha", "lora_dropout", "target_modules"}
+    assert TrainingRecipe(**recipe.hyperparameters()) == recipe
+    assert TrainingRecipe(method="dora").hyperparameters() == TrainingRecipe(method="dora").model_dump()
+    with pytest.raises(ValidationError, match=r"leave out lora_r \(4\), target_modules \(\['q_proj'\]\)"):
+        TrainingRecipe(**as_the_form_sends_it | {"lora_r": 4, "target_modules": ["q_proj"]})
+
+
 def test_settings_come_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LLM_PLATFORM_API_PORT", "8000")

@@ -299,3 +299,18 @@ def test_availability_reaches_every_model_of_a_base_and_sizes_only_the_unsized(d
         model = ModelRepository(session).get(2)
         assert (model.status, model.model_size) == ("AVAILABLE", "124M")
         assert ModelRepository(session).availability()["gpt2"] == ("AVAILABLE", None)
+
+
+def test_a_model_with_weights_of_its_own_does_not_depend_on_its_base(database):
+    whole = Model(name="Whole", base_model="gpt2", status="AVAILABLE", description="", weights="a-uid")
+    with database.transaction() as session:
+        models = ModelRepository(session)
+        whole_id = models.add(whole).id
+        assert models.base_of_name("gpt2").id != whole_id
+        models.set_availability("gpt2", "UNAVAILABLE", "gone", None)
+        assert models.availability()["gpt2"] == ("UNAVAILABLE", "gone")
+    with database.reading() as session:
+        models = ModelRepository(session)
+        found = models.get(whole_id)
+        assert (found.status, found.status_reason, found.is_base) == ("AVAILABLE", None, False)
+        assert models.base_of_name("gpt2").is_base

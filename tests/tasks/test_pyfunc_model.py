@@ -1,5 +1,7 @@
 """What MLflow loads back is the model that was trained: equal logits, from a real registry, champion included."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -9,7 +11,9 @@ from registry.model_registry import register_version, registered_name
 from registry.tracking import TrackedRun
 from tasks.inference.loading import load_base_model, load_tokenizer
 from tasks.lora.adapter import attach_lora, save_adapter
+from tasks.lora.methods import METHODS
 from tasks.register import PYFUNC_CODE
+from tests.tasks.lora.job import Recorder, Start, run
 
 
 @pytest.fixture
@@ -53,6 +57,30 @@ def test_the_registered_version_gives_the_trained_models_logits(tiny_models_dir,
     assert not torch.allclose(logits, untrained)
     (text,) = loaded.predict(["The future of"], params=None)
     assert text.startswith("The future of")
+
+
+@pytest.mark.filterwarnings("default")  # MLflow's own warnings are not ours to fix
+def test_a_registered_whole_model_needs_no_base(tiny_llama_dir, tmp_path, tracking_uri):
+    import mlflow
+
+    start, recipe = Start(tiny_llama_dir), TrainingRecipe(method="full", max_steps=8, learning_rate=1e-2, batch_size=4)
+    model = METHODS["full"].load(start, recipe)
+    run(model, recipe, tmp_path / "checkpoints", Recorder())
+    tokenizer = load_tokenizer(tiny_llama_dir)
+    ids = torch.tensor([tokenizer("The future of")["input_ids"]])
+    with torch.no_grad():
+        trained = model.eval()(ids).logits[0]
+        untrained = load_base_model(tiny_llama_dir, torch.float32, torch.device("cpu"))(ids).logits[0]
+    METHODS["full"].save(model, tmp_path / "kept", start)
+    tokenizer.save_pretrained(tmp_path / "kept")
+    tracked = TrackedRun(tracking_uri, "training", "a job", {"training_job_uid": "1"})
+    config = {"base_model": "gone", "base_folder": str(tmp_path / "gone"), "dtype": "float32"}
+    artifacts, tags = {"model": tmp_path / "kept"}, {"training_job_uid": "1"}
+    register_version(tracking_uri, tracked.run_id, "whole", PYFUNC_CODE, artifacts, config, tags)
+    shutil.rmtree(tmp_path / "kept")
+    loaded = mlflow.pyfunc.load_model(f"models:/whole@{CHAMPION}").unwrap_python_model()
+    torch.testing.assert_close(loaded.logits("The future of"), trained)
+    assert not torch.allclose(trained, untrained)
 
 
 def test_names_of_registered_models_are_plain():

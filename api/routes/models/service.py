@@ -5,6 +5,7 @@ import json
 import shutil
 import time
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -44,28 +45,41 @@ def model_in(session: Session, model_id: int) -> Model:
 
 
 def delete_model(platform: Platform, model_id: int) -> None:
-    """Delete a model and its adapter; raise `Conflict` with what uses it, if anything does."""
+    """Delete a model and what its training made; raise `Conflict` with what uses it, if anything does."""
     with platform.database.transaction() as session:
         models, model = ModelRepository(session), model_in(session, model_id)
         users = models.users(model_id)
         if users:
             raise Conflict(f"Model {model_id} ({model.name}) is used by {', '.join(users)}; end or delete those first.")
         models.remove(model)
-        adapter = model.adapter
-    if adapter is not None:
-        shutil.rmtree(platform.settings.adapters_dir / adapter, ignore_errors=True)
+    if (folder := _adapter_folder(platform, model)) is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+    elif model.weights is not None:  # with an adapter, the weights are those of a model that it came from
+        shutil.rmtree(platform.settings.weights_dir / model.weights, ignore_errors=True)
 
 
 def is_loaded(platform: Platform, model: Model) -> bool | None:
     """Return whether the engine has the model, with its adapter, in memory; None if it does not answer."""
     if platform.monitor.engine is None:
         return None
-    folder = platform.availability.folder(model.base_model)
-    adapter = str(platform.settings.adapters_dir / model.adapter) if model.adapter else None
+    folder, adapter = _weights_folder(platform, model), _adapter_folder(platform, model)
     return any(
-        loaded["weights"] == str(folder) and loaded["loaded"] and (adapter is None or adapter in loaded["adapters"])
+        loaded["weights"] == str(folder)
+        and loaded["loaded"]
+        and (adapter is None or str(adapter) in loaded["adapters"])
         for loaded in platform.monitor.engine.models
     )
+
+
+def _weights_folder(platform: Platform, model: Model) -> Path | None:
+    """Return where the model's weights lie; None while the base's are being fetched from the hub."""
+    if model.weights is not None:
+        return platform.settings.weights_dir / model.weights
+    return platform.availability.folder(model.base_model)
+
+
+def _adapter_folder(platform: Platform, model: Model) -> Path | None:
+    return platform.settings.adapters_dir / model.adapter if model.adapter is not None else None
 
 
 def require_loadable(model: Model) -> None:
@@ -168,14 +182,14 @@ def engine_request(platform: Platform, model: Model, **settings: Any) -> EngineG
     Raises `Conflict` if the weights can't be loaded, and `PartDown` while they are being fetched.
     """
     require_loadable(model)
-    folder = platform.availability.folder(model.base_model)
+    folder, adapter = _weights_folder(platform, model), _adapter_folder(platform, model)
     if folder is None:
         message = f"The weights of {model.base_model} are being fetched from the hub; try again in a while."
         raise PartDown("weights", message, retry_after=30)
     return EngineGenerateRequest(
-        model=model.base_model,
+        model=model.weights or model.base_model,
         weights=str(folder),
-        adapter=str(platform.settings.adapters_dir / model.adapter) if model.adapter else None,
+        adapter=str(adapter) if adapter is not None else None,
         **settings,
     )
 

@@ -13,7 +13,7 @@ FINE_TUNED = "ft:"
 
 def name_of(model: Model) -> str:
     """Return the base's name for a base model, `ft:BASE:SUFFIX:ID` for a fine-tuned one."""
-    if model.adapter is None:
+    if model.is_base:
         return model.base_model
     suffix = re.sub(r"[^a-z0-9]+", "-", model.name.lower()).strip("-")[:40]
     return f"{FINE_TUNED}{model.base_model}:{suffix}:{model.id}"

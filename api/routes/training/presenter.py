@@ -17,9 +17,9 @@ def detail_of(
     """Return the job with settings, progress and log."""
     return TrainingDetail(
         **_summary_fields(job),
-        lora_r=job.recipe["lora_r"],
-        lora_alpha=job.recipe["lora_alpha"],
-        lora_dropout=job.recipe["lora_dropout"],
+        lora_r=job.recipe.get("lora_r"),
+        lora_alpha=job.recipe.get("lora_alpha"),
+        lora_dropout=job.recipe.get("lora_dropout"),
         current_loss=job.current_loss,
         logs="\n".join(log_lines),
         attempts=[PastAttempt(**attempt) for attempt in attempts],

@@ -1,21 +1,27 @@
 """Shapes of training jobs."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
 from api.schemas import ResponseBody, Timestamp
-from configs.recipe import FinetuneParameters, JobName
+from configs.recipe import ADAPTER_FIELDS, FinetuneParameters, JobName
 
 Status = Literal["PENDING", "RUNNING", "PAUSED", "COMPLETED", "FAILED", "CANCELLED"]
 
 
-# The rule that the recipe checks, for clients that read the schema; not in the recipe, which Prefect makes its form of.
+# The rules that the recipe checks, for clients that read the schema; not in the recipe, of which Prefect makes a form.
 _HELD_OUT_LOSSES_TO_GO_BY: JsonDict = {
     "anyOf": [
         {"required": ["eval_every"], "properties": {"eval_every": {"type": "integer"}}},
         {"properties": {"early_stopping_patience": {"type": "null"}, "register_best": {"const": False}}},
+    ]
+}
+_NOTHING_WITHOUT_MEANING: JsonDict = {
+    "anyOf": [
+        {"properties": {"method": {"not": {"const": "full"}}}},
+        {"properties": dict.fromkeys(ADAPTER_FIELDS, False)},
     ]
 }
 
@@ -23,9 +29,14 @@ _HELD_OUT_LOSSES_TO_GO_BY: JsonDict = {
 class TrainingCreate(FinetuneParameters):
     """A training job to create: the model, a name, and any hyperparameter."""
 
-    model_config = ConfigDict(json_schema_extra=_HELD_OUT_LOSSES_TO_GO_BY)
+    model_config = ConfigDict(json_schema_extra={"allOf": [_HELD_OUT_LOSSES_TO_GO_BY, _NOTHING_WITHOUT_MEANING]})
 
     job_name: JobName = Field(description="Name of the job")
+
+    @model_validator(mode="after")
+    def _nothing_ignored(self) -> Self:
+        self.refuse_without_meaning(self.model_fields_set)
+        return self
 
 
 class TrainingCreated(ResponseBody):
@@ -74,9 +85,9 @@ class PastAttempt(Attempt):
 class TrainingDetail(TrainingSummary):
     """A training job with its settings, its progress and its log."""
 
-    lora_r: int
-    lora_alpha: int
-    lora_dropout: float
+    lora_r: int | None = Field(description="null, as the next two, where every weight is trained")
+    lora_alpha: int | None
+    lora_dropout: float | None
     current_loss: float | None
     logs: str
     pausing: bool = Field(description="A pause was asked for and the trainer has not left the device yet")

@@ -7,19 +7,22 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from api.errors import Conflict, NotFound, PartDown
+from api.errors import Conflict, Invalid, NotFound, PartDown
 from api.idempotency import Answer, IdempotentRequest, create_once
 from api.platform import Platform
 from api.routes.datasets.service import require_dataset
 from api.routes.models.service import model_in, require_loadable
 from api.routes.training.presenter import detail_of
 from api.routes.training.schemas import TrainingCreate, TrainingCreated, TrainingDetail
+from configs.recipe import Method
 from registry.attempts import attempt_is_alive
 from registry.database import Database
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.run_states import TERMINAL
 from registry.submissions import job_of_parameters
 from registry.tables import TrainingJob
+from tasks.lora.errors import MethodUnavailable
+from tasks.lora.installed import require_bitsandbytes
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +71,7 @@ def delete_job(platform: Platform, job_id: int) -> None:
 
 async def create_job(platform: Platform, body: TrainingCreate, once: IdempotentRequest | None) -> Answer:
     """Accept a job: once it is in our table it will run, now or when Prefect answers again."""
+    _require_method(body.method)
     message = CREATED if platform.monitor.answers("prefect") else ACCEPTED
     created = await asyncio.to_thread(
         create_once, platform.database, once, lambda session: _insert_job(session, body, message)
@@ -77,6 +81,15 @@ async def create_job(platform: Platform, body: TrainingCreate, once: IdempotentR
     except PartDown as error:
         logger.warning("training job %d waits to be submitted: %s", created.resource_id, error)
     return created.answer
+
+
+def _require_method(method: Method) -> None:
+    """Raise `Invalid` if a package that the method needs is not installed; the trainer knows of the GPU."""
+    if method == "qlora":
+        try:
+            require_bitsandbytes()
+        except MethodUnavailable as error:
+            raise Invalid(f"{error}.") from error
 
 
 def _insert_job(session: Session, body: TrainingCreate, message: str) -> tuple[int, Answer]:

@@ -3,17 +3,38 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from configs.recipe import TrainingRecipe
+from configs.recipe import Method, TrainingRecipe
 from tasks.lora.adapter import attach_lora, save_adapter
 from tasks.lora.loop import train
+from tasks.lora.methods import METHODS
 from tasks.lora.observer import StepRecord, TrainOutcome
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model to train from, as the methods know it."""
+
+    base_folder: Path
+    adapter_folder: Path | None = None
+    dtype: torch.dtype = torch.float32
+    base_reference: str = "base"
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def after(self, method: Method, kept: Path) -> "Start":
+        """The model that a job from here has made, if `kept` is what it left."""
+        if METHODS[method].whole:
+            return replace(self, base_folder=kept, adapter_folder=None)
+        return replace(self, adapter_folder=kept)
 
 
 @dataclass(frozen=True)
@@ -89,6 +110,7 @@ def run(
     held_out: Sequence[Row] | None = None,
     fingerprint: str = "rows-v1",
     interval: float = 3600.0,
+    compute_dtype: torch.dtype | None = None,
 ) -> TrainOutcome:
     """Train with the test's rows."""
     return train(
@@ -102,6 +124,7 @@ def run(
         observer=recorder,
         should_pause=recorder.should_pause,
         checkpoint_interval=interval,
+        compute_dtype=compute_dtype,
     )
 
 

@@ -9,6 +9,7 @@ from configs.recipe import FinetuneParameters, TrainingRecipe
 from tasks.lora.adapter import trainable_weights
 from tasks.lora.errors import NonFiniteLoss, OutOfMemory, RowError
 from tasks.lora.memory import memory_errors
+from tasks.lora.path import choose_path
 from tasks.lora.snapshot import run_identity
 from tests.tasks.lora.job import Recorder, Row, adapter_bytes, load_adapted, make_rows, run
 
@@ -130,5 +131,6 @@ def test_rows_are_checked_before_anything_else(tiny_gpt2_dir, tmp_path):
 
 def test_a_jobs_name_is_no_part_of_the_runs_identity(tiny_llama_dir):
     model = load_adapted(tiny_llama_dir, RECIPE)
+    path = choose_path(model, 0)
     named = FinetuneParameters(**RECIPE.model_dump(), model_id=3, job_name="mine")
-    assert run_identity(model, named, "rows", 14, "packed") == run_identity(model, RECIPE, "rows", 14, "packed")
+    assert run_identity(model, named, "rows", 14, path) == run_identity(model, RECIPE, "rows", 14, path)

@@ -157,7 +157,7 @@ def test_a_checkpoint_of_another_model_is_an_error(tiny_llama_dir, tiny_gpt2_dir
     with pytest.raises(CheckpointMismatch, match="path was 'packed', is 'padded'"):
         run(load_adapted(tiny_gpt2_dir, RECIPE), RECIPE, tmp_path, Recorder())
     shallow = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, num_hidden_layers=1)
-    with pytest.raises(CheckpointMismatch, match="adapter weights are not those of this model"):
+    with pytest.raises(CheckpointMismatch, match="checkpoint's weights are not those of this model"):
         run(attach_lora(shallow, RECIPE), RECIPE, tmp_path, Recorder())
 
 
