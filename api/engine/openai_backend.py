@@ -123,6 +123,7 @@ class OpenAIBackend:
             return request.model
         name = Path(request.adapter).name
         if name not in self._adapters:
+            await self._require_served(request.model)
             body = {"lora_name": name, "lora_path": request.adapter}
             response = await self._send("POST", "/load_lora_adapter", body)
             if response.is_error and "already" not in response.text:
@@ -133,6 +134,15 @@ class OpenAIBackend:
                 raise EngineRefused(503, "weights", message)
             self._adapters.add(name)
         return name
+
+    async def _require_served(self, base: str) -> None:
+        """Raise EngineRefused unless the server has the base: another of its shape would take the adapter too."""
+        response = await self._send("GET", "/models", None)
+        self._raise_for_error(response.status_code, _json(response))
+        served = sorted(str(model.get("id")) for model in _json(response).get("data", []))
+        if base not in served:
+            message = f"the backend {self._url} serves {', '.join(served)}, not {base}, which the adapter is made for"
+            raise EngineRefused(503, "weights", message)
 
     async def _new_tokens(self, request: EngineGenerateRequest, path: str, body: Mapping[str, Any]) -> int:
         """Return how many tokens may come; a limit on prompt and answer together takes the prompt's length to know."""

@@ -76,20 +76,25 @@ def test_what_the_backend_refuses_keeps_its_sense(client, model_id):
     assert "256" in refused.json()["error"]
 
 
-def test_an_adapter_that_the_backend_can_not_load_is_said(client):
-    """vLLM loads adapters as it runs; this backend has no such door."""
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [(None, "--enable-lora"), ("4567", "not 4567, which the adapter is made for")],
+    ids=["no such door", "another base"],
+)
+def test_an_adapter_that_the_backend_can_not_load_is_said(client, weights, said):
+    """vLLM loads adapters as it runs; this backend has no such door, and nothing that was trained as a whole."""
     from registry.database import Database
     from registry.repositories.models import ModelRepository
     from registry.tables import Model
 
     database = Database(client.app.state.platform.settings.platform_database_url)
     with database.transaction() as session:
-        tuned = Model(name="Tuned", base_model="tiny-llama", status="AVAILABLE", adapter="0123", parameters={})
+        tuned = Model(name="Tuned", base_model="tiny-llama", status="AVAILABLE", adapter="0123", weights=weights)
         model_id = ModelRepository(session).add(tuned).id
     database.close()
     answer = client.post(f"/api/models/{model_id}/generate", json={"prompt": PROMPT, "max_new_tokens": 2})
     assert answer.status_code == 503
-    assert "--enable-lora" in answer.json()["error"]
+    assert said in answer.json()["error"]
 
 
 def test_a_backend_that_is_away_is_a_part_that_is_down(models_dir, tmp_path):
