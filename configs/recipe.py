@@ -40,6 +40,11 @@ class TrainingRecipe(StrictModel):
     learning_rate: float = Field(1e-4, gt=0, le=1, description="Peak learning rate of AdamW")
     batch_size: int = Field(8, ge=1, le=4096, description="Rows per micro-batch")
     gradient_accumulation: int = Field(1, ge=1, le=4096, description="Micro-batches per optimizer step")
+    micro_batch: Literal["as_given", "auto"] = Field(
+        "as_given",
+        description="`auto`: where memory asks for it, fewer rows at once than `batch_size` and more accumulation; the "
+        "rows of an optimizer step stay the same",
+    )
     max_steps: int | None = Field(
         None, ge=1, description="Stop after this many optimizer steps, whatever `epochs` says"
     )

@@ -65,7 +65,9 @@ def main(kind: str) -> None:
     """Train with the recipe of the other tools."""
     meter = bench.Meter(f"ours-{kind}", hook=False)
     if kind == "padded":
-        loop.choose_path = lambda model, pad_token_id, _begun, _dtype: PaddedPath(model, pad_token_id)
+        loop.choose_path = lambda model, pad_token_id, _begun, _dtype, recompute: PaddedPath(
+            model, pad_token_id, recompute=recompute
+        )
     tokenizer = AutoTokenizer.from_pretrained(bench.MODEL)
     rows = [SimpleNamespace(**bench.encode(tokenizer, *example)) for example in bench.examples()]
     recipe = TrainingRecipe(

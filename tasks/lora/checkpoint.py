@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tasks.data.durable import sync
 from tasks.lora.errors import BestCheckpointLost, CheckpointMismatch
+from tasks.lora.planning import StepPlan
 from tasks.lora.sampler import Cursor
 
 FORMAT = 1
@@ -43,6 +44,8 @@ class Progress:
     best_step: int | None = None
     best_loss: float | None = None
     """Lowest held-out loss so far and the step it was measured after."""
+    plan: StepPlan | None = None
+    """How the steps are cut to fit in memory; None in a checkpoint of an earlier version."""
 
     def evaluated(self, step: int, eval_loss: float) -> "Progress":
         """Return the progress with a held-out loss measured after `step`."""
@@ -185,7 +188,9 @@ def _read(folder: Path) -> TrainingState:
         if _sha256(folder / file) != manifest["sha256"][file]:
             raise ValueError(f"{file} is not what was written")
     scalars = json.loads((folder / "state.json").read_bytes())
-    progress = Progress(**scalars["progress"] | {"cursor": Cursor(**scalars["progress"]["cursor"])})
+    told = scalars["progress"]
+    plan = StepPlan(**told["plan"]) if told.get("plan") else None  # an earlier version does not say it
+    progress = Progress(**told | {"cursor": Cursor(**told["cursor"]), "plan": plan})
     tensors = {part: load_file(folder / file) for file, part in _TENSOR_FILES.items()}
     return TrainingState(progress, scalars["identity"], **tensors)
 

@@ -31,3 +31,20 @@ class NonFiniteLoss(TrainingError):
 
 class OutOfMemory(TrainingError):
     """The device can't hold a training step."""
+
+
+class DoesNotFit(TrainingError):
+    """No plan of the run fits in memory; said before it starts. Bytes, and what would fit (None: nothing)."""
+
+    def __init__(self, message: str, needed: int, available: int, batch_size: int | None, length: int | None) -> None:
+        super().__init__(message, needed, available, batch_size, length)
+        self.message = message
+        self.needed = needed
+        self.available = available
+        self.batch_size = batch_size
+        """Most rows at once at the length that was asked for."""
+        self.max_seq_length = length
+        """Longest rows, one at once."""
+
+    def __str__(self) -> str:
+        return self.message

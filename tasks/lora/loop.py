@@ -18,6 +18,7 @@ from tasks.lora.errors import NonFiniteLoss, RowError
 from tasks.lora.memory import memory_errors
 from tasks.lora.observer import StepRecord, TrainingObserver, TrainOutcome
 from tasks.lora.path import TrainingPath, choose_path, held_out_loss
+from tasks.lora.planning import StepPlan
 from tasks.lora.rng import private_rng
 from tasks.lora.sampler import step_batches, total_epochs, total_steps
 from tasks.lora.schedule import learning_rate_at
@@ -42,6 +43,7 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
     should_pause: Callable[[], bool],
     checkpoint_interval: float = 60.0,
     compute_dtype: torch.dtype | None = None,
+    plan: StepPlan | None = None,
 ) -> TrainOutcome:
     """Train what trains in `model` in place, from the newest complete checkpoint in `checkpoints` if there is one.
 
@@ -49,6 +51,7 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
     Saves every `checkpoint_interval` seconds (less often if that would take more than 1% of the time; after every step
     if it is 0), at the lowest held-out loss so far, before pausing and at the end; asks `should_pause` between steps.
     Stops early if the recipe says so; at the end the model has the last weights, or the best if the recipe says so.
+    A step is cut as `plan` says; without one `batch_size` rows are in memory at once.
     On the CPU, with the same torch and number of threads, an interrupted run gives the losses and weights of an
     uninterrupted one bit for bit. Raises RowError, CheckpointMismatch, BestCheckpointLost, NonFiniteLoss
     or OutOfMemory (tasks.lora.errors).
@@ -59,15 +62,18 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
     for rows in (train_rows, held_out_rows):
         check_rows(rows, getattr(model.config, "max_position_embeddings", None))
     last_step = total_steps(recipe, len(train_rows))
-    with private_rng(model.get_input_embeddings().weight.device, recipe.seed), memory_errors(recipe):
-        path = choose_path(model, pad_token_id, begun_path(checkpoints), compute_dtype)
+    plan = plan or StepPlan(recipe.batch_size)
+    with private_rng(model.get_input_embeddings().weight.device, recipe.seed), memory_errors(recipe, plan):
+        path = choose_path(model, pad_token_id, begun_path(checkpoints), compute_dtype, recompute=plan.recompute)
         identity = run_identity(model, recipe, data_fingerprint, len(train_rows), path)
         # 2. Make the optimizer; its learning rate is set at each step
         optimizer = torch.optim.AdamW(trainable_weights(model).values(), weight_decay=0.0, fused=True)
         # 3. Find out how far the run has come
         snapshots = Snapshots(checkpoints, identity, model, optimizer)
         saved, next_save = snapshots.restore(_LOG.warning), time.monotonic() + checkpoint_interval
-        progress = saved or Progress()
+        progress = replace(saved or Progress(), plan=plan)
+        if recipe.micro_batch == "auto" and progress != saved:
+            next_save = 0.0  # at once: whoever takes the run up again has to cut its steps alike
         batches = step_batches(recipe, len(train_rows), progress.cursor)
         observer.on_start(progress.cursor.step, last_step, total_epochs(recipe, len(train_rows)))
         while True:
@@ -76,7 +82,7 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
             evaluating = bool(held_out_rows) and _evaluation_due(progress, recipe, last_step)
             pausing = (evaluating or not _is_over(progress, recipe, last_step)) and should_pause()
             if evaluating and not pausing:
-                eval_loss = held_out_loss(path, model, held_out_rows, recipe.batch_size)
+                eval_loss = held_out_loss(path, model, held_out_rows, plan.micro_batch)
                 progress = progress.evaluated(step, eval_loss)
                 observer.on_evaluation(step, eval_loss)
             ending = pausing or _is_over(progress, recipe, last_step)
@@ -91,7 +97,7 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
                 return _outcome(snapshots, progress, recipe, last_step, paused=pausing)
             # 5. One optimizer step
             row_ids, cursor = next(batches)
-            record = _optimizer_step(path, model, optimizer, train_rows, row_ids, progress, recipe)
+            record = _optimizer_step(path, model, optimizer, train_rows, row_ids, progress, recipe, plan)
             tokens_seen = progress.tokens_seen + record.tokens
             progress = replace(progress, cursor=cursor, tokens_seen=tokens_seen, last_loss=record.loss)
             observer.on_step(record)
@@ -152,6 +158,7 @@ def _optimizer_step(
     row_ids: list[int],
     progress: Progress,
     recipe: TrainingRecipe,
+    plan: StepPlan,
 ) -> StepRecord:
     """Read the rows `row_ids`, accumulate their gradient, update the weights and return what happened.
 
@@ -161,7 +168,7 @@ def _optimizer_step(
     started = time.perf_counter()
     step, last_step = progress.cursor.step + 1, total_steps(recipe, len(rows))
     learning_rate = learning_rate_at(step, last_step, recipe)
-    batches = [path.batch(part) for part in longest_first([rows[row] for row in row_ids], recipe.batch_size)]
+    batches = [path.batch(part) for part in longest_first([rows[row] for row in row_ids], plan.micro_batch)]
     labelled = sum(batch.labelled for batch in batches)
     model.train()
     optimizer.zero_grad(set_to_none=True)

@@ -28,6 +28,26 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
+class PlanRecord:
+    """How the optimizer steps are cut from now on, so that they fit in memory."""
+
+    rows_at_once: str
+    """The plan in words."""
+    micro_batch: int
+    """Rows in memory at once."""
+    gradient_accumulation: int
+    """Micro-batches of a step."""
+    recompute: bool
+    """Whether activations are computed again in the backward pass instead of being kept."""
+    estimated_bytes: int | None
+    """The most that the run takes at once; None for a model of unknown shape."""
+    available_bytes: int
+    """What there was before the model was loaded."""
+    reason: str | None
+    """What made a smaller plan than the one before it necessary; None for the first."""
+
+
+@dataclass(frozen=True)
 class TrainOutcome:
     """How `train` ended: at the last step, early, or paused; with a complete checkpoint of `step` on disk."""
 

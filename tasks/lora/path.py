@@ -1,18 +1,21 @@
 """The two ways to a micro-batch's loss: packed rows for the models that `packed` knows, padded ones for any other."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol, TypeVar
 
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from tasks.lora.adapter import TrainedModel
 from tasks.lora.batch import MicroBatch, TokenRow, collate, longest_first
+from tasks.lora.estimate import PathName
 from tasks.lora.loss import summed_nll
 from tasks.lora.packed.batch import PackedBatch, pack
 from tasks.lora.packed.llama import PackedLlama, is_supported
-from tasks.lora.precision import base_dtype
+from tasks.lora.precision import base_dtype, forward_precision
 from tasks.lora.rng import private_rng
 
 
@@ -50,14 +53,26 @@ class TrainingPath(Protocol[B]):
 
 
 class PaddedPath:
-    """transformers' and peft's own forward pass over padded rows: any model they know."""
+    """transformers' and peft's own forward pass over padded rows: any model they know.
+
+    With `recompute` a layer's activations are computed again in the backward pass (see `can_recompute`).
+    """
 
     name = "padded"
 
-    def __init__(self, model: TrainedModel, pad_token_id: int, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, model: TrainedModel, pad_token_id: int, dtype: torch.dtype | None = None, *, recompute: bool = False
+    ) -> None:
         self._model = model
         self.dtype = dtype or base_dtype(model)
         self._pad_token_id = pad_token_id
+        if recompute:
+            base = _network(model)
+            # A layer that is computed again must find the precision that it was computed in.
+            options = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), forward_precision(model, self.dtype))}
+            base.activation_checkpointing_enable(options)
+            # It makes embeddings want a gradient, which only the older kind of checkpoint needs.
+            base.disable_input_require_grads()
 
     def batch(self, rows: Sequence[TokenRow]) -> MicroBatch:
         """Return `rows` padded to the longest of them."""
@@ -73,8 +88,8 @@ class PackedPath:
 
     name = "packed"
 
-    def __init__(self, model: PeftModel) -> None:
-        self._packed = PackedLlama(model)
+    def __init__(self, model: PeftModel, *, recompute: bool = False) -> None:
+        self._packed = PackedLlama(model, recompute)
         self.dtype = base_dtype(model)
         self._device: torch.device = model.get_input_embeddings().weight.device
 
@@ -87,17 +102,38 @@ class PackedPath:
         return self._packed.summed_nll(batch)
 
 
-def choose_path(
-    model: TrainedModel, pad_token_id: int, begun: str | None = None, dtype: torch.dtype | None = None
-) -> TrainingPath[Any]:
+def path_name(model: TrainedModel, begun: str | None = None, dtype: torch.dtype | None = None) -> PathName:
     """Return the path on which the run has `begun`; of a new one, the fast path where it computes what `model` does.
 
     `dtype` is the format of the products; none: the base weights'.
     """
     fast = isinstance(model, PeftModel) and is_supported(model) and dtype in (None, base_dtype(model))
-    if begun == PaddedPath.name or not fast:
-        return PaddedPath(model, pad_token_id, dtype)
-    return PackedPath(model)
+    return "packed" if fast and begun != "padded" else "padded"
+
+
+def choose_path(
+    model: TrainedModel,
+    pad_token_id: int,
+    begun: str | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    recompute: bool = False,
+) -> TrainingPath[Any]:
+    """Return the path of `path_name`; with `recompute` activations are computed again instead of being kept."""
+    if path_name(model, begun, dtype) == "packed":
+        assert isinstance(model, PeftModel)
+        return PackedPath(model, recompute=recompute)
+    return PaddedPath(model, pad_token_id, dtype, recompute=recompute)
+
+
+def can_recompute(model: TrainedModel) -> bool:
+    """Tell whether the model's layers can be computed again in the backward pass; transformers says it of each kind."""
+    return bool(_network(model).supports_gradient_checkpointing)
+
+
+def _network(model: TrainedModel) -> PreTrainedModel:
+    """Return the model without its adapters' wrapper."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def held_out_loss(path: TrainingPath[Any], model: TrainedModel, rows: Sequence[TokenRow], batch_size: int) -> float:

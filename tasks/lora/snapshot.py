@@ -10,6 +10,7 @@ from torch import Tensor
 from configs.recipe import TrainingRecipe
 from tasks.lora.adapter import TrainedModel, trainable_weights
 from tasks.lora.checkpoint import (
+    Checkpoint,
     Progress,
     TrainingState,
     best_checkpoint,
@@ -18,7 +19,9 @@ from tasks.lora.checkpoint import (
     save_checkpoint,
 )
 from tasks.lora.errors import CheckpointMismatch
+from tasks.lora.estimate import PathName
 from tasks.lora.path import TrainingPath
+from tasks.lora.planning import StepPlan
 from tasks.lora.rng import restore_rng, rng_state
 
 
@@ -35,10 +38,21 @@ def run_identity(
     }
 
 
-def begun_path(root: Path) -> str | None:
+def begun_path(root: Path) -> PathName | None:
     """Return the name of the path that the run in these checkpoints has taken so far; None if it has not begun."""
-    checkpoint = latest_checkpoint(root, lambda _: None)  # `restore` looks again, and tells what is wrong with it
-    return None if checkpoint is None else str((_unsaid() | checkpoint.state.identity)["path"])
+    checkpoint = _begun(root)
+    return None if checkpoint is None else (_unsaid() | checkpoint.state.identity)["path"]
+
+
+def begun_plan(root: Path, recipe: TrainingRecipe) -> StepPlan | None:
+    """Return how the run in these checkpoints has cut its steps so far; None if it has not begun."""
+    checkpoint = _begun(root)
+    # What an earlier version does not say is what it always did.
+    return None if checkpoint is None else checkpoint.state.progress.plan or StepPlan(recipe.batch_size)
+
+
+def _begun(root: Path) -> Checkpoint | None:
+    return latest_checkpoint(root, lambda _: None)  # `restore` looks again, and tells what is wrong with it
 
 
 def _unsaid() -> dict[str, Any]:

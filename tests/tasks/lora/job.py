@@ -15,6 +15,7 @@ from tasks.lora.adapter import attach_lora, save_adapter
 from tasks.lora.loop import train
 from tasks.lora.methods import METHODS
 from tasks.lora.observer import StepRecord, TrainOutcome
+from tasks.lora.planning import StepPlan
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ def run(
     fingerprint: str = "rows-v1",
     interval: float = 3600.0,
     compute_dtype: torch.dtype | None = None,
+    plan: StepPlan | None = None,
 ) -> TrainOutcome:
     """Train with the test's rows."""
     return train(
@@ -125,6 +127,7 @@ def run(
         should_pause=recorder.should_pause,
         checkpoint_interval=interval,
         compute_dtype=compute_dtype,
+        plan=plan,
     )
 
 
@@ -137,7 +140,8 @@ def unsay(checkpoint: Path, *names: str) -> None:
     """Make a checkpoint one of an earlier version, which did not yet say these things of its run."""
     state = json.loads((checkpoint / "state.json").read_text())
     for name in names:
-        del state["identity"][name]
+        part = "identity" if name in state["identity"] else "progress"
+        del state[part][name]
     (checkpoint / "state.json").write_text(json.dumps(state))
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     manifest["sha256"]["state.json"] = hashlib.sha256((checkpoint / "state.json").read_bytes()).hexdigest()

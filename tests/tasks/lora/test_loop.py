@@ -10,6 +10,7 @@ from tasks.lora.adapter import trainable_weights
 from tasks.lora.errors import NonFiniteLoss, OutOfMemory, RowError
 from tasks.lora.memory import memory_errors
 from tasks.lora.path import choose_path
+from tasks.lora.planning import StepPlan
 from tasks.lora.snapshot import run_identity
 from tests.tasks.lora.job import Recorder, Row, adapter_bytes, load_adapted, make_rows, run
 
@@ -113,10 +114,10 @@ def test_a_blown_up_adapter_is_an_error(tiny_llama_dir, tmp_path):
 def test_an_allocation_that_fails_says_what_to_lower():
     with (
         pytest.raises(OutOfMemory, match=r"lower batch_size \(now 4;.* max_seq_length \(now 512\)"),
-        memory_errors(RECIPE),
+        memory_errors(RECIPE, StepPlan(4)),
     ):
         torch.empty(2**60, dtype=torch.uint8)
-    with pytest.raises(RuntimeError, match="size"), memory_errors(RECIPE):
+    with pytest.raises(RuntimeError, match="size"), memory_errors(RECIPE, StepPlan(4)):
         torch.ones(2) @ torch.ones(3)
 
 

@@ -1,0 +1,184 @@
+"""How much memory a training step takes, from the model's sizes, the rows and the rank: no tensor is made to know it.
+
+It counts what each layer keeps for the backward pass and what exists at once at the widest place. Checked against
+measured peaks (`python -m bench.training_memory`): at most as much memory is used as is estimated, and at least half.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+PathName = Literal["packed", "padded"]
+
+RUNTIME_BYTES = 256 * 2**20
+"""Code, tables and buffers of the libraries that a first step brings into memory."""
+SLACK = 1.45
+"""What allocators take beyond what is asked of them: freed pieces that fit nothing."""
+LOGIT_ROWS = 128
+"""Positions whose logits the packed path holds at once (`packed.head.CHUNK`)."""
+LONGEST_DIRECT = 1024
+"""Longest row whose attention weights the packed path keeps on a CPU (`packed.attention.LONGEST_DIRECT`)."""
+
+_PACKED_FAMILY = ("llama", "mistral", "qwen2")
+_NAMES = {
+    "layers": ("num_hidden_layers", "n_layer", "num_layers"),
+    "hidden": ("hidden_size", "n_embd", "d_model"),
+    "heads": ("num_attention_heads", "n_head", "num_heads"),
+    "vocabulary": ("vocab_size",),
+    "inner": ("intermediate_size", "n_inner", "ffn_dim"),
+    "kv_heads": ("num_key_value_heads",),
+    "head_dim": ("head_dim",),
+    "context": ("max_position_embeddings", "n_positions", "n_ctx"),
+}
+_ATTENTION_DROPOUT = ("attention_dropout", "attn_pdrop")
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """The sizes that decide; `parameters` counts all weights, head included."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    context: int | None
+    gated: bool
+    """Whether the MLP has a gate beside its way up, as in Llama."""
+    drops_attention: bool
+    """Whether attention weights are dropped at random in training: then they are kept, heads · length² of them."""
+
+    @property
+    def queries(self) -> int:
+        """Width of all heads' queries together."""
+        return self.heads * self.head_dim
+
+    @property
+    def keys(self) -> int:
+        """Width of the keys; that of the values is the same."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def linear_layers(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of one layer's products, by the names that they have in Llama."""
+        products = {
+            "q_proj": (self.hidden, self.queries),
+            "k_proj": (self.hidden, self.keys),
+            "v_proj": (self.hidden, self.keys),
+            "o_proj": (self.queries, self.hidden),
+            "up_proj": (self.hidden, self.inner),
+            "down_proj": (self.inner, self.hidden),
+        }
+        return products | ({"gate_proj": (self.hidden, self.inner)} if self.gated else {})
+
+    def adapter_parameters(self, rank: int, targets: Sequence[str] | None) -> int:
+        """Return how many numbers the adapters have; with names that are not Llama's, as if all layers had one."""
+        names = [target.rpartition(".")[2] for target in targets or ()]
+        known = {name: sizes for name, sizes in self.linear_layers.items() if name in names}
+        chosen = known if names and len(known) == len(set(names)) else self.linear_layers
+        return self.layers * rank * sum(inputs + outputs for inputs, outputs in chosen.values())
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """What a step is made of, beside its rows."""
+
+    path: PathName
+    element_bytes: int
+    """Of a number of the frozen weights, and of what is computed from them: 2 in bfloat16, 4 in float32."""
+    adapter_parameters: int
+    rank: int
+    dropout: bool
+    on_cpu: bool
+
+
+def sizes_of(config: Mapping[str, Any], parameters: int) -> ModelSizes | None:
+    """Return the sizes that a model's `config.json` says; None if it has no such layers, or under other names."""
+    text: Mapping[str, Any] = config.get("text_config", config)
+    found = {
+        size: next((text[name] for name in names if isinstance(text.get(name), int)), None)
+        for size, names in _NAMES.items()
+    }
+    layers, hidden, heads, vocabulary = (found[size] for size in ("layers", "hidden", "heads", "vocabulary"))
+    if not (layers and hidden and heads and vocabulary):
+        return None
+    return ModelSizes(
+        parameters=parameters,
+        layers=layers,
+        hidden=hidden,
+        inner=found["inner"] or 4 * hidden,
+        heads=heads,
+        kv_heads=found["kv_heads"] or heads,
+        head_dim=found["head_dim"] or hidden // heads,
+        vocabulary=vocabulary,
+        context=found["context"],
+        gated="silu" in str(text.get("hidden_act")),
+        drops_attention=any(text.get(name) for name in _ATTENTION_DROPOUT),
+    )
+
+
+def likely_path(config: Mapping[str, Any]) -> PathName:
+    """Return the path that a run on this model's base will take; `packed.llama.is_supported` sees the loaded model."""
+    plain = config.get("hidden_act") == "silu" and not config.get("attention_dropout")
+    known = config.get("model_type") in _PACKED_FAMILY and config.get("sliding_window") is None
+    return "packed" if plain and known else "padded"
+
+
+def step_bytes(sizes: ModelSizes, shape: StepShape, lengths: Sequence[int], *, recompute: bool) -> int:
+    """Return the most memory, in bytes, that training takes at once while a micro-batch of rows so long is computed.
+
+    Every token counts as one to learn. With `recompute` layers keep their input alone, and one at a time is whole.
+    """
+    tokens = sum(lengths) if shape.path == "packed" else len(lengths) * max(lengths)
+    kept = tokens * _kept_per_token(sizes, shape) + _attention_weights(sizes, shape, lengths)
+    between = tokens * sizes.hidden * shape.element_bytes
+    activations = sizes.layers * between + kept if recompute else sizes.layers * kept
+    at_once = tokens * _at_once_per_token(sizes, shape) + _logits(sizes, shape, tokens)
+    return int(_fixed(sizes, shape) + SLACK * (activations + at_once))
+
+
+def _fixed(sizes: ModelSizes, shape: StepShape) -> int:
+    """Weights; the adapters with their gradients and AdamW's two moments, all float32; on a CPU a save's copy too."""
+    per_adapter_parameter = 4 + 4 + 8 + shape.element_bytes + (12 if shape.on_cpu else 0)
+    weights = sizes.parameters * shape.element_bytes
+    return RUNTIME_BYTES + weights + shape.adapter_parameters * per_adapter_parameter
+
+
+def _kept_per_token(sizes: ModelSizes, shape: StepShape) -> int:
+    """Return the bytes that one layer keeps of a token for its backward pass, but for attention weights."""
+    width, queries, keys, inner = sizes.hidden, sizes.queries, sizes.keys, sizes.inner
+    element, mask = shape.element_bytes, int(shape.dropout)
+    if shape.path == "packed":
+        ranks = 7 * shape.rank
+        kept = 2 * width + (queries + 2 * keys) + queries + 2 * inner + ranks
+        return kept * element + (2 * width + queries + inner) * mask
+    inputs = sum(inputs for inputs, _ in sizes.linear_layers.values())
+    ranks = len(sizes.linear_layers) * shape.rank
+    mlp = (3 if sizes.gated else 6) * inner  # the activation's input, output and what it is multiplied with
+    norms = 2 * width * 4
+    return (4 * queries + mlp + inputs + ranks) * element + inputs * mask + norms
+
+
+def _attention_weights(sizes: ModelSizes, shape: StepShape, lengths: Sequence[int]) -> int:
+    """Return the bytes of the attention weights that one layer keeps, where they are made at all."""
+    if shape.path == "packed":
+        direct = shape.on_cpu and max(lengths) <= LONGEST_DIRECT
+        return sizes.heads * sum(length**2 for length in lengths) * shape.element_bytes if direct else 0
+    squares = len(lengths) * max(lengths) ** 2
+    per_weight = 3 * shape.element_bytes + 1
+    return sizes.heads * squares * per_weight if sizes.drops_attention else 0
+
+
+def _at_once_per_token(sizes: ModelSizes, shape: StepShape) -> int:
+    """Return the bytes of a token at the widest place of a layer's backward pass: its MLP's products and masks."""
+    return (8 * sizes.inner + 4 * sizes.hidden) * shape.element_bytes
+
+
+def _logits(sizes: ModelSizes, shape: StepShape, tokens: int) -> int:
+    """Return the bytes of the logits with their gradients, which exist at once."""
+    if shape.path == "packed":
+        return LOGIT_ROWS * sizes.vocabulary * (shape.element_bytes + 4) + 2 * tokens * sizes.hidden * 4
+    return tokens * sizes.vocabulary * (2 * shape.element_bytes + 3 * 4)
