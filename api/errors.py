@@ -42,6 +42,10 @@ class Invalid(PlatformError):
     """A field is wrong in a way that only the server could see."""
 
 
+class TooLittleMemory(PlatformError):
+    """A training job can't fit in memory; the details say what it needs, what there is and what would fit."""
+
+
 class DatasetInvalid(PlatformError):
     """An uploaded data set can't be used; the details are the report of its checks."""
 
@@ -80,6 +84,7 @@ STATUS_OF_ERROR: Mapping[type[PlatformError], tuple[int, str]] = {
     Conflict: (409, "conflict"),
     TooLarge: (413, "too_large"),
     Invalid: (422, "invalid"),
+    TooLittleMemory: (422, "too_little_memory"),
     DatasetInvalid: (422, "invalid_dataset"),
     EvaluationFailed: (500, "evaluation_failed"),
     PartDown: (503, "part_down"),

@@ -1,10 +1,9 @@
 """What to do with a run whose process has died: let it go on from its newest checkpoint, unless that is hopeless."""
 
-import socket
 from datetime import timedelta
 
 from api.orchestrator import FlowRun
-from registry.attempts import attempt_is_alive, oom_kills
+from registry.attempts import attempt_is_alive, killed_for_memory_since
 from registry.clock import utcnow
 from registry.tables import FlowBacked, TrainingJob
 
@@ -29,9 +28,10 @@ def objection(record: FlowBacked, run: FlowRun) -> str | None:
     """Return why another attempt at a run that has died would be in vain, and what to change; None if it would not."""
     if not run.has_deployment:
         return f"The flow that it was a part of died ({cause(run)}); when that runs again, it evaluates anew."
-    if _killed_for_memory(record, run):
+    hopeless = record.crash_step == record.attempt_step and record.crashes >= MOST_CRASHES_AT_ONE_PLACE
+    if _killed_for_memory(record, run) and (hopeless or not _takes_less_next_time(record)):
         return _out_of_memory(record)
-    if record.crash_step == record.attempt_step and record.crashes >= MOST_CRASHES_AT_ONE_PLACE:
+    if hopeless:
         return f"Its process died {record.crashes + 1} times in a row from the same place; the last time: {cause(run)}"
     return None
 
@@ -43,11 +43,12 @@ def cause(run: FlowRun) -> str:
 
 def _killed_for_memory(record: FlowBacked, run: FlowRun) -> bool:
     """Return whether the kernel has killed for memory since the attempt began, and the attempt ended like that."""
-    before, now = record.attempt_oom_kills, oom_kills()
-    if before is None or now is None or record.attempt_host != socket.gethostname():
-        return False
-    # Fewer than before: the machine has started anew, and its count with it.
-    return now > before and run.state_type == "CRASHED" and KILLED in cause(run)
+    return killed_for_memory_since(record) and run.state_type == "CRASHED" and KILLED in cause(run)
+
+
+def _takes_less_next_time(record: FlowBacked) -> bool:
+    """Return whether the next attempt would go on with fewer rows at once; the trainer says when there are no fewer."""
+    return isinstance(record, TrainingJob) and record.recipe.get("micro_batch") == "auto"
 
 
 def _out_of_memory(record: FlowBacked) -> str:

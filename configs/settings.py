@@ -73,12 +73,19 @@ class Settings(BaseSettings):
     pause_wait_seconds: float = Field(60.0, ge=0)
     """How long `/pause` waits for the trainer to leave before it answers 202."""
     checkpoint_interval_seconds: float = Field(60.0, gt=0)
+    training_memory_gb: float | None = Field(None, gt=0)
+    """Memory that a training job may take; default what the device, for a CPU the machine, has free."""
 
     @field_validator("data_dir", "local_models_dir")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         """Paths are handed to processes with other working directories."""
         return path.expanduser().resolve() if path is not None else None
+
+    @property
+    def training_memory_bytes(self) -> int | None:
+        """Memory that a training job may take; none: what is free."""
+        return None if self.training_memory_gb is None else int(self.training_memory_gb * 1e9)
 
     @property
     def models_dir(self) -> Path:

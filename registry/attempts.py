@@ -21,6 +21,25 @@ def oom_kills() -> int | None:
     return int(found[1]) if found else None
 
 
+def killed_for_memory_since(record: FlowBacked) -> bool:
+    """Return whether the kernel of this machine has killed for memory since the record's newest attempt began here."""
+    before, now = record.attempt_oom_kills, oom_kills()
+    if before is None or now is None or record.attempt_host != socket.gethostname():
+        return False
+    # Fewer than before: the machine has started anew, and its count with it.
+    return now > before
+
+
+def attempt_memory(record: FlowBacked) -> int:
+    """Return the bytes that the process of the record's newest attempt has to itself; 0 if it is not on this host."""
+    if record.attempt_host != socket.gethostname() or not attempt_is_alive(record):
+        return 0
+    try:
+        return int(psutil.Process(record.attempt_pid).memory_full_info().uss)
+    except psutil.Error:
+        return 0
+
+
 def attempt_is_alive(record: FlowBacked) -> bool:
     """Return whether the record's newest attempt may still hold the device.
 

@@ -138,7 +138,7 @@ class JobEvent(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("training_jobs.id"))
     kind: Mapped[str] = mapped_column(String(20))
-    """`log`, `state`, `attempt`, `step`, `evaluation` or `checkpoint`."""
+    """`log`, `state`, `attempt`, `memory`, `step`, `evaluation` or `checkpoint`."""
     message: Mapped[str] = mapped_column(Text)
     data: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(default=utcnow)

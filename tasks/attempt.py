@@ -46,6 +46,9 @@ class Attempt:
         self.log = log
         self.run: TrackedRun
         self.reporter: Reporter
+        with database.reading() as session:
+            self.killed_for_memory = TrainingJobRepository(session).was_killed_for_memory(job)
+            """Whether the attempt before this one was."""
 
     @property
     def checkpoints(self) -> Path:

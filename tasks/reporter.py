@@ -16,7 +16,7 @@ from registry.database import Database
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.tracking import TrackedRun
 from tasks.job_log import JobLog
-from tasks.lora.observer import StepRecord, TrainOutcome
+from tasks.lora.observer import PlanRecord, StepRecord, TrainOutcome
 from tasks.trace import Trace
 
 logger = logging.getLogger(__name__)
@@ -97,6 +97,24 @@ class Reporter:
     def on_checkpoint(self, step: int, path: Path) -> None:
         """Tell of a complete checkpoint."""
         self._event("checkpoint", step=step, name=path.name)
+
+    def on_plan(self, plan: PlanRecord) -> None:
+        """Log how the steps are cut to fit in memory, and why not as before."""
+        estimated = None if plan.estimated_bytes is None else round(plan.estimated_bytes / 1e9, 2)
+        available = round(plan.available_bytes / 1e9, 2)
+        self._event(
+            "memory",
+            micro_batch=plan.micro_batch,
+            gradient_accumulation=plan.gradient_accumulation,
+            recompute=plan.recompute,
+            estimated_gb=estimated,
+            available_gb=available,
+            reason=plan.reason,
+        )
+        if plan.reason is not None:
+            self._log.line(f"Out of memory: {plan.reason}; going on from the newest checkpoint with less")
+        about = "" if estimated is None else f"about {estimated:.2f} GB of {available:.2f} GB with "
+        self._log.line(f"Memory: {about}{plan.rows_at_once}; micro-batches a step: {plan.gradient_accumulation}")
 
     def on_completed(self, outcome: TrainOutcome) -> None:
         """Log the end of the last epoch, if it was reached, and keep the held-out loss of what will be registered."""

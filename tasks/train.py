@@ -1,13 +1,16 @@
-"""The `train` task: the loop of `tasks.lora` on the prepared data, watched for pauses."""
+"""The `train` task: the loop of `tasks.lora` on the prepared data, within the memory there is, watched for pauses."""
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.attempt import Attempt, PauseWatch
 from tasks.lora.adapter import TrainedModel
+from tasks.lora.fitting import MemoryPlanner
 from tasks.lora.loop import train as run_loop
+from tasks.lora.memory import available_memory
 from tasks.lora.methods import METHODS
 from tasks.lora.observer import TrainOutcome
+from tasks.lora.planning import StepPlan
 from tasks.prepare import Prepared
 
 
@@ -33,21 +36,31 @@ class Trained:
 def train(attempt: Attempt, prepared: Prepared) -> Trained:
     """Train to the end or to a pause, from the newest checkpoint if there is one."""
     watch = PauseWatch()
-    model = METHODS[attempt.recipe.method].load(prepared.source, attempt.recipe)
-    data = prepared.dataset.prepared
-    outcome = run_loop(
-        model,
-        data.train,
-        data.held_out[: attempt.recipe.eval_rows],
-        attempt.recipe,
-        pad_token_id=prepared.source.pad_token_id,
-        checkpoints=attempt.checkpoints,
-        data_fingerprint=data.fingerprint,
-        observer=attempt.reporter,
-        should_pause=watch.requested,
-        checkpoint_interval=attempt.settings.checkpoint_interval_seconds,
-        compute_dtype=prepared.source.dtype,
-    )
+    recipe, data = attempt.recipe, prepared.dataset.prepared
+    # Asked before the model is loaded: the plan counts it in.
+    available = attempt.settings.training_memory_bytes or available_memory(prepared.source.device)
+    model = METHODS[recipe.method].load(prepared.source, recipe)
+    lengths = [*data.train.lengths, *data.held_out.lengths[: recipe.eval_rows]]
+    dtype = prepared.source.dtype
+    planner = MemoryPlanner(model, recipe, lengths, dtype, attempt.checkpoints, available, attempt.reporter.on_plan)
+
+    def run(plan: StepPlan) -> TrainOutcome:
+        return run_loop(
+            model,
+            data.train,
+            data.held_out[: recipe.eval_rows],
+            recipe,
+            pad_token_id=prepared.source.pad_token_id,
+            checkpoints=attempt.checkpoints,
+            data_fingerprint=data.fingerprint,
+            observer=attempt.reporter,
+            should_pause=watch.requested,
+            checkpoint_interval=attempt.settings.checkpoint_interval_seconds,
+            compute_dtype=dtype,
+            plan=plan,
+        )
+
+    outcome = planner.train(run, killed_for_memory=attempt.killed_for_memory)
     _report(attempt, outcome)
     return Trained(model, outcome, watch)
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from sqlalchemy import delete, func, insert, select
 
+from registry.attempts import killed_for_memory_since
 from registry.clock import utcnow
-from registry.repositories.flow_backed import FlowBackedRepository, Outcome
+from registry.repositories.flow_backed import DIED, FlowBackedRepository, Outcome
 from registry.repositories.idempotency import forget
 from registry.tables import JobEvent, TrainingJob
 
@@ -49,6 +50,11 @@ class TrainingJobRepository(FlowBackedRepository[TrainingJob]):
         data = self.session.scalar(newest.order_by(JobEvent.id.desc()).limit(1))
         return int(data["step"]) if data else 0
 
+    def memory_plan(self, job_id: int) -> dict[str, Any] | None:
+        """Return how the job's steps are cut to fit in memory: the newest event that says so; None before the first."""
+        newest = select(JobEvent.data).where(JobEvent.job_id == job_id, JobEvent.kind == "memory")
+        return self.session.scalar(newest.order_by(JobEvent.id.desc()).limit(1))
+
     def attempts(self, job_id: int) -> list[dict[str, Any]]:
         """Return each attempt in order: `number`, `host`, `pid`, `started_at`, and `ended_at` and `outcome` or None."""
         query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.kind == "attempt").order_by(JobEvent.id)
@@ -60,6 +66,11 @@ class TrainingJobRepository(FlowBackedRepository[TrainingJob]):
             else:
                 attempts[number] = {**event.data, "started_at": event.created_at, "ended_at": None, "outcome": None}
         return list(attempts.values())
+
+    def was_killed_for_memory(self, job: TrainingJob) -> bool:
+        """Return whether the job's newest attempt died, and the kernel has killed for memory since it began."""
+        attempts = self.attempts(job.id)
+        return bool(attempts) and attempts[-1]["outcome"] in (None, DIED) and killed_for_memory_since(job)
 
     def record_state(self, record: TrainingJob, status: str, state_at: datetime, error: str | None = None) -> bool:
         """Mirror a Prefect state, and tell of it as an event if the status has changed."""

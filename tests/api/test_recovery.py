@@ -84,3 +84,15 @@ def test_a_process_that_the_kernel_killed_for_memory_is_not_tried_again():
     assert objection(a_job(attempt_oom_kills=None), killed) is None
     assert objection(a_job(attempt_oom_kills=now - 1), a_run("CRASHED", message="status code 1")) is None
     assert objection(a_job(attempt_oom_kills=now - 1, attempt_host="elsewhere"), killed) is None
+
+
+def test_one_that_may_take_less_memory_is_tried_again_some_times():
+    now = oom_kills()
+    assert now is not None
+    killed = a_run("CRASHED", message=KILLED_MESSAGE)
+    columns = {"attempt_oom_kills": now - 1, "crash_step": 7, "attempt_step": 7}
+    may_take_less = a_job(**columns, crashes=MOST_CRASHES_AT_ONE_PLACE - 1)
+    may_take_less.recipe["micro_batch"] = "auto"
+    assert objection(may_take_less, killed) is None
+    may_take_less.crashes = MOST_CRASHES_AT_ONE_PLACE
+    assert "batch_size (now 16" in (objection(may_take_less, killed) or "")

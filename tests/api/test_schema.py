@@ -24,6 +24,7 @@ def server(tmp_path_factory, tiny_models_dir):
         "LLM_PLATFORM_DATA_DIR": str(tmp_path_factory.mktemp("data")),
         "LLM_PLATFORM_LOCAL_MODELS_DIR": str(tiny_models_dir),
         "LLM_PLATFORM_ALLOW_HUB": "false",
+        "LLM_PLATFORM_TRAINING_MEMORY_GB": "1000000",  # what fits is no matter of the schema
         **{f"LLM_PLATFORM_{part}_PORT": str(port) for part, port in ports.items()},
     }
     started = time.monotonic()

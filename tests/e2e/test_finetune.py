@@ -42,6 +42,10 @@ def test_status_progress_and_loss_move(trained):
     assert (job["progress"], job["step"], job["total_steps"]) == (100.0, STEPS, STEPS)
     assert job["started_at"] < job["completed_at"]
     assert f"Training {STEPS} steps" in job["logs"]
+    plan = job["memory_plan"]
+    assert (plan["micro_batch"], plan["gradient_accumulation"], plan["recompute"]) == (4, 1, False)
+    assert plan["estimated_gb"] < plan["available_gb"]
+    assert f"Memory: about {plan['estimated_gb']:.2f} GB of " in job["logs"]
     assert "held-out loss" in job["logs"]
 
 

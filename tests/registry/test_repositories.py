@@ -1,11 +1,14 @@
+import socket
 from datetime import timedelta
 
 import pytest
 from sqlalchemy.exc import IntegrityError
 
 from configs.recipe import METRICS, EvaluationParameters, FinetuneParameters, MetricName
+from registry.attempts import oom_kills
 from registry.clock import utcnow
 from registry.repositories.evaluations import EvaluationRepository, metrics_of
+from registry.repositories.flow_backed import Outcome
 from registry.repositories.idempotency import IdempotencyRepository
 from registry.repositories.models import ModelRepository
 from registry.repositories.statistics import StatisticsRepository
@@ -139,6 +142,27 @@ def test_an_attempt_ends_once_and_one_that_did_not_say_so_has_died(database):
         assert [attempt["ended_at"] is None for attempt in jobs.attempts(job_id)] == [False, False, True]
         assert jobs.count_crash(job) == 1
         assert jobs.attempts(job_id)[2]["outcome"] == "died"
+
+
+def test_an_attempt_was_killed_for_memory_if_it_died_while_the_kernel_killed(database):
+    job_id, now = add_job(database, "run-1"), oom_kills()
+    with database.transaction() as session:
+        jobs = TrainingJobRepository(session)
+        job = jobs.get(job_id)
+        assert not jobs.was_killed_for_memory(job)
+        here = socket.gethostname()
+        cases: list[tuple[int, str, Outcome | None, bool]] = [
+            (now - 1, here, "died", True),
+            (now - 1, here, None, True),
+            (now - 1, here, "paused", False),
+            (now, here, "died", False),
+            (now - 1, "elsewhere", "died", False),
+        ]
+        for kills, host, outcome, killed in cases:
+            jobs.begin_attempt(job, host, 1, kills)
+            if outcome is not None:
+                jobs.end_attempt(job, outcome)
+            assert jobs.was_killed_for_memory(job) == killed
 
 
 def test_mlflow_is_behind_until_it_was_told_the_newest_status(database):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from api.routes.training.schemas import Attempt, PastAttempt, TrainingDetail, TrainingEvent, TrainingSummary
+from api.routes.training.schemas import Attempt, MemoryPlan, PastAttempt, TrainingDetail, TrainingEvent, TrainingSummary
 from registry.tables import JobEvent, TrainingJob
 
 
@@ -12,7 +12,11 @@ def summary_of(job: TrainingJob) -> TrainingSummary:
 
 
 def detail_of(
-    job: TrainingJob, log_lines: list[str], attempts: list[dict[str, Any]], queue_position: int | None
+    job: TrainingJob,
+    log_lines: list[str],
+    attempts: list[dict[str, Any]],
+    queue_position: int | None,
+    memory_plan: dict[str, Any] | None,
 ) -> TrainingDetail:
     """Return the job with settings, progress and log."""
     return TrainingDetail(
@@ -24,6 +28,7 @@ def detail_of(
         logs="\n".join(log_lines),
         attempts=[PastAttempt(**attempt) for attempt in attempts],
         queue_position=queue_position,
+        memory_plan=MemoryPlan(**memory_plan) if memory_plan is not None else None,
         eta_seconds=_eta_seconds(job),
         pausing=job.pausing,
         cancelling=job.cancelling,

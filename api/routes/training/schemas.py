@@ -82,6 +82,17 @@ class PastAttempt(Attempt):
     outcome: Literal["completed", "paused", "failed", "stopped", "died"] | None
 
 
+class MemoryPlan(ResponseBody):
+    """How a job's optimizer steps are cut to fit in memory."""
+
+    micro_batch: int = Field(description="Rows in memory at once")
+    gradient_accumulation: int = Field(description="Micro-batches per optimizer step")
+    recompute: bool = Field(description="Whether activations are computed again in the backward pass")
+    estimated_gb: float | None = Field(description="Most memory that the job takes at once; none: not known")
+    available_gb: float = Field(description="What there was before the model was loaded")
+    reason: str | None = Field(description="What made a smaller plan than the one before it necessary")
+
+
 class TrainingDetail(TrainingSummary):
     """A training job with its settings, its progress and its log."""
 
@@ -101,6 +112,7 @@ class TrainingDetail(TrainingSummary):
     recipe: dict[str, Any] = Field(description="Every hyperparameter")
     attempt: Attempt | None
     attempts: list[PastAttempt]
+    memory_plan: MemoryPlan | None = Field(description="The newest plan; none until the trainer has made one")
     queue_position: int | None = Field(description="Place among the jobs that wait for the device, from 1")
     eta_seconds: float | None = Field(description="Training time that is left at the present pace")
     output_model_id: int | None = Field(description="The model that the completed job made")
@@ -131,7 +143,7 @@ class TrainingEvent(ResponseBody):
     """Something that happened to a job."""
 
     id: int
-    kind: Literal["log", "state", "attempt", "step", "evaluation", "checkpoint"]
+    kind: Literal["log", "state", "attempt", "memory", "step", "evaluation", "checkpoint"]
     data: dict[str, Any]
     created_at: Timestamp
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from api.errors import Conflict, Invalid, NotFound, PartDown
+from api.errors import Conflict, Invalid, NotFound, PartDown, TooLittleMemory
 from api.idempotency import Answer, IdempotentRequest, create_once
 from api.platform import Platform
 from api.routes.datasets.service import require_dataset
 from api.routes.models.service import model_in, require_loadable
+from api.routes.training.memory import lack_of_memory
 from api.routes.training.presenter import detail_of
 from api.routes.training.schemas import TrainingCreate, TrainingCreated, TrainingDetail
 from configs.recipe import Method
@@ -55,7 +56,9 @@ def read_detail(database: Database, job_id: int) -> TrainingDetail:
     with database.reading() as session:
         jobs = TrainingJobRepository(session)
         job = job_in(session, job_id)
-        return detail_of(job, jobs.log_lines(job_id), jobs.attempts(job_id), jobs.queue_position(job))
+        return detail_of(
+            job, jobs.log_lines(job_id), jobs.attempts(job_id), jobs.queue_position(job), jobs.memory_plan(job_id)
+        )
 
 
 def delete_job(platform: Platform, job_id: int) -> None:
@@ -73,8 +76,10 @@ async def create_job(platform: Platform, body: TrainingCreate, once: IdempotentR
     """Accept a job: once it is in our table it will run, now or when Prefect answers again."""
     _require_method(body.method)
     message = CREATED if platform.monitor.answers("prefect") else ACCEPTED
+    # Looked at before the transaction, and for its eyes only: the answer to a repeated key does not depend on it.
+    lack = await asyncio.to_thread(lack_of_memory, platform, body)
     created = await asyncio.to_thread(
-        create_once, platform.database, once, lambda session: _insert_job(session, body, message)
+        create_once, platform.database, once, lambda session: _insert_job(session, body, message, lack)
     )
     try:
         await platform.reconciler.submit_waiting()
@@ -92,9 +97,13 @@ def _require_method(method: Method) -> None:
             raise Invalid(f"{error}.") from error
 
 
-def _insert_job(session: Session, body: TrainingCreate, message: str) -> tuple[int, Answer]:
+def _insert_job(
+    session: Session, body: TrainingCreate, message: str, lack: TooLittleMemory | None
+) -> tuple[int, Answer]:
     require_loadable(model_in(session, body.model_id))
     require_dataset(session, body.dataset_id)
+    if lack is not None:
+        raise lack
     job = TrainingJobRepository(session).add(job_of_parameters(body))
     answer = TrainingCreated(id=job.id, job_name=job.job_name, model_id=job.model_id, status="PENDING", message=message)
     return job.id, answer.model_dump()

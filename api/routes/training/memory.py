@@ -1,0 +1,82 @@
+"""Refuses a training job that can't fit in memory before it is accepted, as far as that can be known without torch."""
+
+import json
+import struct
+
+from sqlalchemy.orm import Session
+
+from api.errors import TooLittleMemory
+from api.platform import Platform
+from configs.recipe import FinetuneParameters
+from configs.settings import Settings
+from registry.attempts import attempt_memory
+from registry.repositories.datasets import DatasetRepository
+from registry.repositories.models import ModelRepository
+from registry.repositories.training_jobs import TrainingJobRepository
+from registry.tables import Model
+from registry.weights import count_parameters, locate
+from tasks.lora.errors import DoesNotFit
+from tasks.lora.estimate import StepShape, likely_path, sizes_of
+from tasks.lora.machine import free_memory, largest_gpu
+from tasks.lora.planning import GB, Workload, plan_step
+
+
+def lack_of_memory(platform: Platform, job: FinetuneParameters) -> TooLittleMemory | None:
+    """Return why the job can't fit, with what would; None if it may.
+
+    Where something is not known here, the cheaper case is assumed: the trainer, which sees device, weights and rows,
+    plans again before its first step.
+    """
+    with platform.database.reading() as session:
+        model = ModelRepository(session).get(job.model_id)
+        workload = None if model is None else _workload(session, platform.settings, model, job)
+        available = None if workload is None else _available(session, platform.settings)
+    if workload is None or available is None:
+        return None
+    try:
+        plan_step(workload, job, available)
+    except DoesNotFit as lack:
+        fits = {"batch_size": lack.batch_size, "max_seq_length": lack.max_seq_length}
+        details = {"needed_gb": round(lack.needed / GB, 2), "available_gb": round(lack.available / GB, 2), "fits": fits}
+        return TooLittleMemory(lack.message, **details)
+    return None
+
+
+def _workload(session: Session, settings: Settings, model: Model, job: FinetuneParameters) -> Workload | None:
+    """Return what the job amounts to; None where the weights are not on this machine, or of an unknown shape."""
+    folder = locate(model.base_model, settings.models_dir)
+    if folder is None:
+        return None
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        sizes = sizes_of(config, count_parameters(folder))
+    except (OSError, ValueError, KeyError, AttributeError, struct.error):
+        return None  # damaged: the trainer says how
+    if sizes is None:
+        return None
+    shape = StepShape(
+        path="padded" if model.adapter is not None else likely_path(config),
+        element_bytes=4 if settings.compute_dtype == "float32" else 2,
+        adapter_parameters=sizes.adapter_parameters(job.lora_r, job.target_modules),
+        rank=job.lora_r,
+        dropout=job.lora_dropout > 0,
+        on_cpu=not _has_gpu(settings),
+    )
+    dataset = DatasetRepository(session).get(job.dataset_id) if job.dataset_id is not None else None
+    report = (dataset.report if dataset is not None else None) or {}
+    bounds = (job.max_seq_length, sizes.context, report.get("length_max"))
+    return Workload(sizes, shape, min(bound for bound in bounds if bound))
+
+
+def _has_gpu(settings: Settings) -> bool:
+    return settings.device.startswith("cuda") or (settings.device == "auto" and largest_gpu() is not None)
+
+
+def _available(session: Session, settings: Settings) -> int | None:
+    """Return the bytes that a job will find: all of a GPU's, or the machine's with what running jobs give back."""
+    if settings.training_memory_bytes is not None:
+        return settings.training_memory_bytes
+    if _has_gpu(settings):
+        return largest_gpu()
+    running = [job for job in TrainingJobRepository(session).unfinished() if job.status == "RUNNING"]
+    return free_memory() + sum(attempt_memory(job) for job in running)
