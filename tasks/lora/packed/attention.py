@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-LONGEST_DIRECT = 1024
-"""Longest row whose attention weights, heads · length² of them, are computed whole on a CPU and kept for backward."""
+from tasks.lora.packed.limits import LONGEST_DIRECT
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 128
-"""Positions whose logits exist at once: enough for a product at full speed."""
+from tasks.lora.packed.limits import CHUNK
 
 
 def summed_nll(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
