@@ -21,7 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from bench.training import ROOT
-from configs.recipe import TrainingRecipe
+from configs.recipe import Method, TrainingRecipe
 from tasks.lora import loop
 from tasks.lora.adapter import attach_lora
 from tasks.lora.estimate import PathName
@@ -55,14 +55,17 @@ class Point:
     recompute: bool = False
     dtype: str = "bfloat16"
     model: str = "smollm2"
+    method: Method = "lora"
 
 
+METHODS_PADDED: tuple[Method, ...] = ("dora", "full")
 POINTS = [
     *(Point(path, *rows) for path in ("packed", "padded") for rows in ((1, 128), (4, 128), (4, 512), (1, 1024))),
     *(Point("packed", *rows) for rows in ((16, 128), (8, 512), (4, 1024))),
     *(Point(path, *rows, rank=64) for path, rows in (("packed", (4, 512)), ("padded", (2, 512)))),
     *(Point(path, *rows, dtype="float32") for path, rows in (("packed", (4, 512)), ("padded", (2, 512)))),
     *(Point(path, 4, 512, recompute=True) for path in ("packed", "padded")),
+    *(Point("padded", *rows, method=method) for method in METHODS_PADDED for rows in ((1, 128), (4, 512))),
     Point("padded", 4, 512, model="gpt2"),
     Point("padded", 4, 512, model="gpt2", dtype="float32"),
 ]
@@ -83,15 +86,23 @@ class Deaf:
 def train(point: Point) -> dict[str, int]:
     """Train two steps in this process; return the growth of its peak and the plan's estimate, in bytes."""
     if point.path == "padded":
-        loop.choose_path = lambda model, pad_token_id, _begun, recompute: PaddedPath(model, pad_token_id, recompute)
-    recipe = TrainingRecipe(batch_size=point.rows, max_steps=2, lora_r=point.rank, max_seq_length=point.length)
+        loop.choose_path = lambda model, pad_token_id, _begun, dtype, recompute: PaddedPath(
+            model, pad_token_id, dtype, recompute=recompute
+        )
+    adapter = {} if point.method == "full" else {"lora_r": point.rank}
+    recipe = TrainingRecipe(
+        method=point.method, batch_size=point.rows, max_steps=2, max_seq_length=point.length, **adapter
+    )
     plan = StepPlan(point.rows, point.recompute)
     ids = torch.randint(3, 300, (point.rows, point.length), generator=torch.Generator().manual_seed(0)).tolist()
     rows = [SimpleNamespace(input_ids=row, labels=row) for row in ids]
     before = psutil.Process().memory_info().rss
-    base = AutoModelForCausalLM.from_config(MODELS[point.model], dtype=getattr(torch, point.dtype))
-    model = attach_lora(base, recipe)
-    workload = workload_of(model, recipe, [point.length] * point.rows, point.path)
+    dtype = getattr(torch, point.dtype)
+    if point.method == "full":
+        model = AutoModelForCausalLM.from_config(MODELS[point.model], dtype=torch.float32)
+    else:
+        model = attach_lora(AutoModelForCausalLM.from_config(MODELS[point.model], dtype=dtype), recipe)
+    workload = workload_of(model, recipe, [point.length] * point.rows, point.path, dtype)
     assert workload is not None
     with tempfile.TemporaryDirectory() as folder:
         loop.train(
@@ -105,6 +116,7 @@ def train(point: Point) -> dict[str, int]:
             observer=Deaf(),
             should_pause=lambda: False,
             checkpoint_interval=1e9,
+            compute_dtype=dtype,
             plan=plan,
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -122,13 +134,16 @@ def measure(point: Point) -> dict[str, Any]:
 
 def main() -> None:
     """Measure every point and print a table."""
-    print("| model | path | rows x tokens | rank | precision | recomputed | measured, GB | estimated, GB | ÷ |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| model | method | path | rows x tokens | rank | precision | recomputed | measured, GB | estimated, GB | ÷ |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for point in POINTS:
         figures = measure(point)
         measured, estimated = figures["measured"] / 1e9, figures["estimated"] / 1e9
         print(
-            f"| {point.model} | {point.path} | {point.rows} x {point.length} | {point.rank} | {point.dtype} | "
+            f"| {point.model} | {point.method} | {point.path} | {point.rows} x {point.length} | "
+            f"{'' if point.method == 'full' else point.rank} | {point.dtype} | "
             f"{'yes' if point.recompute else ''} | {measured:.2f} | {estimated:.2f} | {estimated / measured:.2f} |",
             flush=True,
         )

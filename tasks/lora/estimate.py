@@ -16,6 +16,10 @@ RUNTIME_BYTES = 256 * 2**20
 """Code, tables and buffers of the libraries that a first step brings into memory."""
 SLACK = 1.45
 """What allocators take beyond what is asked of them: freed pieces that fit nothing."""
+FOUR_BIT_BYTES = 0.52
+"""Of a weight in four bits, with its share of the scales (Dettmers et al. 2023: 4.127 bits)."""
+DORA_OUTPUTS = 3
+"""What DoRA keeps of each adapted product beside what LoRA does, in its outputs: both parts and their scaled sum."""
 
 _PACKED_FAMILY = ("llama", "mistral", "qwen2")
 _NAMES = {
@@ -33,9 +37,8 @@ _ATTENTION_DROPOUT = ("attention_dropout", "attn_pdrop")
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """The sizes that decide; `parameters` counts all weights, head included."""
+    """The sizes that decide."""
 
-    parameters: int
     layers: int
     hidden: int
     inner: int
@@ -79,6 +82,11 @@ class ModelSizes:
         chosen = known if names and len(known) == len(set(names)) else self.linear_layers
         return self.layers * rank * sum(inputs + outputs for inputs, outputs in chosen.values())
 
+    def four_bit_bytes(self, parameters: int, element_bytes: int) -> int:
+        """Return the bytes of so many weights if those of the linear layers are in four bits, as QLoRA has them."""
+        linear = self.layers * sum(inputs * outputs for inputs, outputs in self.linear_layers.values())
+        return int(linear * FOUR_BIT_BYTES) + (parameters - linear) * element_bytes
+
 
 @dataclass(frozen=True)
 class StepShape:
@@ -86,14 +94,19 @@ class StepShape:
 
     path: PathName
     element_bytes: int
-    """Of a number of the frozen weights, and of what is computed from them: 2 in bfloat16, 4 in float32."""
-    adapter_parameters: int
+    """Of a number in the products: 2 in bfloat16, 4 in float32."""
+    frozen_bytes: int
+    """Of the weights that do not train."""
+    trained_parameters: int
     rank: int
+    """Of the adapters; 0 where all weights train."""
     dropout: bool
     on_cpu: bool
+    dora: bool = False
+    """Whether the adapters are DoRA's: more is kept of every product, and the base is folded in float32 at load."""
 
 
-def sizes_of(config: Mapping[str, Any], parameters: int) -> ModelSizes | None:
+def sizes_of(config: Mapping[str, Any]) -> ModelSizes | None:
     """Return the sizes that a model's `config.json` says; None if it has no such layers, or under other names."""
     text: Mapping[str, Any] = config.get("text_config") or config
     found = {
@@ -104,7 +117,6 @@ def sizes_of(config: Mapping[str, Any], parameters: int) -> ModelSizes | None:
     if not (layers and hidden and heads and vocabulary):
         return None
     return ModelSizes(
-        parameters=parameters,
         layers=layers,
         hidden=hidden,
         inner=found["inner"] or 4 * hidden,
@@ -135,14 +147,19 @@ def step_bytes(sizes: ModelSizes, shape: StepShape, lengths: Sequence[int], *, r
     between = tokens * sizes.hidden * shape.element_bytes
     activations = sizes.layers * between + kept if recompute else sizes.layers * kept
     at_once = tokens * _at_once_per_token(sizes, shape) + _logits(sizes, shape, tokens)
-    return int(_fixed(sizes, shape) + SLACK * (activations + at_once))
+    return max(_folding(shape), int(_fixed(shape) + SLACK * (activations + at_once)))
 
 
-def _fixed(sizes: ModelSizes, shape: StepShape) -> int:
-    """Weights; the adapters with their gradients and AdamW's two moments, all float32; on a CPU a save's copy too."""
-    per_adapter_parameter = 4 + 4 + 8 + shape.element_bytes + (12 if shape.on_cpu else 0)
-    weights = sizes.parameters * shape.element_bytes
-    return RUNTIME_BYTES + weights + shape.adapter_parameters * per_adapter_parameter
+def _fixed(shape: StepShape) -> int:
+    """Weights; those that train with their gradients and AdamW's moments, all float32; on a CPU a save's bytes too."""
+    per_trained_parameter = 4 + 4 + 8 + shape.element_bytes + (16 if shape.on_cpu else 0)
+    return RUNTIME_BYTES + shape.frozen_bytes + shape.trained_parameters * per_trained_parameter
+
+
+def _folding(shape: StepShape) -> int:
+    """Return the bytes of a base in float32 beside the one in its own format: what DoRA begins and ends with."""
+    in_float32 = 4 * shape.frozen_bytes // shape.element_bytes
+    return RUNTIME_BYTES + shape.frozen_bytes + in_float32 if shape.dora else 0
 
 
 def _kept_per_token(sizes: ModelSizes, shape: StepShape) -> int:
@@ -157,7 +174,8 @@ def _kept_per_token(sizes: ModelSizes, shape: StepShape) -> int:
     ranks = len(sizes.linear_layers) * shape.rank
     mlp = (3 if sizes.gated else 6) * inner  # the activation's input, output and what it is multiplied with
     norms = 2 * width * 4
-    return (4 * queries + mlp + inputs + ranks) * element + inputs * mask + norms
+    dora = DORA_OUTPUTS * sum(outputs for _, outputs in sizes.linear_layers.values()) if shape.dora else 0
+    return (4 * queries + mlp + inputs + ranks + dora) * element + inputs * mask + norms
 
 
 def _attention_weights(sizes: ModelSizes, shape: StepShape, lengths: Sequence[int]) -> int:

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from peft import PeftModel
+import torch
 
 from configs.recipe import TrainingRecipe
-from tasks.lora.adapter import trainable_weights
+from tasks.lora.adapter import TrainedModel, trainable_weights
 from tasks.lora.errors import OutOfMemory
 from tasks.lora.estimate import PathName, StepShape, sizes_of
 from tasks.lora.memory import release_memory, what_to_change
@@ -22,25 +21,30 @@ KILLED = "the kernel killed the attempt before this one for lack of memory, with
 
 
 def workload_of(
-    model: PeftModel, recipe: TrainingRecipe, lengths: Sequence[int], begun: PathName | None
+    model: TrainedModel,
+    recipe: TrainingRecipe,
+    lengths: Sequence[int],
+    begun: PathName | None,
+    compute_dtype: torch.dtype | None = None,
 ) -> Workload | None:
     """Return what training `model` on rows of these `lengths` amounts to; None for a model of unknown shape.
 
-    `begun` is the path on which the run has begun, if it has.
+    `begun` is the path on which the run has begun, if it has; `compute_dtype` the format of the products, if it is not
+    the base weights'.
     """
-    weights: Any = model.get_base_model().parameters()
-    adapter_parameters = sum(weight.numel() for weight in trainable_weights(model).values())
-    frozen_parameters = sum(weight.numel() for weight in weights) - adapter_parameters
-    sizes = sizes_of(model.config.to_dict(), frozen_parameters)
+    sizes = sizes_of(model.config.to_dict())
     if sizes is None:
         return None
+    full = recipe.method == "full"
     shape = StepShape(
-        path=path_name(model, begun),
-        element_bytes=base_dtype(model).itemsize,
-        adapter_parameters=adapter_parameters,
-        rank=recipe.lora_r,
-        dropout=recipe.lora_dropout > 0,
+        path=path_name(model, begun, compute_dtype),
+        element_bytes=(compute_dtype or base_dtype(model)).itemsize,
+        frozen_bytes=sum(weight.nbytes for weight in model.parameters() if not weight.requires_grad),
+        trained_parameters=sum(weight.numel() for weight in trainable_weights(model).values()),
+        rank=0 if full else recipe.lora_r,
+        dropout=not full and recipe.lora_dropout > 0,
         on_cpu=model.get_input_embeddings().weight.device.type == "cpu",
+        dora=recipe.method == "dora",
     )
     longest_first = sorted(lengths, reverse=True)
     return Workload(sizes, shape, longest_first[0], longest_first, can_recompute(model))
@@ -51,19 +55,20 @@ class MemoryPlanner:
 
     def __init__(
         self,
-        model: PeftModel,
+        model: TrainedModel,
         recipe: TrainingRecipe,
         lengths: Sequence[int],
+        compute_dtype: torch.dtype,
         checkpoints: Path,
         available: int,
         tell: Callable[[PlanRecord], None],
     ) -> None:
-        """Take the tokens of every row, and the bytes that were free before the model was loaded."""
+        """Take the tokens of every row, the format of the products, and the bytes free before the model was loaded."""
         self._recipe = recipe
         self._checkpoints = checkpoints
         self._available = available
         self._tell = tell
-        self._workload = workload_of(model, recipe, lengths, begun_path(checkpoints))
+        self._workload = workload_of(model, recipe, lengths, begun_path(checkpoints), compute_dtype)
 
     def train(self, run: Callable[[StepPlan], TrainOutcome], *, killed_for_memory: bool = False) -> TrainOutcome:
         """Return the outcome of `run`, which goes on from its newest checkpoint whenever it is called.

@@ -69,7 +69,10 @@ class PaddedPath:
         if recompute:
             base = _network(model)
             # A layer that is computed again must find the precision that it was computed in.
-            options = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), forward_precision(model, self.dtype))}
+            options = {
+                "use_reentrant": False,
+                "context_fn": lambda: (nullcontext(), forward_precision(model, self.dtype)),
+            }
             base.activation_checkpointing_enable(options)
             # It makes embeddings want a gradient, which only the older kind of checkpoint needs.
             base.disable_input_require_grads()

@@ -2,6 +2,8 @@
 
 import json
 import struct
+from collections.abc import Mapping
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -16,7 +18,7 @@ from registry.repositories.training_jobs import TrainingJobRepository
 from registry.tables import Model
 from registry.weights import count_parameters, locate
 from tasks.lora.errors import DoesNotFit
-from tasks.lora.estimate import StepShape, likely_path, sizes_of
+from tasks.lora.estimate import ModelSizes, StepShape, likely_path, sizes_of
 from tasks.lora.machine import free_memory, largest_gpu
 from tasks.lora.planning import GB, Workload, plan_step
 
@@ -44,28 +46,52 @@ def lack_of_memory(platform: Platform, job: FinetuneParameters) -> TooLittleMemo
 
 def _workload(session: Session, settings: Settings, model: Model, job: FinetuneParameters) -> Workload | None:
     """Return what the job amounts to; None where the weights are not on this machine, or of an unknown shape."""
-    folder = locate(model.base_model, settings.models_dir)
+    own = model.weights
+    folder = settings.weights_dir / own if own is not None else locate(model.base_model, settings.models_dir)
     if folder is None:
         return None
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        sizes = sizes_of(config, count_parameters(folder))
+        sizes, parameters = sizes_of(config), count_parameters(folder)
     except (OSError, ValueError, KeyError, AttributeError, struct.error):
         return None  # damaged: the trainer says how
     if sizes is None:
         return None
-    shape = StepShape(
-        path="padded" if model.adapter is not None else likely_path(config),
-        element_bytes=4 if settings.compute_dtype == "float32" else 2,
-        adapter_parameters=sizes.adapter_parameters(job.lora_r, job.target_modules),
-        rank=job.lora_r,
-        dropout=job.lora_dropout > 0,
-        on_cpu=not _has_gpu(settings),
-    )
+    shape = _shape(settings, job, config, sizes, parameters, fresh=model.adapter is None)
     dataset = DatasetRepository(session).get(job.dataset_id) if job.dataset_id is not None else None
     report = (dataset.report if dataset is not None else None) or {}
     bounds = (job.max_seq_length, sizes.context, report.get("length_max"))
     return Workload(sizes, shape, min(bound for bound in bounds if bound))
+
+
+def _shape(
+    settings: Settings,
+    job: FinetuneParameters,
+    config: Mapping[str, Any],
+    sizes: ModelSizes,
+    parameters: int,
+    *,
+    fresh: bool,
+) -> StepShape:
+    """Return what a step is made of; `fresh` says that no adapter lies below the one to train."""
+    element_bytes = 4 if settings.compute_dtype == "float32" else 2
+    on_cpu = not _has_gpu(settings)
+    if job.method == "full":
+        return StepShape("padded", element_bytes, 0, parameters, rank=0, dropout=False, on_cpu=on_cpu)
+    packed = fresh and job.method in ("lora", "rslora")
+    frozen_bytes = parameters * element_bytes
+    if job.method == "qlora":
+        frozen_bytes = sizes.four_bit_bytes(parameters, element_bytes)
+    return StepShape(
+        path=likely_path(config) if packed else "padded",
+        element_bytes=element_bytes,
+        frozen_bytes=frozen_bytes,
+        trained_parameters=sizes.adapter_parameters(job.lora_r, job.target_modules),
+        rank=job.lora_r,
+        dropout=job.lora_dropout > 0,
+        on_cpu=on_cpu,
+        dora=job.method == "dora",
+    )
 
 
 def _has_gpu(settings: Settings) -> bool:

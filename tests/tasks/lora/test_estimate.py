@@ -9,9 +9,10 @@ from configs.recipe import TrainingRecipe
 from tasks.lora.adapter import attach_lora
 from tasks.lora.estimate import RUNTIME_BYTES
 from tasks.lora.fitting import workload_of
+from tasks.lora.methods import METHODS
 from tasks.lora.path import choose_path
 from tasks.lora.planning import StepPlan
-from tests.tasks.lora.job import Row, load_adapted
+from tests.tasks.lora.job import Row, Start, load_adapted
 from tests.tasks.lora.test_planning import SMOLLM2
 
 MOST_TOO_MUCH = 2.0
@@ -31,12 +32,12 @@ def live_bytes(work):
     return peak, result
 
 
-def step_of(model, path, rows, length, recompute):
+def step_of(model, path, rows, length, recompute, recipe=RECIPE):
     """Compute the gradient of one micro-batch; return what is estimated for it, without the libraries' own share."""
     ids = torch.randint(3, 300, (rows, length)).tolist()
     chosen = choose_path(model.train(), 0, path, recompute=recompute)
     chosen.summed_nll(chosen.batch([Row(row, row) for row in ids])).backward()
-    workload = workload_of(model, RECIPE, [length] * rows, path)
+    workload = workload_of(model, recipe, [length] * rows, path)
     return workload.peak(StepPlan(rows, recompute)) - RUNTIME_BYTES
 
 
@@ -47,6 +48,17 @@ def step_of(model, path, rows, length, recompute):
 def test_a_tiny_model_takes_at_most_what_is_estimated(tiny_models_dir, name, path, recompute):
     model = load_adapted(tiny_models_dir / name, RECIPE)
     measured, estimated = live_bytes(lambda: step_of(model, path, 16, 100, recompute))
+    assert measured <= estimated
+
+
+@pytest.mark.parametrize("method", ["dora", "full"])
+def test_other_methods_take_at_most_what_is_estimated(tiny_llama_dir, method):
+    recipe = TrainingRecipe(method=method)
+
+    def load_and_step():
+        return step_of(METHODS[method].load(Start(tiny_llama_dir), recipe), "padded", 16, 100, False, recipe)
+
+    measured, estimated = live_bytes(load_and_step)
     assert measured <= estimated
 
 

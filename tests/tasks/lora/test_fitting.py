@@ -31,7 +31,7 @@ def fitted(folder, recipe, checkpoints, recorder, available=PLENTY, *, killed=Fa
     """Plan and train; return the model and the plans that were told of."""
     model = load_adapted(folder, recipe)
     told: list[PlanRecord] = []
-    planner = MemoryPlanner(model, recipe, LENGTHS, checkpoints, available, told.append)
+    planner = MemoryPlanner(model, recipe, LENGTHS, torch.float32, checkpoints, available, told.append)
     planner.train(lambda plan: run(model, recipe, checkpoints, recorder, plan=plan), killed_for_memory=killed)
     return model, told
 
@@ -142,7 +142,7 @@ for name, left in (("plenty", 0), ("scarce", 40 << 20)):
     torch.manual_seed(0)
     model, recorder, told = attach_lora(LlamaForCausalLM(shape), recipe), Starving(), []
     folder = Path(sys.argv[1]) / name
-    planner = MemoryPlanner(model, recipe, [128] * 8, folder, 10**12, told.append)
+    planner = MemoryPlanner(model, recipe, [128] * 8, torch.float32, folder, 10**12, told.append)
     planner.train(lambda plan: run(model, recipe, folder, recorder, rows=rows, held_out=[], interval=0, plan=plan))
     results.append({
         "plans": [[plan.micro_batch, plan.recompute] for plan in told],
@@ -193,7 +193,9 @@ def starve(plan, recipe):
 def test_where_nothing_smaller_is_left_the_error_says_what_to_change(tiny_llama_dir, tmp_path, kind, plans, advice):
     recipe = RECIPE.model_copy(update={"micro_batch": kind})
     told: list[PlanRecord] = []
-    planner = MemoryPlanner(load_adapted(tiny_llama_dir, recipe), recipe, LENGTHS, tmp_path, PLENTY, told.append)
+    planner = MemoryPlanner(
+        load_adapted(tiny_llama_dir, recipe), recipe, LENGTHS, torch.float32, tmp_path, PLENTY, told.append
+    )
     with pytest.raises(OutOfMemory, match=advice):
         planner.train(lambda plan: starve(plan, recipe))
     assert [(record.micro_batch, record.recompute) for record in told] == plans

@@ -26,8 +26,9 @@ GPT2 = {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_pos
 
 
 def workload(path="packed", rank=8, longest=512, on_cpu=True, lengths=None, config=SMOLLM2, can_recompute=True):
-    sizes = sizes_of(config, 134_515_008)
-    shape = StepShape(path, 2, sizes.adapter_parameters(rank, None), rank, dropout=True, on_cpu=on_cpu)
+    sizes = sizes_of(config)
+    trained = sizes.adapter_parameters(rank, None)
+    shape = StepShape(path, 2, 2 * 134_515_008, trained, rank, dropout=True, on_cpu=on_cpu)
     return Workload(sizes, shape, longest, lengths, can_recompute)
 
 
@@ -99,17 +100,17 @@ def test_a_plan_is_lowered_by_halves_and_computes_again_at_the_end():
 
 
 def test_sizes_are_found_under_the_names_of_either_family_and_not_made_up():
-    llama, gpt2 = sizes_of(SMOLLM2, 1), sizes_of(GPT2, 1)
+    llama, gpt2 = sizes_of(SMOLLM2), sizes_of(GPT2)
     assert (llama.queries, llama.keys, llama.inner, llama.gated, llama.context) == (576, 192, 1536, True, 8192)
     assert (gpt2.queries, gpt2.keys, gpt2.inner, gpt2.gated, gpt2.context) == (768, 768, 3072, False, 1024)
-    assert sizes_of({"text_config": SMOLLM2}, 1) == llama
-    assert sizes_of({"model_type": "mamba", "hidden_size": 768, "vocab_size": 50280}, 1) is None
+    assert sizes_of({"text_config": SMOLLM2}) == llama
+    assert sizes_of({"model_type": "mamba", "hidden_size": 768, "vocab_size": 50280}) is None
     assert (likely_path(SMOLLM2), likely_path(GPT2)) == ("packed", "padded")
     assert likely_path(SMOLLM2 | {"sliding_window": 4096}) == "padded"
 
 
 def test_adapters_of_named_layers_only_are_counted_as_such():
-    sizes = sizes_of(SMOLLM2, 1)
+    sizes = sizes_of(SMOLLM2)
     assert sizes.adapter_parameters(8, ["q_proj"]) == 30 * 8 * (576 + 576)
     assert sizes.adapter_parameters(8, ["self_attn.q_proj", "v_proj"]) == 30 * 8 * (576 + 576 + 576 + 192)
     assert sizes.adapter_parameters(8, ["a_name_of_its_own"]) == sizes.adapter_parameters(8, None)
