@@ -66,6 +66,10 @@ class TrainingRecipe(StrictModel):
     )
     seed: int = Field(42, ge=0, lt=2**32, description="Seeds adapter initialisation, data order and dropout")
     dataset_id: DatasetId = Field(None, description="Data set to train on; none: the built-in one")
+    held_out_dataset_id: DatasetId = Field(
+        None,
+        description="Data set whose rows, all of them, are held out; none: those that the data set itself holds out",
+    )
     eval_every: int | None = Field(None, ge=1, description="Steps between held-out losses; none: once, at the end")
     eval_rows: int = Field(
         128, ge=1, description="Held-out rows that the loss during training is measured on, the first in hash order"
@@ -141,6 +145,9 @@ class EvaluationSettings(StrictModel):
 
     eval_name: JobName = Field("Standard Evaluation", description="Name of the evaluation")
     dataset_id: DatasetId = Field(None, description="Data set whose held-out rows are used; none: the model's own")
+    held_out_dataset_id: DatasetId = Field(
+        None, description="Data set whose rows, all of them, are used instead of those held out of `dataset_id`"
+    )
     max_samples: int = Field(32, ge=1, le=100_000, description="Held-out rows, the first in hash order")
     max_new_tokens: int = Field(64, ge=1, le=4096, description="Longest generated response, in tokens")
     seed: int = Field(42, ge=0, lt=2**32, description="Seeds the confidence intervals; the responses are greedy")

@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 from configs.recipe import EvaluationParameters, TrainingRecipe
 from configs.settings import Settings, get_settings
 from registry.database import Database
-from registry.repositories.evaluations import EvaluationRepository
+from registry.repositories.evaluations import EvaluationRepository, evaluated_rows
 from registry.submissions import EVALUATION_TAG, evaluation_of_parameters
 from registry.tables import Evaluation, Model
 from registry.tracking import TrackedRun, until_available, version_tags
@@ -120,9 +120,9 @@ def measure(context: EvaluationContext) -> Measured:
     source = ModelSource(context.settings, context.model)
     # The model's own held-out split, cut alike for every model, however short its training's rows were: numbers of a
     # model and its base must be about the same tokens.
-    recipe = (context.model.parameters or {}).get("recipe", {})
-    dataset_id = context.parameters.dataset_id or recipe.get("dataset_id")
-    dataset = source.prepare(context.database, dataset_id, MAX_SEQ_LENGTH)
+    named = context.parameters
+    dataset_id, held_out_dataset_id = evaluated_rows(named.dataset_id, named.held_out_dataset_id, context.model)
+    dataset = source.prepare(context.database, dataset_id, MAX_SEQ_LENGTH, held_out_dataset_id)
     data = dataset.prepared
     rows = min(context.parameters.max_samples, len(data.held_out))
     context.logger.info("Evaluating %s on %d held-out rows of %s", context.model.name, rows, dataset.name)

@@ -73,15 +73,20 @@ class ModelSource:
         base = self.load_base()
         return base if self.adapter_folder is None else attach_adapter(base, self.adapter_folder)
 
-    def prepare(self, database: Database, dataset_id: int | None, max_seq_length: int) -> NamedDataset:
-        """Return a data set tokenized for this model; raises `UnknownDataset`, or `DatasetError` for unusable rows."""
+    def prepare(
+        self, database: Database, dataset_id: int | None, max_seq_length: int, held_out_dataset_id: int | None = None
+    ) -> NamedDataset:
+        """Return a data set tokenized for this model, with all rows of another one held out where one is named.
+
+        Raises `UnknownDataset`, or `DatasetError` for unusable rows.
+        """
         wanted = dataset_id or BUILT_IN_DATASET_ID
         with database.reading() as session:
             datasets = DatasetRepository(session)
             dataset = datasets.get(wanted)
             if dataset is None:
                 raise UnknownDataset(f"There is no data set with the id {wanted}.")
-            own = dataset.settings.get("held_out_dataset_id")
+            own = held_out_dataset_id or dataset.settings.get("held_out_dataset_id")
             held_out = datasets.get(own) if own is not None else None
             if own is not None and held_out is None:
                 raise UnknownDataset(f"Data set {own}, the held-out rows of data set {wanted}, has been deleted.")

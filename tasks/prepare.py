@@ -30,7 +30,7 @@ def prepare(attempt: Attempt) -> Prepared:
         attempt.log.line(
             f"max_seq_length {recipe.max_seq_length} is cut to the model's context, {source.context_length}"
         )
-    dataset = source.prepare(attempt.database, recipe.dataset_id, recipe.max_seq_length)
+    dataset = source.prepare(attempt.database, recipe.dataset_id, recipe.max_seq_length, recipe.held_out_dataset_id)
     report = dataset.prepared.report
     attempt.log.line(
         f"Data set {dataset.name}: {report.train_rows} rows to train on, {report.held_out_rows} held out, "

@@ -12,7 +12,7 @@ from prefect.logging import get_run_logger
 from configs.recipe import LONGEST_NAME, EvaluationParameters, PromotionParameters
 from configs.settings import get_settings
 from registry.database import Database
-from registry.repositories.evaluations import evaluated_dataset
+from registry.repositories.evaluations import evaluated_rows
 from registry.repositories.models import ModelRepository
 from tasks.promotion import NotBetter, PromotionImpossible, enter, evidence
 from tasks.promotion import promote as hold_contest
@@ -47,11 +47,13 @@ def find_missing_evaluations(promotion: PromotionParameters, model_id: int) -> l
         contest = enter(settings, session, model_id)
         if contest.decided or contest.champion is None or evidence(session, settings, contest, promotion) is not None:
             return []
+        dataset_id, held_out_dataset_id = evaluated_rows(promotion.dataset_id, None, contest.challenger)
         return [
             EvaluationParameters(
                 model_id=model.id,
                 eval_name=f"Promotion of model {model_id}: {model.name}"[:LONGEST_NAME],
-                dataset_id=evaluated_dataset(promotion.dataset_id, contest.challenger),
+                dataset_id=dataset_id,
+                held_out_dataset_id=held_out_dataset_id,
                 max_samples=promotion.max_samples,
                 metrics=[promotion.metric],
             )

@@ -11,7 +11,7 @@ from configs.settings import Settings
 from registry.champions import Champions, RegisteredVersion
 from registry.clock import timestamp, utcnow
 from registry.database import Database
-from registry.repositories.evaluations import EvaluationRepository, evaluated_dataset
+from registry.repositories.evaluations import EvaluationRepository, evaluated_rows
 from registry.repositories.models import ModelRepository
 from registry.tables import Evaluation, Model
 from tasks.file_lock import exclusive
@@ -169,8 +169,9 @@ def _speaks(evaluation: Evaluation, settings: Settings, metric: MetricName) -> b
 def _basis(evaluation: Evaluation, model: Model, metric: MetricName) -> tuple[int, int | None]:
     """Return what two evaluations must have in common: the data set and, for what is generated, its length limit."""
     generated = metric != "perplexity"
-    dataset_id = evaluated_dataset(evaluation.parameters.get("dataset_id"), model)
-    return dataset_id, evaluation.parameters["max_new_tokens"] if generated else None
+    named = evaluation.parameters
+    dataset_id, held_out_dataset_id = evaluated_rows(named.get("dataset_id"), named.get("held_out_dataset_id"), model)
+    return held_out_dataset_id or dataset_id, evaluation.parameters["max_new_tokens"] if generated else None
 
 
 def _figures(settings: Settings, pair: tuple[Evaluation, Evaluation], metric: MetricName) -> Figures | None:

@@ -129,11 +129,15 @@ def _request_evaluations(
     The API submits them to Prefect as it does those that clients ask for.
     """
     evaluations = EvaluationRepository(session)
-    dataset_id = recipe.dataset_id or BUILT_IN_DATASET_ID
 
     def parameters(model_id: int, moment: str) -> EvaluationParameters:
         name = f"{moment} job {job.id}: {job.job_name}"[:LONGEST_NAME]
-        return EvaluationParameters(model_id=model_id, eval_name=name, dataset_id=dataset_id)
+        return EvaluationParameters(
+            model_id=model_id,
+            eval_name=name,
+            dataset_id=recipe.dataset_id or BUILT_IN_DATASET_ID,
+            held_out_dataset_id=recipe.held_out_dataset_id,
+        )
 
     before = parameters(parent_model_id, "Before")
     base = evaluations.repeated(before) or evaluations.add(evaluation_of_parameters(before))

@@ -1,6 +1,7 @@
 """Queries on data sets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -23,9 +24,11 @@ class DatasetRepository:
         dataset = self.session.get(Dataset, dataset_id)
         return dataset if dataset is not None and dataset.deleted_at is None else None
 
-    def list(self, limit: int | None = None, after: int | None = None) -> Sequence[Dataset]:
-        """Return data sets in id order."""
-        return page(self.session, Dataset, limit, after, Dataset.deleted_at.is_(None))
+    def list(
+        self, limit: int | None = None, after: int | None = None, *, newest_first: bool = False
+    ) -> Sequence[Dataset]:
+        """Return data sets in id order, or in its reverse."""
+        return page(self.session, Dataset, limit, after, Dataset.deleted_at.is_(None), newest_first=newest_first)
 
     def add(self, dataset: Dataset) -> Dataset:
         """Insert a data set; its id is set on return."""
@@ -42,12 +45,8 @@ class DatasetRepository:
         """Return what keeps a data set from being deleted: unfinished jobs and evaluations that name it."""
         jobs = select(TrainingJob).where(TrainingJob.status.not_in(TERMINAL))
         evaluations = select(Evaluation).where(Evaluation.status.not_in(TERMINAL))
-        using_jobs = [job.id for job in self.session.scalars(jobs) if job.recipe.get("dataset_id") == dataset_id]
-        using_evaluations = [
-            evaluation.id
-            for evaluation in self.session.scalars(evaluations)
-            if evaluation.parameters.get("dataset_id") == dataset_id
-        ]
+        using_jobs = [job.id for job in self.session.scalars(jobs) if _names(job.recipe, dataset_id)]
+        using_evaluations = [one.id for one in self.session.scalars(evaluations) if _names(one.parameters, dataset_id)]
         held_out = [dataset.id for dataset in self.list() if dataset.settings.get("held_out_dataset_id") == dataset_id]
         kinds = (("training job", using_jobs), ("evaluation", using_evaluations), ("data set", held_out))
         return [f"{kind} {found}" for kind, ids in kinds for found in ids]
@@ -62,4 +61,9 @@ class DatasetRepository:
     def remove(self, dataset: Dataset) -> None:
         """Hide the data set from every list, and forget the request that made it: the same key may make a new one."""
         dataset.deleted_at = utcnow()
-        forget(self.session, "%/datasets", dataset.id)
+        for door in ("%/datasets", "%/files"):
+            forget(self.session, door, dataset.id)
+
+
+def _names(parameters: Mapping[str, Any], dataset_id: int) -> bool:
+    return dataset_id in (parameters.get("dataset_id"), parameters.get("held_out_dataset_id"))

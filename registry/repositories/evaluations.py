@@ -22,10 +22,15 @@ def metrics_of(evaluation: Evaluation) -> list[MetricName]:
 NOT_OF_THE_NUMBERS = {"eval_name", "model_id", "seed"}
 
 
-def evaluated_dataset(dataset_id: int | None, model: Model) -> int:
-    """Return the id of the data set whose held-out rows count: the one named, or the one the model was trained on."""
-    own = (model.parameters or {}).get("recipe", {}).get("dataset_id")
-    return int(dataset_id or own or BUILT_IN_DATASET_ID)
+def evaluated_rows(dataset_id: int | None, held_out_dataset_id: int | None, model: Model) -> tuple[int, int | None]:
+    """Return which rows count: those held out of the first data set, or all of the second where there is one.
+
+    What the evaluation names comes first; if it names neither, what the model's own training held out.
+    """
+    if dataset_id is None and held_out_dataset_id is None:
+        recipe = (model.parameters or {}).get("recipe", {})
+        dataset_id, held_out_dataset_id = recipe.get("dataset_id"), recipe.get("held_out_dataset_id")
+    return dataset_id or BUILT_IN_DATASET_ID, held_out_dataset_id
 
 
 class EvaluationRepository(FlowBackedRepository[Evaluation]):

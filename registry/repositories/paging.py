@@ -1,4 +1,4 @@
-"""Lists in id order, cut by `limit` and `after`."""
+"""Lists in id order or its reverse, cut by `limit` and `after`."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -6,18 +6,23 @@ from typing import TypeVar
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from registry.tables import Dataset, Evaluation, Model, TrainingJob
+from registry.tables import Dataset, Evaluation, JobEvent, Model, TrainingJob
 
-Row = TypeVar("Row", Model, TrainingJob, Evaluation, Dataset)
+Row = TypeVar("Row", Model, TrainingJob, Evaluation, Dataset, JobEvent)
 
 
 def page(
-    session: Session, table: type[Row], limit: int | None, after: int | None, *conditions: ColumnElement[bool]
+    session: Session,
+    table: type[Row],
+    limit: int | None,
+    after: int | None,
+    *conditions: ColumnElement[bool],
+    newest_first: bool = False,
 ) -> Sequence[Row]:
-    """Return rows with an id greater than `after`, at most `limit` of them, in id order."""
-    query = select(table).where(*conditions).order_by(table.id)
+    """Return the rows that come after the id `after`, at most `limit` of them, in id order or in its reverse."""
+    query = select(table).where(*conditions).order_by(table.id.desc() if newest_first else table.id)
     if after is not None:
-        query = query.where(table.id > after)
+        query = query.where(table.id < after if newest_first else table.id > after)
     if limit is not None:
         query = query.limit(limit)
     return session.scalars(query).all()

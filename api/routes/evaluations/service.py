@@ -68,6 +68,7 @@ async def evaluate(
 def _insert_evaluation(session: Session, parameters: EvaluationParameters) -> tuple[int, Answer]:
     require_loadable(model_in(session, parameters.model_id))
     require_dataset(session, parameters.dataset_id)
+    require_dataset(session, parameters.held_out_dataset_id)
     evaluation = EvaluationRepository(session).add(evaluation_of_parameters(parameters))
     return evaluation.id, {}
 
