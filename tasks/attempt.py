@@ -23,6 +23,7 @@ from registry.tables import Model, TrainingJob
 from registry.tracking import TrackedRun, until_available
 from tasks.file_lock import exclusive
 from tasks.flow_run import claim, current_flow_run, full_disks_named, recorded_attempt
+from tasks.job_folder import JobFolder
 from tasks.job_log import JobLog
 from tasks.reporter import Reporter
 from tasks.trace import Trace
@@ -42,7 +43,7 @@ class Attempt:
         self.job_name = job.job_name
         self.recipe = TrainingRecipe.model_validate(job.recipe)
         self.model = model
-        self.folder = settings.jobs_dir / str(job.id)
+        self.files = JobFolder(settings.jobs_dir, job.id)
         self.log = log
         self.run: TrackedRun
         self.reporter: Reporter
@@ -51,9 +52,9 @@ class Attempt:
             """Whether the attempt before this one was."""
 
     @property
-    def checkpoints(self) -> Path:
-        """Folder of the job's checkpoints."""
-        return self.folder / "checkpoints"
+    def folder(self) -> Path:
+        """The job's working folder."""
+        return self.files.path
 
 
 @contextmanager
@@ -108,7 +109,7 @@ def _open_stores(attempt: Attempt) -> None:
     create_link_artifact(
         attempt.run.url, link_text=f"MLflow run of training job {attempt.job_id}", key=f"mlflow-job-{attempt.job_id}"
     )
-    trace = Trace(attempt.folder / "trace.jsonl")
+    trace = Trace(attempt.files.trace)
     attempt.reporter = until_available(
         lambda: Reporter(attempt.database, attempt.job_id, attempt.run, attempt.log, trace),
         attempt.log.announce,

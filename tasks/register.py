@@ -36,7 +36,7 @@ def register(attempt: Attempt, prepared: Prepared, trained: Trained) -> None:
     Each step finds what an earlier attempt has done already: a process that dies in between leaves no second model.
     """
     folder = _store(attempt, prepared, trained)
-    curve = draw_loss_curve(Trace(attempt.folder / "trace.jsonl"), attempt.folder / "loss_curve.png")
+    curve = draw_loss_curve(Trace(attempt.files.trace), attempt.folder / "loss_curve.png")
     until_available(lambda: attempt.run.log_file(curve), attempt.log.announce, "take the loss curve")
     if not METHODS[attempt.recipe.method].whole:  # a whole model is large, and the version has it
         until_available(lambda: attempt.run.log_folder(folder, "adapter"), attempt.log.announce, "take the adapter")

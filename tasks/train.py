@@ -4,7 +4,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.attempt import Attempt, PauseWatch
-from tasks.lora.adapter import TrainedModel
+from tasks.data.durable import BuildingFolder
+from tasks.lora.adapter import TrainedModel, save_adapter
 from tasks.lora.fitting import MemoryPlanner
 from tasks.lora.loop import train as run_loop
 from tasks.lora.memory import available_memory
@@ -40,9 +41,11 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
     # Asked before the model is loaded: the plan counts it in.
     available = attempt.settings.training_memory_bytes or available_memory(prepared.source.device)
     model = METHODS[recipe.method].load(prepared.source, recipe)
+    if not METHODS[recipe.method].whole:
+        _keep_untrained(attempt, prepared, model)
     lengths = [*data.train.lengths, *data.held_out.lengths[: recipe.eval_rows]]
     dtype = prepared.source.dtype
-    planner = MemoryPlanner(model, recipe, lengths, dtype, attempt.checkpoints, available, attempt.reporter.on_plan)
+    planner = MemoryPlanner(model, recipe, lengths, dtype, attempt.files.checkpoints, available, attempt.reporter.on_plan)
 
     def run(plan: StepPlan) -> TrainOutcome:
         return run_loop(
@@ -51,7 +54,7 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
             data.held_out[: recipe.eval_rows],
             recipe,
             pad_token_id=prepared.source.pad_token_id,
-            checkpoints=attempt.checkpoints,
+            checkpoints=attempt.files.checkpoints,
             data_fingerprint=data.fingerprint,
             observer=attempt.reporter,
             should_pause=watch.requested,
@@ -63,6 +66,19 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
     outcome = planner.train(run, killed_for_memory=attempt.killed_for_memory)
     _report(attempt, outcome)
     return Trained(model, outcome, watch)
+
+
+def _keep_untrained(attempt: Attempt, prepared: Prepared, model: TrainedModel) -> None:
+    """Write the adapter as it is before the first step, once: checkpoints are served in its frame."""
+    folder = attempt.files.untrained_adapter
+    if folder.is_dir():
+        return
+    building = BuildingFolder(folder.parent, folder.name)
+    try:
+        save_adapter(model, building.path, prepared.source.base_reference)
+        building.publish(folder)
+    finally:
+        building.close()
 
 
 def _report(attempt: Attempt, outcome: TrainOutcome) -> None:

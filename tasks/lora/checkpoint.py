@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -17,13 +16,12 @@ from torch import Tensor
 
 from tasks.data.durable import sync
 from tasks.lora.errors import BestCheckpointLost, CheckpointMismatch
+from tasks.lora.kept import MANIFEST, STATE, folder_name, folders, step_of
 from tasks.lora.planning import StepPlan
 from tasks.lora.sampler import Cursor
 
 FORMAT = 1
-MANIFEST = "manifest.json"
 _TENSOR_FILES = {f"{part}.safetensors": part for part in ("adapter", "optimizer", "rng")}
-_FOLDER = re.compile(r"step-(\d{8,})(\.replaced)?")
 _UNFINISHED = ".unfinished-"
 _KEPT = 2
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, SafetensorError)
@@ -97,11 +95,11 @@ def save_checkpoint(folder_root: Path, state: TrainingState) -> Path:
     folder_root.mkdir(parents=True, exist_ok=True)
     for leftover in folder_root.glob(f"{_UNFINISHED}*"):
         shutil.rmtree(leftover)
-    name = _folder_name(state.progress.cursor.step)
+    name = folder_name(state.progress.cursor.step)
     unfinished, target = folder_root / f"{_UNFINISHED}{name}", folder_root / name
     unfinished.mkdir()
     scalars = _to_json({"progress": asdict(state.progress), "identity": state.identity})
-    hashes = {"state.json": _write_through(unfinished / "state.json", scalars)}
+    hashes = {STATE: _write_through(unfinished / STATE, scalars)}
     for file, part in _TENSOR_FILES.items():  # one after the other: where all weights train, each is large
         hashes[file] = _write_through(unfinished / file, save(getattr(state, part)))
     # The manifest comes last: a folder without one was never finished.
@@ -124,7 +122,7 @@ def latest_checkpoint(folder_root: Path, log: Callable[[str], None]) -> Checkpoi
     One that is torn or was tampered with (a missing file, another hash, unreadable JSON) is passed over with a line
     to `log`, for the one before it. Only reads.
     """
-    for folder in _folders(folder_root):
+    for folder in folders(folder_root):
         try:
             return Checkpoint(folder, _read(folder))
         except _UNREADABLE as error:
@@ -137,7 +135,7 @@ def best_checkpoint(folder_root: Path, step: int) -> Checkpoint:
 
     No other may take its place, as `latest_checkpoint` lets it: this one was asked for.
     """
-    folder = folder_root / _folder_name(step)
+    folder = folder_root / folder_name(step)
     try:
         return Checkpoint(folder, _read(folder))
     except _UNREADABLE as error:
@@ -149,32 +147,15 @@ def best_checkpoint(folder_root: Path, step: int) -> Checkpoint:
 
 def discard_newer(folder_root: Path, step: int) -> None:
     """Remove the checkpoints after `step`: broken ones, which would otherwise count among those to keep."""
-    for folder in _folders(folder_root):
-        if _step_of(folder) > step:
+    for folder in folders(folder_root):
+        if step_of(folder) > step:
             shutil.rmtree(folder)
 
 
-def _folder_name(step: int) -> str:
-    return f"step-{step:08d}"
-
-
-def _step_of(folder: Path) -> int:
-    match = _FOLDER.fullmatch(folder.name)
-    return int(match[1]) if match else -1
-
-
-def _folders(folder_root: Path) -> list[Path]:
-    """Return the checkpoint folders, newest first; one being replaced comes after the one replacing it."""
-    if not folder_root.is_dir():
-        return []
-    folders = [folder for folder in folder_root.iterdir() if _FOLDER.fullmatch(folder.name)]
-    return sorted(folders, key=lambda folder: (-_step_of(folder), folder.name))
-
-
 def _prune(folder_root: Path, best_step: int | None) -> None:
-    current = [folder for folder in _folders(folder_root) if not folder.suffix]
-    kept = current[:_KEPT] + [folder for folder in current if _step_of(folder) == best_step]
-    for folder in _folders(folder_root):
+    current = [folder for folder in folders(folder_root) if not folder.suffix]
+    kept = current[:_KEPT] + [folder for folder in current if step_of(folder) == best_step]
+    for folder in folders(folder_root):
         if folder not in kept:
             shutil.rmtree(folder)
 
@@ -184,10 +165,10 @@ def _read(folder: Path) -> TrainingState:
     manifest = json.loads((folder / MANIFEST).read_bytes())
     if manifest["format"] != FORMAT:
         raise ValueError(f"format {manifest['format']}, not {FORMAT}")
-    for file in ("state.json", *_TENSOR_FILES):
+    for file in (STATE, *_TENSOR_FILES):
         if _sha256(folder / file) != manifest["sha256"][file]:
             raise ValueError(f"{file} is not what was written")
-    scalars = json.loads((folder / "state.json").read_bytes())
+    scalars = json.loads((folder / STATE).read_bytes())
     told = scalars["progress"]
     plan = StepPlan(**told["plan"]) if told.get("plan") else None  # an earlier version does not say it
     progress = Progress(**told | {"cursor": Cursor(**told["cursor"]), "plan": plan})
