@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from tasks.data.chat_lines import chat_line
 from tasks.data.examples import DatasetError, Example
 from tasks.data.report import percentile
 from tasks.data.segments import RenderedExample
@@ -72,7 +73,7 @@ class _Validation:
         self._errors: list[RowError] = []
         self._lengths: list[NDArray[np.int32]] = []
         self._prefixes: list[NDArray[np.uint64]] = []
-        self._answer_tokens = self._cut_rows = self._lost_rows = 0
+        self._bytes = self._answer_tokens = self._cut_rows = self._lost_rows = 0
         self._empty_answers = self._rows_losing_text = self._rows_with_special_tokens = 0
 
     def run(self, allow_errors: bool) -> ValidationReport:
@@ -105,6 +106,7 @@ class _Validation:
         return row.example
 
     def _look_at(self, example: Example, rendered: RenderedExample) -> None:
+        self._bytes += len(chat_line(example))
         self._empty_answers += _has_empty_answer(example)
         self._rows_losing_text += self._renderer.loses_text(example, rendered)
         self._rows_with_special_tokens += rendered.spells_special_tokens
@@ -136,6 +138,7 @@ class _Validation:
             error_count=self._error_count,
             errors=self._errors,
             max_seq_length=self._max_seq_length,
+            bytes=self._bytes,
             tokens=int(lengths.sum(dtype=np.int64)),
             answer_tokens=self._answer_tokens,
             length_p50=percentile(lengths, 0.50),

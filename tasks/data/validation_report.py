@@ -29,6 +29,8 @@ class ValidationReport:
     errors: list[RowError]
     """The first of them."""
     max_seq_length: int
+    bytes: int
+    """Of all rows without an error, as the JSON lines that `tasks.data.chat_lines` makes of them."""
     tokens: int
     """Of all rows without an error, before any cut."""
     answer_tokens: int
