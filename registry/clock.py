@@ -13,6 +13,11 @@ def to_naive_utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
+def unix_seconds(moment: datetime) -> int:
+    """Return whole seconds since 1970 of a naive UTC moment."""
+    return int(moment.replace(tzinfo=UTC).timestamp())
+
+
 def timestamp(moment: datetime) -> str:
     """Return `2025-06-24T13:45:30.123456`: ISO 8601, six decimals always, no offset suffix."""
     return moment.isoformat(timespec="microseconds")

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Double, ForeignKey, Index, MetaData, String, Text
+from sqlalchemy import JSON, BigInteger, DateTime, Double, ForeignKey, Index, MetaData, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from registry.clock import utcnow
@@ -106,12 +106,16 @@ class TrainingJob(FlowBacked, Base):
     model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), index=True)
     job_name: Mapped[str] = mapped_column(String(200))
     recipe: Mapped[dict[str, Any]]
+    labels: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """What the client calls `metadata`, a name that SQLAlchemy keeps for itself: texts by their keys."""
     step: Mapped[int] = mapped_column(default=0)
     total_steps: Mapped[int | None]
     current_epoch: Mapped[int] = mapped_column(default=0)
     current_loss: Mapped[float | None]
     eval_loss: Mapped[float | None]
     tokens_per_second: Mapped[float | None]
+    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    """Tokens read so far, padding not counted; none before the first step, and of jobs of older versions."""
     seconds_per_step: Mapped[float | None]
     """A moving average, for the time that is left."""
     pausing: Mapped[bool] = mapped_column(default=False)

@@ -84,6 +84,7 @@ class Reporter:
             current_epoch=record.epoch,
             current_loss=record.loss,
             tokens_per_second=record.tokens_per_second,
+            trained_tokens=record.tokens_seen,
             seconds_per_step=self._seconds_per_step,
         )
 

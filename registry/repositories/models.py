@@ -1,6 +1,6 @@
 """Queries on models."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import select, update
@@ -27,6 +27,10 @@ class ModelRepository:
     def list(self, limit: int | None = None, after: int | None = None) -> Sequence[Model]:
         """Return models in id order."""
         return page(self.session, Model, limit, after, Model.deleted_at.is_(None))
+
+    def by_ids(self, ids: Collection[int]) -> dict[int, Model]:
+        """Return the models with these ids, deleted ones too: jobs still name them."""
+        return {model.id: model for model in self.session.scalars(select(Model).where(Model.id.in_(ids)))}
 
     def remove(self, model: Model) -> None:
         """Hide the model from every list, and forget the request that made it: the same key may make a new one."""

@@ -1,6 +1,6 @@
 """Queries on training jobs, their events and their logs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +10,8 @@ from registry.attempts import killed_for_memory_since
 from registry.clock import utcnow
 from registry.repositories.flow_backed import DIED, FlowBackedRepository, Outcome
 from registry.repositories.idempotency import forget
+from registry.repositories.paging import page
+from registry.run_states import TERMINAL
 from registry.tables import JobEvent, TrainingJob
 
 EVENTS_PER_PAGE = 1000
@@ -43,6 +45,38 @@ class TrainingJobRepository(FlowBackedRepository[TrainingJob]):
         """Return the job's events with an id greater than `after`, oldest first."""
         query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.id > after)
         return self.session.scalars(query.order_by(JobEvent.id).limit(limit)).all()
+
+    def newest_events(self, job_id: int, before: int | None, limit: int) -> Sequence[JobEvent]:
+        """Return the job's newest events, with ids less than `before`, the newest first."""
+        return page(self.session, JobEvent, limit, before, JobEvent.job_id == job_id, newest_first=True)
+
+    def measured(self, job_id: int) -> Iterator[dict[str, Any]]:
+        """Yield what was measured at every step and held-out loss that the job has told of, in the order of telling."""
+        told = select(JobEvent.data).where(JobEvent.job_id == job_id, JobEvent.kind.in_(("step", "evaluation")))
+        yield from self.session.scalars(told.order_by(JobEvent.id))
+
+    def newest(
+        self,
+        limit: int,
+        before: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        *,
+        unlabelled: bool = False,
+    ) -> Sequence[TrainingJob]:
+        """Return jobs with ids less than `before`, newest first: all, those with these `labels`, or without any.
+
+        A key of `labels` may have no quote or backslash.
+        """
+        conditions = [TrainingJob.labels[key].as_string() == value for key, value in (labels or {}).items()]
+        if unlabelled:
+            conditions.append(TrainingJob.labels.is_(None))
+        return page(self.session, TrainingJob, limit, before, *conditions, newest_first=True)
+
+    def ended(self, limit: int, after: int | None = None, *, newest_first: bool = False) -> Sequence[TrainingJob]:
+        """Return jobs that have ended, in id order or in its reverse."""
+        return page(
+            self.session, TrainingJob, limit, after, TrainingJob.status.in_(TERMINAL), newest_first=newest_first
+        )
 
     def last_event_step(self, job_id: int, kind: str) -> int:
         """Return the step of the job's newest event of a kind, or 0."""
@@ -114,5 +148,6 @@ class TrainingJobRepository(FlowBackedRepository[TrainingJob]):
     def remove(self, job: TrainingJob) -> None:
         """Delete the job with its events and the memory of the request that made it."""
         self.session.execute(delete(JobEvent).where(JobEvent.job_id == job.id))
-        forget(self.session, "%/training", job.id)
+        for door in ("%/training", "%/fine_tuning/jobs"):
+            forget(self.session, door, job.id)
         self.session.delete(job)

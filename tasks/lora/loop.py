@@ -98,8 +98,7 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
             # 5. One optimizer step
             row_ids, cursor = next(batches)
             record = _optimizer_step(path, model, optimizer, train_rows, row_ids, progress, recipe, plan)
-            tokens_seen = progress.tokens_seen + record.tokens
-            progress = replace(progress, cursor=cursor, tokens_seen=tokens_seen, last_loss=record.loss)
+            progress = replace(progress, cursor=cursor, tokens_seen=record.tokens_seen, last_loss=record.loss)
             observer.on_step(record)
 
 
@@ -196,6 +195,7 @@ def _optimizer_step(
         learning_rate=learning_rate,
         grad_norm=norm,
         tokens=tokens,
+        tokens_seen=progress.tokens_seen + tokens,
         seconds=seconds,
         tokens_per_second=tokens / seconds,
         sample_ids=tuple(row_ids),

@@ -21,6 +21,8 @@ class StepRecord:
     """Euclidean norm of the whole gradient before clipping."""
     tokens: int
     """Tokens read, padding not counted."""
+    tokens_seen: int
+    """Those of all steps up to this one."""
     seconds: float
     tokens_per_second: float
     sample_ids: tuple[int, ...]

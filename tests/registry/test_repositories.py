@@ -7,7 +7,8 @@ from sqlalchemy.exc import IntegrityError
 from configs.recipe import METRICS, EvaluationParameters, FinetuneParameters, MetricName
 from registry.attempts import oom_kills
 from registry.clock import utcnow
-from registry.repositories.evaluations import EvaluationRepository, metrics_of
+from registry.repositories.datasets import DatasetRepository
+from registry.repositories.evaluations import EvaluationRepository, evaluated_rows, metrics_of
 from registry.repositories.flow_backed import Outcome
 from registry.repositories.idempotency import IdempotencyRepository
 from registry.repositories.models import ModelRepository
@@ -32,6 +33,42 @@ def test_lists_are_in_id_order_and_paged(database):
         assert [job.id for job in jobs.list(limit=2)] == ids[:2]
         assert [job.id for job in jobs.list(limit=2, after=ids[1])] == ids[2:4]
         assert jobs.list(after=ids[-1]) == []
+
+
+def test_the_newest_jobs_are_found_by_their_labels(database):
+    labels = [{"who": "anna", "a.b]": "1"}, None, {"who": "anna", "a.b]": "2"}, {"who": ""}]
+    ids = [add_job(database) for _ in labels]
+    with database.transaction() as session:
+        for job_id, its in zip(ids, labels, strict=True):
+            TrainingJobRepository(session).require(job_id).labels = its
+    with database.reading() as session:
+        jobs = TrainingJobRepository(session)
+        assert [job.id for job in jobs.newest(3)] == ids[:0:-1]
+        assert [job.id for job in jobs.newest(3, before=ids[2])] == ids[1::-1]
+        assert [job.id for job in jobs.newest(9, labels={"who": "anna"})] == [ids[2], ids[0]]
+        assert [job.id for job in jobs.newest(9, labels={"who": "anna", "a.b]": "1"})] == [ids[0]]
+        assert [job.id for job in jobs.newest(9, labels={"who": ""})] == [ids[3]]
+        assert [job.id for job in jobs.newest(9, unlabelled=True)] == [ids[1]]
+        assert jobs.ended(9) == []
+
+
+def test_what_is_held_out_is_in_use(database):
+    parameters = JOB.model_copy(update={"dataset_id": 1, "held_out_dataset_id": 7})
+    with database.transaction() as session:
+        job_id = TrainingJobRepository(session).add(job_of_parameters(parameters)).id
+    with database.reading() as session:
+        assert DatasetRepository(session).users(7) == [f"training job {job_id}"]
+
+
+def test_an_evaluation_is_over_what_the_models_training_held_out_unless_it_names_rows():
+    def model(**recipe) -> Model:
+        return Model(parameters={"recipe": recipe})
+
+    assert evaluated_rows(None, None, Model(parameters=None)) == (1, None)
+    assert evaluated_rows(None, None, model(dataset_id=3)) == (3, None)
+    assert evaluated_rows(None, None, model(dataset_id=3, held_out_dataset_id=4)) == (3, 4)
+    assert evaluated_rows(5, None, model(dataset_id=3, held_out_dataset_id=4)) == (5, None)
+    assert evaluated_rows(None, 6, model(dataset_id=3, held_out_dataset_id=4)) == (1, 6)
 
 
 def test_what_prefect_was_told_names_the_job(database):

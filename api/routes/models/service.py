@@ -176,16 +176,20 @@ def _prepare(platform: Platform, model_id: int, body: GenerateRequest) -> tuple[
     return model, engine_request(platform, model, **settings)
 
 
-def engine_request(platform: Platform, model: Model, **settings: Any) -> EngineGenerateRequest:
+def engine_request(
+    platform: Platform, model: Model, adapter: Path | None = None, **settings: Any
+) -> EngineGenerateRequest:
     """Return what the engine is asked for this model, with settings of `EngineGenerateRequest`.
 
+    `adapter` is a folder with a checkpoint's adapter, to answer in the place of the model's own.
     Raises `Conflict` if the weights can't be loaded, and `PartDown` while they are being fetched.
     """
     require_loadable(model)
-    folder, adapter = _weights_folder(platform, model), _adapter_folder(platform, model)
+    folder = _weights_folder(platform, model)
     if folder is None:
         message = f"The weights of {model.base_model} are being fetched from the hub; try again in a while."
         raise PartDown("weights", message, retry_after=30)
+    adapter = adapter or _adapter_folder(platform, model)
     return EngineGenerateRequest(
         model=model.weights or model.base_model,
         weights=str(folder),

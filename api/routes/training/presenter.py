@@ -29,7 +29,7 @@ def detail_of(
         attempts=[PastAttempt(**attempt) for attempt in attempts],
         queue_position=queue_position,
         memory_plan=MemoryPlan(**memory_plan) if memory_plan is not None else None,
-        eta_seconds=_eta_seconds(job),
+        eta_seconds=eta_seconds(job),
         pausing=job.pausing,
         cancelling=job.cancelling,
         error=job.error,
@@ -39,6 +39,8 @@ def detail_of(
         eval_loss=job.eval_loss,
         tokens_per_second=job.tokens_per_second,
         recipe=job.recipe,
+        trained_tokens=job.trained_tokens,
+        metadata=job.labels,
         attempt=_attempt_of(job),
         output_model_id=job.output_model_id,
         output_evaluation_id=job.output_evaluation_id,
@@ -72,7 +74,7 @@ def _stopped_early(job: TrainingJob) -> bool:
     return allowed and job.status == "COMPLETED" and job.total_steps is not None and job.step < job.total_steps
 
 
-def _eta_seconds(job: TrainingJob) -> float | None:
+def eta_seconds(job: TrainingJob) -> float | None:
     """Return the seconds of training that are left at the present pace; None unless it runs."""
     if job.status != "RUNNING" or job.total_steps is None or job.seconds_per_step is None:
         return None

@@ -1,12 +1,12 @@
 """Shapes of training jobs."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pydantic.config import JsonDict
 
 from api.schemas import ResponseBody, Timestamp
-from configs.recipe import ADAPTER_FIELDS, FinetuneParameters, JobName
+from configs.recipe import ADAPTER_FIELDS, NO_NUL, FinetuneParameters, JobName
 
 Status = Literal["PENDING", "RUNNING", "PAUSED", "COMPLETED", "FAILED", "CANCELLED"]
 
@@ -26,12 +26,19 @@ _NOTHING_WITHOUT_MEANING: JsonDict = {
 }
 
 
+# No quote or backslash: a key is part of a path into the stored JSON when jobs are searched by it.
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r'^[^\x00"\\]+$')]
+MetadataValue = Annotated[str, StringConstraints(max_length=512, pattern=NO_NUL)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
+
+
 class TrainingCreate(FinetuneParameters):
     """A training job to create: the model, a name, and any hyperparameter."""
 
     model_config = ConfigDict(json_schema_extra={"allOf": [_HELD_OUT_LOSSES_TO_GO_BY, _NOTHING_WITHOUT_MEANING]})
 
     job_name: JobName = Field(description="Name of the job")
+    metadata: Metadata | None = Field(None, description="Labels of the client's, shown with the job")
 
     @model_validator(mode="after")
     def _nothing_ignored(self) -> Self:
@@ -110,6 +117,8 @@ class TrainingDetail(TrainingSummary):
     eval_loss: float | None
     tokens_per_second: float | None
     recipe: dict[str, Any] = Field(description="Every hyperparameter")
+    trained_tokens: int | None = Field(description="Tokens read so far, padding not counted")
+    metadata: dict[str, str] | None
     attempt: Attempt | None
     attempts: list[PastAttempt]
     memory_plan: MemoryPlan | None = Field(description="The newest plan; none until the trainer has made one")

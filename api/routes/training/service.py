@@ -15,6 +15,7 @@ from api.routes.models.service import model_in, require_loadable
 from api.routes.training.memory import lack_of_memory
 from api.routes.training.presenter import detail_of
 from api.routes.training.schemas import TrainingCreate, TrainingCreated, TrainingDetail
+from configs.dataset import BUILT_IN_DATASET_ID
 from configs.recipe import Method
 from registry.attempts import attempt_is_alive
 from registry.database import Database
@@ -22,6 +23,7 @@ from registry.repositories.training_jobs import TrainingJobRepository
 from registry.run_states import TERMINAL
 from registry.submissions import job_of_parameters
 from registry.tables import TrainingJob
+from tasks.job_folder import JobFolder, served_prefix
 from tasks.lora.errors import MethodUnavailable
 from tasks.lora.installed import require_bitsandbytes
 
@@ -68,8 +70,10 @@ def delete_job(platform: Platform, job_id: int) -> None:
         if job.status not in TERMINAL or attempt_is_alive(job):
             raise Conflict(f"Training job {job_id} is {job.status}; cancel it before you delete it.")
         TrainingJobRepository(session).remove(job)
+        checkpoints = list(platform.settings.adapters_dir.glob(f"{served_prefix(job.uid)}*"))
     # After the commit: files without a job are litter, a job without its files would be a lie.
-    shutil.rmtree(platform.settings.jobs_dir / str(job_id), ignore_errors=True)
+    for folder in (JobFolder(platform.settings.jobs_dir, job_id).path, *checkpoints):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 async def create_job(platform: Platform, body: TrainingCreate, once: IdempotentRequest | None) -> Answer:
@@ -102,8 +106,14 @@ def _insert_job(
 ) -> tuple[int, Answer]:
     require_loadable(model_in(session, body.model_id))
     require_dataset(session, body.dataset_id)
+    require_dataset(session, body.held_out_dataset_id)
+    if body.held_out_dataset_id == (body.dataset_id or BUILT_IN_DATASET_ID):
+        message = f"Data set {body.held_out_dataset_id} is the one to train on; hold out the rows of another one."
+        raise Conflict(message)
     if lack is not None:
         raise lack
-    job = TrainingJobRepository(session).add(job_of_parameters(body))
+    job = job_of_parameters(body)
+    job.labels = body.metadata
+    TrainingJobRepository(session).add(job)
     answer = TrainingCreated(id=job.id, job_name=job.job_name, model_id=job.model_id, status="PENDING", message=message)
     return job.id, answer.model_dump()
