@@ -17,6 +17,8 @@ from api.routes.health.endpoints import router as health
 from api.routes.metrics.endpoints import router as metrics
 from api.routes.models.endpoints import router as models
 from api.routes.openai.endpoints import router as openai
+from api.routes.openai.files.endpoints import router as files
+from api.routes.openai.fine_tuning.endpoints import router as fine_tuning
 from api.routes.statistics.endpoints import router as statistics
 from api.routes.training.endpoints import router as training
 from api.version import VERSION
@@ -43,13 +45,13 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (health, models, datasets, training, evaluations, statistics):
         doors.include_router(router)
     app.include_router(doors)
-    app.include_router(openai, prefix="/v1", responses=OPENAI_ERRORS)
+    for router in (openai, files, fine_tuning):
+        app.include_router(router, prefix="/v1", responses=OPENAI_ERRORS)
     app.include_router(metrics, include_in_schema=False)
     _serve_documentation(app)
     install_error_handlers(app)
-    app.add_middleware(
-        BodyLimit, max_bytes=settings.max_request_bytes, of_paths={"/api/datasets": settings.max_upload_bytes}
-    )
+    uploads = dict.fromkeys(("/api/datasets", "/v1/files"), settings.max_upload_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes, of_paths=uploads)
     app.add_middleware(HostGuard, allowed_hosts=settings.allowed_hosts)
     return app
 

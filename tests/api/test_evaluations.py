@@ -10,7 +10,6 @@ import pytest
 
 from configs.recipe import METRICS, EvaluationParameters
 from registry.clock import utcnow
-from registry.database import Database
 from registry.repositories.evaluations import EvaluationRepository
 from registry.submissions import evaluation_of_parameters
 from tasks.metrics.bootstrap import confidence_intervals
@@ -19,13 +18,6 @@ from tasks.metrics.sample_file import EvaluatedSample, read_samples, sample_file
 from tasks.metrics.samples import corpus_metrics
 from tests.api.test_bad_input import assert_error
 from tests.tasks.metrics.made_samples import draw_samples, only
-
-
-@pytest.fixture(scope="module")
-def database(settings, client):
-    database = Database(settings.platform_database_url)
-    yield database
-    database.close()
 
 
 def texts_of(scores) -> list[EvaluatedSample]:

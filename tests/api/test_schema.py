@@ -12,8 +12,9 @@ from tests.e2e.platform_process import free_ports
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 EXAMPLES_PER_OPERATION = 40
-# No schema can say which bytes are a data set, and each of these starts a process: `test_datasets.py` asks them.
-TESTED_ELSEWHERE = ("POST /api/datasets", "GET /api/datasets/{dataset_id}/preview")
+# No schema can say which bytes are a data set, and each of these starts a process: `test_datasets.py` and
+# `test_openai_files.py` ask them.
+TESTED_ELSEWHERE = ("POST /api/datasets", "GET /api/datasets/{dataset_id}/preview", "POST /v1/files")
 
 
 @pytest.fixture(scope="module")

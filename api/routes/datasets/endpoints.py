@@ -24,9 +24,9 @@ router = APIRouter(prefix="/datasets", tags=["datasets"])
 NOT_YET: dict[int | str, dict[str, Any]] = {202: {"model": DatasetCreated, "description": "Received, being checked"}}
 
 
-def _form_schema() -> dict[str, Any]:
-    """Return the schema of the multipart form: the settings as fields beside the file."""
-    schema = DatasetSettings.model_json_schema()
+def form_schema(fields_of: type[DatasetSettings]) -> dict[str, Any]:
+    """Return the schema of a multipart form: the settings as fields beside the file."""
+    schema = fields_of.model_json_schema()
     fields = {
         name: {"type": "string", "description": field.get("description", "")}
         for name, field in schema["properties"].items()
@@ -35,7 +35,7 @@ def _form_schema() -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {"file": file, **fields},
-        "required": ["file"],
+        "required": ["file", *schema.get("required", [])],
         "additionalProperties": False,
     }
 
@@ -44,7 +44,7 @@ BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            "multipart/form-data": {"schema": _form_schema()},
+            "multipart/form-data": {"schema": form_schema(DatasetSettings)},
             "application/json": {"schema": DatasetImport.model_json_schema()},
         },
     }

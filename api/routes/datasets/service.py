@@ -2,8 +2,9 @@
 
 import asyncio
 import shutil
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from uuid import uuid4
 
 from fastapi import Request
@@ -21,6 +22,7 @@ from registry.repositories.datasets import DatasetRepository
 from registry.tables import Dataset
 
 DONE = "Data set checked and stored"
+Receive = Callable[[Request, Path], Awaitable[Upload]]
 WAITING = "Data set received; its rows are being checked"
 
 
@@ -54,15 +56,17 @@ def require_dataset(session: Session, dataset_id: int | None) -> None:
         raise Conflict(f"Data set {dataset_id} ({dataset.name}) is {dataset.status}: {reason}")
 
 
-async def create_dataset(platform: Platform, request: Request, key: str | None) -> DatasetCreated:
-    """Accept a data set, wait for its checks, and answer with what was found.
+async def create_dataset(
+    platform: Platform, request: Request, key: str | None, take: Receive = receive
+) -> DatasetCreated:
+    """Accept a data set, wait for its checks, and answer with what was found; `take` takes it off the wire.
 
     Raises `DatasetInvalid` with the report if it can't be used; nothing of it is kept then.
     """
     uid = uuid4().hex
     path = platform.ingestion.upload_path(uid)
     try:
-        upload = await receive(request, path)
+        upload = await take(request, path)
         once = IdempotentRequest(f"POST {request.url.path}", key, upload.body_hash) if key else None
         created = await asyncio.to_thread(
             create_once, platform.database, once, lambda session: _insert(session, uid, upload)

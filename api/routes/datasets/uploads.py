@@ -37,7 +37,7 @@ async def receive(request: Request, target: Path) -> Upload:
     Raises `Invalid` or `RequestValidationError` with what is wrong; `target` may be left, for the caller to remove.
     """
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        return await _receive_form(request, target)
+        return await receive_form(request, target)
     return await _receive_json(request)
 
 
@@ -53,18 +53,19 @@ async def _receive_json(request: Request) -> Upload:
     return Upload(settings, None, hashlib.sha256(canonical).hexdigest())
 
 
-async def _receive_form(request: Request, target: Path) -> Upload:
+async def receive_form(request: Request, target: Path, fields_of: type[DatasetSettings] = DatasetSettings) -> Upload:
+    """Return a file that was sent as a form, with the form's other fields as settings; see `receive`."""
     try:
         form = await request.form(max_files=1, max_fields=20)
     except HTTPException as error:
         raise Invalid(f"The form can't be read: {error.detail}") from error
     try:
-        return await _read_form(form, target)
+        return await _read_form(form, target, fields_of)
     finally:
         await form.close()
 
 
-async def _read_form(form: FormData, target: Path) -> Upload:
+async def _read_form(form: FormData, target: Path, fields_of: type[DatasetSettings]) -> Upload:
     fields: dict[str, Any] = {}
     file = None
     for name, value in form.multi_items():
@@ -76,7 +77,7 @@ async def _read_form(form: FormData, target: Path) -> Upload:
             fields[name] = _parsed(name, value)
     if file is None:
         raise Invalid("file is required: send the data set as the form's field `file`.")
-    settings = _validated(partial(DatasetSettings.model_validate_strings, strict=False), fields)
+    settings = _validated(partial(fields_of.model_validate_strings, strict=False), fields)
     digest = await asyncio.to_thread(_store, file.file, target)
     canonical = json.dumps([fields, digest], sort_keys=True).encode()
     return Upload(settings, file.filename or "file", hashlib.sha256(canonical).hexdigest())

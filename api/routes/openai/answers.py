@@ -10,7 +10,7 @@ from uuid import uuid4
 from api.engine.schemas import EngineGenerateRequest, EngineGenerateResponse
 from api.platform import Platform
 from api.routes.models.service import count_generations, engine_request
-from api.routes.openai.names import named
+from api.routes.openai.fine_tuning.checkpoints import answering
 from api.routes.openai.schemas import CompletionUsage, GenerationOptions
 
 Event = tuple[int, dict[str, Any]]
@@ -49,10 +49,11 @@ async def ask(
     """
 
     def prepare() -> list[EngineGenerateRequest]:
-        with platform.database.reading() as session:
-            model = named(session, options.model)
+        model, adapter = answering(platform, options.model)
         return [
-            engine_request(platform, model, **one, **settings, **options.sampling(), seed=_seed(options, index))
+            engine_request(
+                platform, model, adapter, **one, **settings, **options.sampling(), seed=_seed(options, index)
+            )
             for one in inputs
             for index in range(options.answers)
         ]

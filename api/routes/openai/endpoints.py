@@ -1,17 +1,20 @@
 """OpenAI's doors: models, completions, chat."""
 
 from collections.abc import Awaitable
-from datetime import UTC
 
 from fastapi import APIRouter, Request, Response
 
 from api.engine.answers import ClientGone, unless_gone
+from api.errors import Invalid
 from api.platform import Parts
+from api.routes.models.service import delete_model
 from api.routes.openai import names
 from api.routes.openai.chat import chat
 from api.routes.openai.completions import complete
-from api.routes.openai.schemas import ChatRequest, CompletionRequest, ModelObject, ModelObjects
+from api.routes.openai.fine_tuning.checkpoints import checkpoint_of
+from api.routes.openai.schemas import ChatRequest, CompletionRequest, ModelDeleted, ModelObject, ModelObjects
 from api.schemas import EVENT_STREAM
+from registry.clock import unix_seconds
 from registry.tables import Model
 
 router = APIRouter(tags=["openai"])
@@ -28,9 +31,23 @@ def list_models(parts: Parts) -> ModelObjects:
 
 @router.get("/models/{name:path}")
 def get_model(parts: Parts, name: str) -> ModelObject:
-    """Get one model by its name."""
+    """Get one model, or a checkpoint, by its name."""
+    checkpoint = checkpoint_of(parts, name)
+    if checkpoint is not None:
+        return ModelObject(id=name, created=int(checkpoint.kept.saved_at))
     with parts.database.reading() as session:
         return _model_object(names.named(session, name))
+
+
+@router.delete("/models/{name:path}")
+def delete_fine_tuned_model(parts: Parts, name: str) -> ModelDeleted:
+    """Delete a fine-tuned model that nothing uses, and its adapter."""
+    with parts.database.reading() as session:
+        model = names.named(session, name)
+    if model.adapter is None:
+        raise Invalid(f"model is '{name}', a base model; only fine-tuned models are deleted here.")
+    delete_model(parts, model.id)
+    return ModelDeleted(id=name)
 
 
 @router.post("/completions", responses=EVENT_STREAM, response_model=None)
@@ -53,4 +70,4 @@ async def _answer(request: Request, work: Awaitable[Response]) -> Response:
 
 
 def _model_object(model: Model) -> ModelObject:
-    return ModelObject(id=names.name_of(model), created=int(model.created_at.replace(tzinfo=UTC).timestamp()))
+    return ModelObject(id=names.name_of(model), created=unix_seconds(model.created_at))

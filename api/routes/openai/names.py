@@ -15,8 +15,13 @@ def name_of(model: Model) -> str:
     """Return the base's name for a base model, `ft:BASE:SUFFIX:ID` for a fine-tuned one."""
     if model.is_base:
         return model.base_model
-    suffix = re.sub(r"[^a-z0-9]+", "-", model.name.lower()).strip("-")[:40]
-    return f"{FINE_TUNED}{model.base_model}:{suffix}:{model.id}"
+    return fine_tuned_name(model.base_model, model.name, str(model.id))
+
+
+def fine_tuned_name(base_model: str, name: str, ending: str) -> str:
+    """Return `ft:BASE:SUFFIX:ENDING` for a model or checkpoint that a person has called `name`."""
+    suffix = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
+    return f"{FINE_TUNED}{base_model}:{suffix}:{ending}"
 
 
 def named(session: Session, name: str) -> Model:
@@ -25,8 +30,13 @@ def named(session: Session, name: str) -> Model:
     number = name.rpartition(":")[2] if name.startswith(FINE_TUNED) else name
     model = models.get(int(number)) if re.fullmatch(r"[1-9][0-9]{0,8}", number) else models.base_of_name(name)
     if model is None or name not in (name_of(model), number):
-        raise NotFound(f"There is no model named '{name}'; GET /v1/models lists those there are.")
+        raise no_model(name)
     return model
+
+
+def no_model(name: str) -> NotFound:
+    """Return the error for a name that no model has."""
+    return NotFound(f"There is no model named '{name}'; GET /v1/models lists those there are.")
 
 
 def all_named(session: Session) -> dict[str, Model]:

@@ -203,6 +203,14 @@ class ModelObjects(ResponseBody):
     data: list[ModelObject]
 
 
+class ModelDeleted(ResponseBody):
+    """Answer to a deletion."""
+
+    id: str
+    object: Literal["model"] = "model"
+    deleted: Literal[True] = True
+
+
 class CompletionUsage(ResponseBody):
     """Token counts of an answer; a prompt with several answers counts once."""
 

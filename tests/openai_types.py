@@ -1,0 +1,36 @@
+"""Holds every answer to the types of OpenAI's SDK, in pydantic's strict mode, as the SDK itself does not."""
+
+import json
+from typing import Any
+
+from openai.types import FileDeleted, FileObject, Model, ModelDeleted
+from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+from pydantic import BaseModel
+
+TYPES: dict[str, type[BaseModel]] = {
+    "file": FileObject,
+    "model": Model,
+    "fine_tuning.job": FineTuningJob,
+    "fine_tuning.job.event": FineTuningJobEvent,
+    "fine_tuning.job.checkpoint": FineTuningJobCheckpoint,
+}
+DELETED: dict[str, type[BaseModel]] = {"file": FileDeleted, "model": ModelDeleted}
+
+
+def check_types(response: Any) -> None:
+    """An HTTP client's hook: fail unless a JSON answer is exactly what the SDK's types say."""
+    response.read()
+    is_json = response.headers["content-type"] == "application/json"
+    if response.is_error or not is_json or not response.request.url.path.startswith("/v1/"):
+        return
+    body = json.loads(response.text)
+    for one in body["data"] if body.get("object") == "list" else [body]:
+        kind = (DELETED if "deleted" in one else TYPES).get(one["object"])
+        if kind is not None:
+            kind.model_validate(_as_known(one), strict=True)
+
+
+def _as_known(one: dict[str, Any]) -> dict[str, Any]:
+    """The SDK pauses jobs, but the type of its version 3.54 does not list the status that they then have."""
+    return one | {"status": "running"} if one.get("status") == "paused" else one
