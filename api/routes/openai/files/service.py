@@ -17,7 +17,6 @@ from registry.repositories.datasets import DatasetRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.tables import Dataset, TrainingJob
 from tasks.data.chat_lines import chat_lines
-from tasks.dataset_rows import rows_of
 
 STATUS = {"VALIDATING": "uploaded", "READY": "processed", "INVALID": "error"}
 
@@ -99,4 +98,7 @@ def _size(platform: Platform, dataset: Dataset) -> int:
 
 
 def _lines(platform: Platform, dataset: Dataset) -> Iterator[bytes]:
+    # Arrow is slow to import and large: the API has it once somebody reads rows.
+    from tasks.dataset_rows import rows_of
+
     return chat_lines(rows_of(platform.settings.datasets_dir, dataset.source, dataset.content_hash))
