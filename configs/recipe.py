@@ -1,6 +1,7 @@
 """The typed hyperparameters of a fine-tuning job: what the API accepts, the Prefect form shows and MLflow logs."""
 
 from collections.abc import Set
+from math import sqrt
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
@@ -112,6 +113,11 @@ class TrainingRecipe(StrictModel):
     def hyperparameters(self) -> dict[str, Any]:
         """Return the fields that mean something to the method, by name: what is stored, logged and shown."""
         return self.model_dump(include={name for name in TrainingRecipe.model_fields if self._means(name)})
+
+    @property
+    def lora_scale(self) -> float:
+        """What the adapter's product is multiplied with."""
+        return self.lora_alpha / (sqrt(self.lora_r) if self.method == "rslora" else self.lora_r)
 
     def _means(self, name: str) -> bool:
         return self.method != "full" or name not in ADAPTER_FIELDS

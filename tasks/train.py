@@ -45,7 +45,9 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
         _keep_untrained(attempt, prepared, model)
     lengths = [*data.train.lengths, *data.held_out.lengths[: recipe.eval_rows]]
     dtype = prepared.source.dtype
-    planner = MemoryPlanner(model, recipe, lengths, dtype, attempt.files.checkpoints, available, attempt.reporter.on_plan)
+    planner = MemoryPlanner(
+        model, recipe, lengths, dtype, attempt.files.checkpoints, available, attempt.reporter.on_plan
+    )
 
     def run(plan: StepPlan) -> TrainOutcome:
         return run_loop(

@@ -1,4 +1,4 @@
-"""Rows as JSON lines that every OpenAI-compatible service takes, and that an upload here reads back as the same rows."""
+"""Rows as JSON lines that every OpenAI-compatible service takes, and that an upload here reads back the same."""
 
 import json
 from collections.abc import Iterable, Iterator

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def export_adapter(checkpoint: Path, untrained: Path, adapters: Path, prefix: st
     """Return the folder of a checkpoint's adapter under `adapters`, which appears whole at the first call.
 
     `untrained` is the job's adapter before its first step, as `save_adapter` wrote it, and `scale` the recipe's
-    lora_alpha / lora_r. The folder is named after the weights' hash, so that it never means other ones. Raises
+    `lora_scale`. The folder is named after the weights' hash, so that it never means other ones. Raises
     FileNotFoundError if the checkpoint or `untrained` is gone, ValueError if the checkpoint is damaged.
     """
     manifest = json.loads((checkpoint / MANIFEST).read_bytes())
@@ -37,7 +38,8 @@ def export_adapter(checkpoint: Path, untrained: Path, adapters: Path, prefix: st
     settings = json.loads(config)
     tensors = load_file(untrained / WEIGHTS)
     # An adapter on top of a frozen one is saved with both scales in its weights, and says a scale of 1.
-    factor = scale * settings["r"] / settings["lora_alpha"]
+    rank = math.sqrt(settings["r"]) if settings.get("use_rslora") else settings["r"]
+    factor = scale * rank / settings["lora_alpha"]
     _insert(tensors, load(content), factor)
     building = BuildingFolder(adapters, "checkpoint")
     try:

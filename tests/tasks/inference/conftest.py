@@ -38,8 +38,8 @@ def make_engine():
     engines = []
 
     def make(budget=10_000_000, dtype=torch.float32, kv_cache_bytes=5_000_000, step=None, **limits) -> Engine:
-        limits = Limits(**{"concurrency": 8} | limits)
-        engine = Engine(dtype, torch.device("cpu"), budget, kv_cache_bytes, limits, step)
+        of_each = Limits(**{"concurrency": 8} | limits)
+        engine = Engine(dtype, torch.device("cpu"), budget, kv_cache_bytes, of_each, step)
         engines.append(engine)
         return engine
 

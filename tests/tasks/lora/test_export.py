@@ -16,7 +16,7 @@ RECIPE = TrainingRecipe(lora_r=3, lora_alpha=5, max_steps=3, batch_size=4, eval_
 
 def exported(job, recipe=RECIPE):
     kept = next(iter(kept_checkpoints(job / "checkpoints")))
-    folder = export_adapter(kept.folder, job / "untrained", job / "adapters", "job-", recipe.lora_alpha / recipe.lora_r)
+    folder = export_adapter(kept.folder, job / "untrained", job / "adapters", "job-", recipe.lora_scale)
     return kept, folder
 
 

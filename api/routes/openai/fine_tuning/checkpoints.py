@@ -14,6 +14,7 @@ from api.routes.openai.ids import CHECKPOINT, JOB, NUMBER, cursor
 from api.routes.openai.names import fine_tuned_name, named, no_model
 from api.routes.openai.pages import Page, page_of
 from api.routes.training.service import job_in
+from configs.recipe import TrainingRecipe
 from registry.repositories.models import ModelRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.tables import Model, TrainingJob
@@ -25,13 +26,16 @@ from tasks.lora.kept import KeptCheckpoint, folder_name, kept_checkpoints
 _NAME = re.compile(rf"ft:.+:{JOB}({NUMBER}):ckpt-step-([0-9]{{1,9}})")
 WHICH_ARE_KEPT = "the newest two and the one with the lowest held-out loss"
 
+NO_ADAPTER = "the job trains whole weights (method dora or full), or is of an older version"
+
 
 def list_checkpoints(platform: Platform, job_id: int, limit: int, after: str | None) -> Page[Checkpoint]:
     """Return a page of the checkpoints that are kept, newest first; raises `NotFound` for an unknown job."""
     with platform.database.reading() as session:
         job = job_in(session, job_id)
         base_model = ModelRepository(session).by_ids([job.model_id])[job.model_id].base_model
-    kept = kept_checkpoints(JobFolder(platform.settings.jobs_dir, job_id).checkpoints)
+    files = JobFolder(platform.settings.jobs_dir, job_id)
+    kept = kept_checkpoints(files.checkpoints) if files.untrained_adapter.is_dir() else ()
     shown = (_checkpoint(job, base_model, one) for one in kept)
     last = cursor(after)
     if last is not None:
@@ -82,9 +86,9 @@ def answering(platform: Platform, name: str) -> tuple[Model, Path | None]:
 def _adapter(platform: Platform, checkpoint: NamedCheckpoint) -> Path:
     job, kept = checkpoint.job, checkpoint.kept
     files, adapters = JobFolder(platform.settings.jobs_dir, job.id), platform.settings.adapters_dir
-    prefix, scale = served_prefix(job.uid), job.recipe["lora_alpha"] / job.recipe["lora_r"]
     if not files.untrained_adapter.is_dir():
-        raise NotFound(f"The checkpoints of {JOB}{job.id} are of an older version, and can't be named as models.")
+        raise NotFound(f"The checkpoints of {JOB}{job.id} can't be named as models: {NO_ADAPTER}.")
+    prefix, scale = served_prefix(job.uid), TrainingRecipe(**job.recipe).lora_scale
     with exclusive(files.path / "export.lock"):
         steps = [one.step for one in kept_checkpoints(files.checkpoints)]
         _forget_expired(adapters, prefix, steps)

@@ -10,10 +10,12 @@ from api.routes.openai.pages import Listed
 from api.routes.openai.schemas import ModelName
 from api.routes.training.schemas import Metadata, TrainingCreate
 from api.schemas import ResponseBody
+from configs import recipe
 from configs.recipe import NAME, FinetuneParameters, TrainingRecipe
 from configs.strict import StrictModel
 
 DEFAULT_NAME: str = FinetuneParameters.model_fields["job_name"].default
+DEFAULT_METHOD: recipe.Method = TrainingRecipe.model_fields["method"].default
 DEFAULT_RATE: float = TrainingRecipe.model_fields["learning_rate"].default
 FileId = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Suffix = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NAME)]
@@ -25,6 +27,7 @@ SAID_OTHERWISE = {
     "epochs": "n_epochs",
     "batch_size": "hyperparameters.batch_size",
     "learning_rate": "learning_rate_multiplier",
+    "method": "training_method",
 }
 """Fields of the documented API that OpenAI's API has other names for: only those are accepted here."""
 
@@ -82,7 +85,7 @@ def _with_own_settings(schema: JsonDict) -> None:
         name: field for name, field in own["properties"].items() if name not in {*properties, *SAID_OTHERWISE}
     }
     schema["additionalProperties"] = False
-    schema["anyOf"] = own["anyOf"]
+    schema["allOf"] = own["allOf"]
     schema["not"] = {
         "required": ["hyperparameters", "method"],
         "properties": {"hyperparameters": {"type": "object"}, "method": {"type": "object"}},
@@ -101,6 +104,9 @@ class JobCreate(StrictModel):
     seed: int | None = Field(None, ge=0, lt=2**32)
     metadata: Metadata | None = None
     method: Method | None = None
+    training_method: recipe.Method = Field(
+        DEFAULT_METHOD, description="The documented API's `method`; OpenAI's own field of that name says `supervised`"
+    )
     hyperparameters: Hyperparameters | None = Field(None, description="Older than `method`, which excludes it")
     integrations: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="Not supported")
 
@@ -127,6 +133,7 @@ class JobCreate(StrictModel):
         settings = own | {name: value for name, value in named.items() if value is not None}
         settings |= chosen.recipe() if chosen is not None else {}
         settings.setdefault("job_name", DEFAULT_NAME)
+        settings["method"] = self.training_method
         settings |= {"model_id": model_id, "dataset_id": dataset_id, "held_out_dataset_id": held_out_dataset_id}
         try:
             return TrainingCreate.model_validate(settings)
