@@ -79,7 +79,9 @@ async def load(contender: Contender, clients: int, requests: int, new_tokens: in
                         seen.gaps.append(now - last)
                     last = now
 
-    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None), trust_env=False) as http:
+    # A connection each: llama.cpp's server ends idle ones without a word.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    async with httpx.AsyncClient(timeout=600, limits=limits, trust_env=False) as http:
         begun, computed = time.perf_counter(), contender.processor_seconds()
         await asyncio.gather(*(client(http, number) for number in range(clients)))
         seen.speeds.append(tokens / (time.perf_counter() - begun))
