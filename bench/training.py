@@ -1,9 +1,9 @@
 """Training speed beside the tools people would use instead: real tokens per second, peak memory, time to first step.
 
-`python -m bench.training --data FOLDER --peers PYTHON` trains the packaged model on the first 256 rows of gsm8k
+`python -m bench.training --data FOLDER --peers PYTHON --llamafactory PYTHON` trains the packaged model on the first 256 rows of gsm8k
 (`gsm8k-train.jsonl`) and of alpaca (`alpaca_en_demo.json`) with every tool, one after the other in each round, each in
-a process of its own; PYTHON is an interpreter that has torch, transformers, peft, datasets and trl. Padding does not
-count as tokens. Time per token of processor time is the steadier figure where other work runs on the same cores.
+a process of its own; the first PYTHON is an interpreter that has torch, transformers, peft, datasets and trl, the second
+one that has torch and llamafactory. Padding does not count as tokens. Time per token of processor time is the steadier figure where other work runs on the same cores.
 """
 
 import argparse
@@ -19,12 +19,17 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "data" / "models" / "HuggingFaceTB" / "SmolLM2-135M-Instruct"
 DATA = {"gsm8k": "gsm8k-train.jsonl", "alpaca": "alpaca_en_demo.json"}
+OURS = {"ours-packed": ["ours", "packed"], "ours-padded": ["ours", "padded"]}
 PEERS = {
     "hf-trainer-fp32": ["hf_trainer", "fp32"],
     "hf-trainer-bf16": ["hf_trainer", "bf16"],
     "trl-packing": ["trl_packing"],
 }
-OURS = {"ours-packed": ["ours", "packed"], "ours-padded": ["ours", "padded"]}
+LLAMAFACTORY = {
+    "llamafactory-bf16": ["llamafactory", "bf16"],
+    "llamafactory-packing": ["llamafactory", "packing"],
+}
+TOOLS = OURS | PEERS | LLAMAFACTORY
 FIGURES = ("tokens_per_second", "tokens_per_cpu_second", "peak_gib", "first_step_seconds")
 
 
@@ -91,21 +96,26 @@ def main() -> None:
     """Measure and print a table for each data set."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with the two data files")
-    parser.add_argument("--peers", help="interpreter of the other tools; without it ours alone are run")
+    parser.add_argument("--peers", help="interpreter of Trainer and TRL; without it they are not run")
+    parser.add_argument("--llamafactory", help="interpreter of LLaMA-Factory; without it that is not run")
     parser.add_argument("--model", type=Path, default=MODEL, help="folder of the model")
     parser.add_argument("--only", nargs="+", choices=DATA, default=list(DATA), help="data sets")
-    parser.add_argument("--tools", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS], help="beside ours")
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS), help="beside ours-packed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8, help="metered steps, after one more")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
+    pythons = (
+        dict.fromkeys(OURS, sys.executable)
+        | dict.fromkeys(PEERS, options.peers)
+        | dict.fromkeys(LLAMAFACTORY, options.llamafactory)
+    )
     for name in options.only:
         runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for _ in range(options.rounds):
-            for tool, command in (OURS | PEERS).items():
-                python = sys.executable if tool in OURS else options.peers
-                if tool in {"ours-packed", *options.tools} and python:
-                    result = measure(python, command, options.data / DATA[name], options)
+            for tool, command in TOOLS.items():
+                if tool in {"ours-packed", *options.tools} and pythons[tool]:
+                    result = measure(pythons[tool], command, options.data / DATA[name], options)
                     runs[tool].append(result)
                     print(name, json.dumps(result), f"load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
         print_table(name, runs)

@@ -19,6 +19,8 @@ THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 WARMUP = 1
 ROWS = 256
 BATCH = 8
+PACKED_BATCH = 3
+"""Packed rows of the greatest length that hold about as much."""
 MAX_LENGTH = 512
 RANK, ALPHA, DROPOUT, RATE = 8, 32, 0.05, 2e-4
 
@@ -83,15 +85,26 @@ class Meter:
         print("RESULT", json.dumps(figures | self.extra), flush=True)
 
 
+def real_tokens(inputs: dict[str, Any]) -> int:
+    """Return how many of a batch's tokens are no padding.
+
+    Mask: (rows, tokens) of 0 and 1; or (rows, 1, tokens, tokens) to add, 0 where a token sees another one: padding sees
+    nothing; or none, where there is no padding.
+    """
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        return int(inputs["input_ids"].numel())
+    return int((mask == 0).any(-1).sum() if mask.ndim == 4 else mask.sum())
+
+
 def meter_trainer(name: str) -> None:
-    """Meter `transformers.Trainer` and what derives from it: real tokens are those the attention mask has."""
+    """Meter `transformers.Trainer` and what derives from it."""
     import transformers
 
     meter, inner = Meter(name), transformers.Trainer.training_step
 
     def training_step(self: Any, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
-        mask = inputs.get("attention_mask")
-        meter.tokens += int(inputs["input_ids"].numel() if mask is None else mask.sum())
+        meter.tokens += real_tokens(inputs)
         return inner(self, model, inputs, *rest, **named)
 
     transformers.Trainer.training_step = training_step
