@@ -1,9 +1,10 @@
 """Training speed beside the tools people would use instead: real tokens per second, peak memory, time to first step.
 
-`python -m bench.training --data FOLDER --peers PYTHON --llamafactory PYTHON` trains the packaged model on the first 256 rows of gsm8k
-(`gsm8k-train.jsonl`) and of alpaca (`alpaca_en_demo.json`) with every tool, one after the other in each round, each in
-a process of its own; the first PYTHON is an interpreter that has torch, transformers, peft, datasets and trl, the second
-one that has torch and llamafactory. Padding does not count as tokens. Time per token of processor time is the steadier figure where other work runs on the same cores.
+`python -m bench.training --data FOLDER --peers PYTHON --llamafactory PYTHON` trains the packaged model on the first 256
+rows of gsm8k (`gsm8k-train.jsonl`) and of alpaca (`alpaca_en_demo.json`) with every tool, one after the other in each
+round, each in a process of its own; the first PYTHON is an interpreter that has torch, transformers, peft, datasets and
+trl, the second one that has torch and llamafactory. Padding does not count as tokens. Time per token of processor time
+is the steadier figure where other work runs on the same cores.
 """
 
 import argparse

@@ -2,38 +2,32 @@
 
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import torch
 from transformers import AutoTokenizer
 
+from bench import bare_loop
 from bench.training_peers import meter as bench
 from configs.recipe import TrainingRecipe
 from tasks.inference.loading import load_base_model
-from tasks.lora import loop
 from tasks.lora.adapter import attach_lora
+from tasks.lora.estimate import PathName
 from tasks.lora.observer import StepRecord
-from tasks.lora.path import PaddedPath
 
 
-class Counter:
+class Counter(bare_loop.StepListener):
     """The loop's observer: it tells the meter of the steps and their tokens."""
 
     def __init__(self, meter: bench.Meter) -> None:
         self.meter = meter
 
-    def on_start(self, step: int, total_steps: int, total_epochs: int) -> None: ...
-
     def on_step(self, record: StepRecord) -> None:
         self.meter.tokens += record.tokens
         self.meter.step()
-
-    def on_evaluation(self, step: int, eval_loss: float) -> None: ...
-
-    def on_checkpoint(self, step: int, path: Path) -> None: ...
 
 
 def flops_per_token(config: object, tokens: int, labelled: int, squares: int) -> float:
@@ -61,13 +55,9 @@ def product_rate() -> float:
     return 2 * 2048**3 / statistics.median(times[3:])
 
 
-def main(kind: str) -> None:
+def main(kind: PathName) -> None:
     """Train with the recipe of the other tools."""
     meter = bench.Meter(f"ours-{kind}", hook=False)
-    if kind == "padded":
-        loop.choose_path = lambda model, pad_token_id, _begun, _dtype, recompute: PaddedPath(
-            model, pad_token_id, recompute=recompute
-        )
     tokenizer = AutoTokenizer.from_pretrained(bench.MODEL)
     rows = [SimpleNamespace(**bench.encode(tokenizer, *example)) for example in bench.examples()]
     recipe = TrainingRecipe(
@@ -79,19 +69,7 @@ def main(kind: str) -> None:
         lora_dropout=bench.DROPOUT,
     )
     model = attach_lora(load_base_model(Path(bench.MODEL), torch.bfloat16, torch.device("cpu")), recipe)
-    with tempfile.TemporaryDirectory() as folder:
-        loop.train(
-            model,
-            rows,
-            [],
-            recipe,
-            pad_token_id=tokenizer.eos_token_id,
-            checkpoints=Path(folder),
-            data_fingerprint="bench",
-            observer=Counter(meter),
-            should_pause=lambda: False,
-            checkpoint_interval=1e9,
-        )
+    bare_loop.train(model, rows, recipe, Counter(meter), pad_token_id=tokenizer.eos_token_id, path=kind)
     lengths = [len(row.input_ids) for row in rows]
     labelled = sum(label != -100 for row in rows for label in row.labels)
     flops = flops_per_token(model.config, sum(lengths), labelled, sum(length**2 for length in lengths))
@@ -99,4 +77,4 @@ def main(kind: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(cast(PathName, sys.argv[1]))

@@ -1,0 +1,63 @@
+"""The training loop by itself: no held-out rows, no pause, one checkpoint at the end, which is thrown away."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from configs.recipe import TrainingRecipe
+from tasks.lora import loop
+from tasks.lora.adapter import TrainedModel
+from tasks.lora.batch import TokenRow
+from tasks.lora.estimate import PathName
+from tasks.lora.observer import StepRecord, TrainingObserver
+from tasks.lora.path import PaddedPath
+from tasks.lora.planning import StepPlan
+
+NEVER = 1e9
+
+
+class StepListener:
+    """The loop's observer that hears of steps only; what it does with them is for the class built on it to say."""
+
+    def on_start(self, step: int, total_steps: int, total_epochs: int) -> None: ...
+
+    def on_step(self, record: StepRecord) -> None: ...
+
+    def on_evaluation(self, step: int, eval_loss: float) -> None: ...
+
+    def on_checkpoint(self, step: int, path: Path) -> None: ...
+
+
+def train(
+    model: TrainedModel,
+    rows: Sequence[TokenRow],
+    recipe: TrainingRecipe,
+    observer: TrainingObserver,
+    *,
+    pad_token_id: int,
+    path: PathName | None = None,
+    compute_dtype: torch.dtype | None = None,
+    plan: StepPlan | None = None,
+) -> None:
+    """Train `model` in this process on `rows`; as the loop chooses, or from now on as `path` says."""
+    if path == "padded":
+        loop.choose_path = lambda model, pad_token_id, _begun, dtype, recompute: PaddedPath(
+            model, pad_token_id, dtype, recompute=recompute
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        loop.train(
+            model,
+            rows,
+            [],
+            recipe,
+            pad_token_id=pad_token_id,
+            checkpoints=Path(folder),
+            data_fingerprint="bench",
+            observer=observer,
+            should_pause=lambda: False,
+            checkpoint_interval=NEVER,
+            compute_dtype=compute_dtype,
+            plan=plan,
+        )
