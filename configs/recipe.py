@@ -46,6 +46,12 @@ class TrainingRecipe(StrictModel):
         description="`auto`: where memory asks for it, fewer rows at once than `batch_size` and more accumulation; the "
         "rows of an optimizer step stay the same",
     )
+    devices: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="GPUs that share the rows of each step, or processes on a CPU; the steps are those of one device",
+    )
     max_steps: int | None = Field(
         None, ge=1, description="Stop after this many optimizer steps, whatever `epochs` says"
     )
@@ -97,6 +103,15 @@ class TrainingRecipe(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _rows_for_every_device(self) -> Self:
+        if self.devices > self.batch_size:
+            raise ValueError(
+                f"devices is {self.devices}, but a batch_size of {self.batch_size} has no row for each of them: "
+                "raise batch_size or lower devices"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _nothing_without_meaning(self) -> Self:
         # By value: Prefect's form sends the default of every field that was left as it was.
         fields = TrainingRecipe.model_fields
@@ -113,6 +128,11 @@ class TrainingRecipe(StrictModel):
     def hyperparameters(self) -> dict[str, Any]:
         """Return the fields that mean something to the method, by name: what is stored, logged and shown."""
         return self.model_dump(include={name for name in TrainingRecipe.model_fields if self._means(name)})
+
+    @property
+    def rows_per_device(self) -> int:
+        """Rows of a micro-batch that one device takes at most."""
+        return -(-self.batch_size // self.devices)
 
     @property
     def lora_scale(self) -> float:

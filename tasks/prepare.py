@@ -8,6 +8,7 @@ from prefect.cache_policies import NO_CACHE
 
 from registry.tracking import until_available
 from tasks.attempt import Attempt
+from tasks.lora.devices import require_devices
 from tasks.lora.methods import require_method
 from tasks.model_source import ModelSource, NamedDataset
 
@@ -26,6 +27,7 @@ def prepare(attempt: Attempt) -> Prepared:
     source = ModelSource(attempt.settings, attempt.model)
     recipe = attempt.recipe
     require_method(recipe.method, source.device)
+    require_devices(recipe.devices, source.device)
     if recipe.max_seq_length > source.context_length:
         attempt.log.line(
             f"max_seq_length {recipe.max_seq_length} is cut to the model's context, {source.context_length}"

@@ -1,13 +1,18 @@
 """The `train` task: the loop of `tasks.lora` on the prepared data, within the memory there is, watched for pauses."""
 
+import os
+import signal
+from typing import NoReturn
+
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.attempt import Attempt, PauseWatch
 from tasks.data.durable import BuildingFolder
 from tasks.lora.adapter import TrainedModel, save_adapter
+from tasks.lora.devices import TrainingRun, train_on_devices
+from tasks.lora.errors import RankLost
 from tasks.lora.fitting import MemoryPlanner
-from tasks.lora.loop import train as run_loop
 from tasks.lora.memory import available_memory
 from tasks.lora.methods import METHODS
 from tasks.lora.observer import TrainOutcome
@@ -50,24 +55,32 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
     )
 
     def run(plan: StepPlan) -> TrainOutcome:
-        return run_loop(
-            model,
-            data.train,
-            data.held_out[: recipe.eval_rows],
-            recipe,
+        one = TrainingRun(
+            recipe=recipe,
+            train_rows=data.train,
+            held_out_rows=data.held_out[: recipe.eval_rows],
             pad_token_id=prepared.source.pad_token_id,
             checkpoints=attempt.files.checkpoints,
             data_fingerprint=data.fingerprint,
-            observer=attempt.reporter,
-            should_pause=watch.requested,
-            checkpoint_interval=attempt.settings.checkpoint_interval_seconds,
             compute_dtype=dtype,
+            checkpoint_interval=attempt.settings.checkpoint_interval_seconds,
             plan=plan,
         )
+        return train_on_devices(one, prepared.source, model, attempt.reporter, watch.requested)
 
-    outcome = planner.train(run, killed_for_memory=attempt.killed_for_memory)
+    try:
+        outcome = planner.train(run, killed_for_memory=attempt.killed_for_memory)
+    except RankLost as lost:
+        _die_with(lost, attempt)
     _report(attempt, outcome)
     return Trained(model, outcome, watch)
+
+
+def _die_with(lost: RankLost, attempt: Attempt) -> NoReturn:
+    """End this process as the lost one ended: a job whose process dies goes on from its newest checkpoint."""
+    attempt.log.announce(f"Stopped: {lost}")
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise lost
 
 
 def _keep_untrained(attempt: Attempt, prepared: Prepared, model: TrainedModel) -> None:

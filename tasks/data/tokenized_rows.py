@@ -58,6 +58,7 @@ class TokenTable:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._rows = MappedFile(path)
         batches = self._rows.batches
         self.lengths = _joined([batch.column("length").to_numpy() for batch in batches])
@@ -65,6 +66,10 @@ class TokenTable:
         spans = [batch.column("spans") for batch in batches]
         self._spans = _joined([column.values.to_numpy() for column in spans]).reshape(-1, 2)
         self._span_counts = _joined([np.diff(column.offsets.to_numpy()) // 2 for column in spans])
+
+    def __reduce__(self) -> tuple[type["TokenTable"], tuple[Path]]:
+        # By its path: another process maps the file itself, where pickled views would be copies of all rows.
+        return TokenTable, (self._path,)
 
     def __len__(self) -> int:
         return len(self._rows)

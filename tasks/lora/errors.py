@@ -33,6 +33,14 @@ class OutOfMemory(TrainingError):
     """The device can't hold a training step."""
 
 
+class TooFewDevices(TrainingError):
+    """The recipe asks for more GPUs than there are."""
+
+
+class RankLost(TrainingError):
+    """The process of another device has died, and the run with it; it can go on from its newest checkpoint."""
+
+
 class DoesNotFit(TrainingError):
     """No plan of the run fits in memory; said before it starts. Bytes, and what would fit (None: nothing)."""
 

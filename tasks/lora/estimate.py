@@ -104,6 +104,8 @@ class StepShape:
     on_cpu: bool
     dora: bool = False
     """Whether the adapters are DoRA's: more is kept of every product, and the base is folded in float32 at load."""
+    devices: int = 1
+    """How many share the rows; with several, gradients are copied to be added up."""
 
 
 def sizes_of(config: Mapping[str, Any]) -> ModelSizes | None:
@@ -152,7 +154,8 @@ def step_bytes(sizes: ModelSizes, shape: StepShape, lengths: Sequence[int], *, r
 
 def _fixed(shape: StepShape) -> int:
     """Weights; those that train with their gradients and AdamW's moments, all float32; on a CPU a save's bytes too."""
-    per_trained_parameter = 4 + 4 + 8 + shape.element_bytes + (16 if shape.on_cpu else 0)
+    copied_gradient = 4 if shape.devices > 1 else 0
+    per_trained_parameter = 4 + 4 + 8 + shape.element_bytes + copied_gradient + (16 if shape.on_cpu else 0)
     return RUNTIME_BYTES + shape.frozen_bytes + shape.trained_parameters * per_trained_parameter
 
 

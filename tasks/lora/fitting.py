@@ -45,6 +45,7 @@ def workload_of(
         dropout=not full and recipe.lora_dropout > 0,
         on_cpu=model.get_input_embeddings().weight.device.type == "cpu",
         dora=recipe.method == "dora",
+        devices=recipe.devices,
     )
     longest_first = sorted(lengths, reverse=True)
     return Workload(sizes, shape, longest_first[0], longest_first, can_recompute(model))
@@ -101,7 +102,7 @@ class MemoryPlanner:
         if begun is not None:
             return begun, None
         if self._workload is None:
-            return StepPlan(self._recipe.batch_size), None
+            return StepPlan(self._recipe.rows_per_device), None
         return plan_step(self._workload, self._recipe, self._available), None
 
     def _lowered(self, plan: StepPlan) -> StepPlan | None:

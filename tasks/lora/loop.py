@@ -19,7 +19,8 @@ from tasks.lora.memory import memory_errors
 from tasks.lora.observer import StepRecord, TrainingObserver, TrainOutcome
 from tasks.lora.path import TrainingPath, choose_path, held_out_loss
 from tasks.lora.planning import StepPlan
-from tasks.lora.rng import private_rng
+from tasks.lora.ranks import ALONE, Ranks
+from tasks.lora.rng import private_rng, seed_of_rank
 from tasks.lora.sampler import step_batches, total_epochs, total_steps
 from tasks.lora.schedule import learning_rate_at
 from tasks.lora.snapshot import Snapshots, begun_path, run_identity
@@ -44,6 +45,7 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
     checkpoint_interval: float = 60.0,
     compute_dtype: torch.dtype | None = None,
     plan: StepPlan | None = None,
+    ranks: Ranks = ALONE,
 ) -> TrainOutcome:
     """Train what trains in `model` in place, from the newest complete checkpoint in `checkpoints` if there is one.
 
@@ -51,7 +53,8 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
     Saves every `checkpoint_interval` seconds (less often if that would take more than 1% of the time; after every step
     if it is 0), at the lowest held-out loss so far, before pausing and at the end; asks `should_pause` between steps.
     Stops early if the recipe says so; at the end the model has the last weights, or the best if the recipe says so.
-    A step is cut as `plan` says; without one `batch_size` rows are in memory at once.
+    A step is cut as `plan` says; without one `batch_size` rows are in memory at once, shared by the `ranks`, which all
+    call this alike: rank 0 alone saves, and its `should_pause` and its clock count for all.
     On the CPU, with the same torch and number of threads, an interrupted run gives the losses and weights of an
     uninterrupted one bit for bit. Raises RowError, CheckpointMismatch, BestCheckpointLost, NonFiniteLoss
     or OutOfMemory (tasks.lora.errors).
@@ -62,14 +65,15 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
     for rows in (train_rows, held_out_rows):
         check_rows(rows, getattr(model.config, "max_position_embeddings", None))
     last_step = total_steps(recipe, len(train_rows))
-    plan = plan or StepPlan(recipe.batch_size)
-    with private_rng(model.get_input_embeddings().weight.device, recipe.seed), memory_errors(recipe, plan):
+    plan = plan or StepPlan(recipe.rows_per_device)
+    seed = seed_of_rank(recipe.seed, ranks.rank)
+    with private_rng(model.get_input_embeddings().weight.device, seed), memory_errors(recipe, plan):
         path = choose_path(model, pad_token_id, begun_path(checkpoints), compute_dtype, recompute=plan.recompute)
         identity = run_identity(model, recipe, data_fingerprint, len(train_rows), path)
         # 2. Make the optimizer; its learning rate is set at each step
         optimizer = torch.optim.AdamW(trainable_weights(model).values(), weight_decay=0.0, fused=True)
         # 3. Find out how far the run has come
-        snapshots = Snapshots(checkpoints, identity, model, optimizer)
+        snapshots = Snapshots(checkpoints, identity, model, optimizer, ranks)
         saved, next_save = snapshots.restore(_LOG.warning), time.monotonic() + checkpoint_interval
         progress = replace(saved or Progress(), plan=plan)
         if recipe.micro_batch == "auto" and progress != saved:
@@ -80,13 +84,14 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
             # 4. Between two steps: pause, evaluate, save, end
             step = progress.cursor.step
             evaluating = bool(held_out_rows) and _evaluation_due(progress, recipe, last_step)
-            pausing = (evaluating or not _is_over(progress, recipe, last_step)) and should_pause()
+            may_pause = evaluating or not _is_over(progress, recipe, last_step)
+            pausing, overdue = ranks.any(may_pause and should_pause(), time.monotonic() >= next_save)
             if evaluating and not pausing:
-                eval_loss = held_out_loss(path, model, held_out_rows, plan.micro_batch)
+                eval_loss = held_out_loss(path, model, held_out_rows, plan.micro_batch, ranks)
                 progress = progress.evaluated(step, eval_loss)
                 observer.on_evaluation(step, eval_loss)
             ending = pausing or _is_over(progress, recipe, last_step)
-            due = ending or progress.best_step == step or time.monotonic() >= next_save
+            due = ending or progress.best_step == step or overdue
             if due and progress != saved:
                 saving = time.monotonic()
                 folder = snapshots.save(progress)
@@ -97,7 +102,9 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
                 return _outcome(snapshots, progress, recipe, last_step, paused=pausing)
             # 5. One optimizer step
             row_ids, cursor = next(batches)
-            record = _optimizer_step(path, model, optimizer, train_rows, row_ids, progress, recipe, plan)
+            record = _optimizer_step(
+                path, model, optimizer, train_rows, row_ids, progress, recipe, plan=plan, ranks=ranks
+            )
             progress = replace(progress, cursor=cursor, tokens_seen=record.tokens_seen, last_loss=record.loss)
             observer.on_step(record)
 
@@ -149,7 +156,7 @@ def _outcome(
     )
 
 
-def _optimizer_step(
+def _optimizer_step(  # noqa: PLR0913 - it takes what a step is made of
     path: TrainingPath[Any],
     model: TrainedModel,
     optimizer: torch.optim.Optimizer,
@@ -157,18 +164,22 @@ def _optimizer_step(
     row_ids: list[int],
     progress: Progress,
     recipe: TrainingRecipe,
+    *,
     plan: StepPlan,
+    ranks: Ranks,
 ) -> StepRecord:
     """Read the rows `row_ids`, accumulate their gradient, update the weights and return what happened.
 
-    The loss is the sum over all labelled tokens of the step divided by their number, so rows and micro-batches of
-    uneven length weigh what they hold.
+    The loss is the sum over all labelled tokens of the step divided by their number, so rows, micro-batches and
+    ranks' shares of uneven length weigh what they hold.
     """
     started = time.perf_counter()
     step, last_step = progress.cursor.step + 1, total_steps(recipe, len(rows))
     learning_rate = learning_rate_at(step, last_step, recipe)
-    batches = [path.batch(part) for part in longest_first([rows[row] for row in row_ids], plan.micro_batch)]
-    labelled = sum(batch.labelled for batch in batches)
+    share = ranks.share([rows[row] for row in row_ids])
+    batches = [path.batch(part) for part in longest_first(share, plan.micro_batch)]
+    counts = (sum(batch.labelled for batch in batches), sum(batch.tokens for batch in batches))
+    labelled, tokens = map(int, ranks.sum(*counts))
     model.train()
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
@@ -176,6 +187,8 @@ def _optimizer_step(
         nll = path.summed_nll(batch)
         torch.autograd.backward(nll / labelled)
         total += nll.item()
+    ranks.add_gradients(trainable_weights(model).values())
+    (total,) = ranks.sum(total)
     loss = total / labelled
     norm = torch.nn.utils.clip_grad_norm_(trainable_weights(model).values(), MAX_GRAD_NORM).item()
     if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -186,7 +199,7 @@ def _optimizer_step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()
-    tokens, seconds = sum(batch.tokens for batch in batches), time.perf_counter() - started
+    seconds = time.perf_counter() - started
     return StepRecord(
         step=step,
         total_steps=last_step,

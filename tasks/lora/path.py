@@ -16,6 +16,7 @@ from tasks.lora.loss import summed_nll
 from tasks.lora.packed.batch import PackedBatch, pack
 from tasks.lora.packed.llama import PackedLlama, is_supported
 from tasks.lora.precision import base_dtype, forward_precision
+from tasks.lora.ranks import ALONE, Ranks
 from tasks.lora.rng import private_rng
 
 
@@ -139,24 +140,27 @@ def _network(model: TrainedModel) -> PreTrainedModel:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def held_out_loss(path: TrainingPath[Any], model: TrainedModel, rows: Sequence[TokenRow], batch_size: int) -> float:
+def held_out_loss(
+    path: TrainingPath[Any], model: TrainedModel, rows: Sequence[TokenRow], batch_size: int, ranks: Ranks = ALONE
+) -> float:
     """Return the mean negative log-likelihood in nats per labelled token of `rows`, without dropout.
 
-    Leaves the model in the mode it was in and the random state as it was, so that evaluating more or less often
-    does not change the training.
+    Each of the `ranks` reads its share, `batch_size` rows at once, and has the loss of all. Leaves the model in the
+    mode it was in and the random state as it was, so that evaluating more or less often does not change the training.
     """
     device = model.get_input_embeddings().weight.device
     was_training = model.training
-    total, labelled = 0.0, 0
-    window = 16 * batch_size  # enough rows to find some of like length, few enough to hold in memory
+    total, labelled = 0.0, 0.0
+    window = 16 * batch_size * ranks.size  # enough rows to find some of like length, few enough to hold in memory
     model.eval()
     try:
         with torch.no_grad(), private_rng(device):
             for start in range(0, len(rows), window):
-                for part in longest_first(rows[start : start + window], batch_size):
+                for part in longest_first(ranks.share(rows[start : start + window]), batch_size):
                     batch = path.batch(part)
                     total += path.summed_nll(batch).item()
                     labelled += batch.labelled
     finally:
         model.train(was_training)
+    total, labelled = ranks.sum(total, labelled)
     return total / labelled

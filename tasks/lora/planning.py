@@ -15,7 +15,7 @@ class StepPlan:
     """How an optimizer step is cut so that it fits; its rows, and what is learned from them, stay the same."""
 
     micro_batch: int
-    """Rows whose activations are in memory at once."""
+    """Rows whose activations are in a device's memory at once."""
     recompute: bool = False
     """Whether layers keep their input alone and are computed again in the backward pass: slower, smaller."""
 
@@ -32,8 +32,8 @@ class StepPlan:
         return f"{rows}, activations computed again" if self.recompute else rows
 
     def accumulation(self, recipe: TrainingRecipe) -> int:
-        """Return how many micro-batches make the recipe's optimizer step."""
-        return -(-recipe.batch_size * recipe.gradient_accumulation // self.micro_batch)
+        """Return how many micro-batches, one after the other, make the recipe's optimizer step."""
+        return -(-recipe.batch_size * recipe.gradient_accumulation // (self.micro_batch * recipe.devices))
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,14 @@ class Workload:
     can_recompute: bool = True
 
     def peak(self, plan: StepPlan, longest: int | None = None) -> int:
-        """Return the most memory, in bytes, that the run takes at once; with rows cut at `longest`, if given."""
+        """Return the most memory, in bytes, that the run takes at once; with rows cut at `longest`, if given.
+
+        On a CPU that of all its processes, which share it; on GPUs that of each.
+        """
         cut = longest or self.longest
         known = self.lengths[: plan.micro_batch] if self.lengths else [cut] * plan.micro_batch
-        return step_bytes(self.sizes, self.shape, [min(n, cut) for n in known], recompute=plan.recompute)
+        of_one = step_bytes(self.sizes, self.shape, [min(n, cut) for n in known], recompute=plan.recompute)
+        return of_one * (self.shape.devices if self.shape.on_cpu else 1)
 
 
 def plan_step(workload: Workload, recipe: TrainingRecipe, available: int) -> StepPlan:
@@ -61,9 +65,9 @@ def plan_step(workload: Workload, recipe: TrainingRecipe, available: int) -> Ste
     As many rows at once as the recipe says if they fit, else fewer if it allows that (`micro_batch: auto`); activations
     are computed again only where nothing else fits. Raises DoesNotFit with what would fit.
     """
-    fewest = 1 if recipe.micro_batch == "auto" else recipe.batch_size
+    fewest = 1 if recipe.micro_batch == "auto" else recipe.rows_per_device
     for recompute in (False, True) if workload.can_recompute else (False,):
-        rows = _most_rows(workload, available, fewest, recipe.batch_size, recompute)
+        rows = _most_rows(workload, available, fewest, recipe.rows_per_device, recompute)
         if rows is not None:
             return StepPlan(rows, recompute)
     raise _does_not_fit(workload, recipe, available, fewest)
@@ -89,20 +93,21 @@ def _does_not_fit(workload: Workload, recipe: TrainingRecipe, available: int, fe
     least = workload.peak(StepPlan(fewest, recompute))
     rows = _most_rows(workload, available, 1, fewest - 1, recompute)
     length = None
+    on_each = "" if recipe.devices == 1 else f" on each of {recipe.devices} devices"
     needed = (
-        f"Training takes about {least / GB:.2f} GB of memory with {StepPlan(fewest).rows_at_once} of up to {longest} "
-        f"tokens, and there are {available / GB:.2f} GB"
+        f"Training takes about {least / GB:.2f} GB of memory with {StepPlan(fewest).rows_at_once}{on_each} of up to "
+        f"{longest} tokens, and there are {available / GB:.2f} GB"
     )
     if rows is None:
         length = _largest(1, longest - 1, lambda tokens: workload.peak(StepPlan(1, recompute), tokens) <= available)
     if rows is not None:
         accumulation = StepPlan(rows).accumulation(recipe)
         advice = (
-            f"batch_size {rows} would fit (with gradient_accumulation {accumulation} for about as many rows a step), "
-            "or set micro_batch to auto"
+            f"batch_size {rows * recipe.devices} would fit (with gradient_accumulation {accumulation} for about as "
+            "many rows a step), or set micro_batch to auto"
         )
     elif length is not None:
         advice = f"max_seq_length {length} would fit, 1 row at once (batch_size 1, or micro_batch auto)"
     else:
         advice = "not even a row of one token would fit: lower lora_r, free memory or take a smaller model"
-    return DoesNotFit(f"{needed}: {advice}.", least, available, rows, length)
+    return DoesNotFit(f"{needed}: {advice}.", least, available, rows and rows * recipe.devices, length)

@@ -1,5 +1,6 @@
 """The random numbers of one run (dropout): seeded apart from the rest of the process, saved and restored exactly."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,6 +24,13 @@ def private_rng(device: torch.device, seed: int | None = None) -> Iterator[None]
                 with torch.cuda.device(device):
                     torch.cuda.manual_seed(seed)
         yield
+
+
+def seed_of_rank(seed: int, rank: int) -> int:
+    """Return the seed of a rank's own stream: rank 0's is `seed`, so that it draws as a run on one device does."""
+    if rank == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed}/rank {rank}".encode()).digest()[:8], "big") >> 1
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:

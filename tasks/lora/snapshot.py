@@ -20,8 +20,10 @@ from tasks.lora.checkpoint import (
 )
 from tasks.lora.errors import CheckpointMismatch
 from tasks.lora.estimate import PathName
+from tasks.lora.kept import folder_name
 from tasks.lora.path import TrainingPath
 from tasks.lora.planning import StepPlan
+from tasks.lora.ranks import Ranks
 from tasks.lora.rng import restore_rng, rng_state
 
 
@@ -48,7 +50,7 @@ def begun_plan(root: Path, recipe: TrainingRecipe) -> StepPlan | None:
     """Return how the run in these checkpoints has cut its steps so far; None if it has not begun."""
     checkpoint = _begun(root)
     # What an earlier version does not say is what it always did.
-    return None if checkpoint is None else checkpoint.state.progress.plan or StepPlan(recipe.batch_size)
+    return None if checkpoint is None else checkpoint.state.progress.plan or StepPlan(recipe.rows_per_device)
 
 
 def _begun(root: Path) -> Checkpoint | None:
@@ -67,26 +69,37 @@ def _recipe_fields(recipe: TrainingRecipe) -> dict[str, Any]:
 
 
 class Snapshots:
-    """Saves and restores one run: its weights, optimizer and random state, in one folder of checkpoints."""
+    """Saves and restores one run: its weights, optimizer and random states, in one folder of checkpoints.
+
+    All ranks save and restore together: rank 0 writes, with every rank's random state, and each reads for itself.
+    """
 
     def __init__(
-        self, root: Path, identity: dict[str, Any], model: TrainedModel, optimizer: torch.optim.Optimizer
+        self, root: Path, identity: dict[str, Any], model: TrainedModel, optimizer: torch.optim.Optimizer, ranks: Ranks
     ) -> None:
         self._root = root
         self._identity = identity
         self._weights = trainable_weights(model)
         self._optimizer = optimizer
+        self._ranks = ranks
         self._device: torch.device = model.get_input_embeddings().weight.device
 
     def save(self, progress: Progress) -> Path:
-        """Write a checkpoint of the present state and return its folder."""
+        """Write a checkpoint of the present state, on rank 0, and return its folder."""
+        rng = {
+            _of_rank(rank, name): state
+            for rank, states in enumerate(self._ranks.gather(rng_state(self._device)))
+            for name, state in states.items()
+        }
+        if self._ranks.rank > 0:
+            return self._root / folder_name(progress.cursor.step)
         adapter = {name: weight.detach().cpu() for name, weight in self._weights.items()}
         optimizer = {
             f"{name}/{moment}": value.cpu()
             for name, weight in self._weights.items()
             for moment, value in self._optimizer.state[weight].items()
         }
-        state = TrainingState(progress, self._identity, adapter, optimizer, rng_state(self._device))
+        state = TrainingState(progress, self._identity, adapter, optimizer, rng)
         return save_checkpoint(self._root, state)
 
     def restore(self, log: Callable[[str], None]) -> Progress | None:
@@ -95,15 +108,17 @@ class Snapshots:
         Raises CheckpointMismatch when it belongs to another run or can't be restored exactly.
         """
         checkpoint = latest_checkpoint(self._root, log)
+        # Read by all before one of them removes any, or writes the next.
+        self._ranks.any(False)
         if checkpoint is None:
-            discard_newer(self._root, -1)
+            self._discard_after(-1)
             return None
         checkpoint.require_match(self._identity, _unsaid())
         state = checkpoint.state
         self._restore_weights(state.adapter)
         self._restore_optimizer(state.optimizer, started=state.progress.cursor.step > 0)
-        restore_rng(self._device, state.rng)
-        discard_newer(self._root, state.progress.cursor.step)
+        restore_rng(self._device, _own(self._ranks, state.rng))
+        self._discard_after(state.progress.cursor.step)
         return state.progress
 
     def load_best_weights(self, step: int) -> None:
@@ -114,6 +129,10 @@ class Snapshots:
         checkpoint = best_checkpoint(self._root, step)
         checkpoint.require_match(self._identity, _unsaid())
         self._restore_weights(checkpoint.state.adapter)
+
+    def _discard_after(self, step: int) -> None:
+        if self._ranks.rank == 0:
+            discard_newer(self._root, step)
 
     def _restore_weights(self, saved: dict[str, Tensor]) -> None:
         _require_same(saved, dict(self._weights), "weights")
@@ -132,6 +151,14 @@ class Snapshots:
             weight = self._weights[name]
             # A copy: the loaded tensors share the memory of the file's bytes.
             self._optimizer.state[weight][part] = saved[key].clone().to(weight.device)
+
+
+def _of_rank(rank: int, name: str) -> str:
+    return name if rank == 0 else f"{name} of rank {rank}"
+
+
+def _own(ranks: Ranks, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: states[key] for name in ("cpu", "cuda") if (key := _of_rank(ranks.rank, name)) in states}
 
 
 def _require_same(saved: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
