@@ -48,10 +48,10 @@ def _left_in(folder: Path, files: tuple[str, str, tuple[str, str]]) -> Iterator[
 
 
 @lru_cache
-def largest_gpu() -> int | None:
-    """Return the memory in bytes, free or not, of the largest NVIDIA GPU; None without one, or without its tool."""
+def gpus() -> list[int]:
+    """Return the memory in bytes, free or not, of each NVIDIA GPU; nothing without one, or without its tool."""
     try:
         answer = subprocess.run(_GPU_QUERY, capture_output=True, text=True, timeout=30, check=True)
-        return max(int(mebibytes) for mebibytes in answer.stdout.split()) * 2**20
+        return [int(mebibytes) * 2**20 for mebibytes in answer.stdout.split()]
     except (OSError, subprocess.SubprocessError, ValueError):
-        return None
+        return []

@@ -19,7 +19,7 @@ from registry.tables import Model
 from registry.weights import count_parameters, locate
 from tasks.lora.errors import DoesNotFit
 from tasks.lora.estimate import ModelSizes, StepShape, likely_path, sizes_of
-from tasks.lora.machine import free_memory, largest_gpu
+from tasks.lora.machine import free_memory, gpus
 from tasks.lora.planning import GB, Workload, plan_step
 
 
@@ -75,9 +75,11 @@ def _shape(
 ) -> StepShape:
     """Return what a step is made of; `fresh` says that no adapter lies below the one to train."""
     element_bytes = 4 if settings.compute_dtype == "float32" else 2
-    on_cpu = not _has_gpu(settings)
+    on_cpu = not has_gpu(settings)
     if job.method == "full":
-        return StepShape("padded", element_bytes, 0, parameters, rank=0, dropout=False, on_cpu=on_cpu)
+        return StepShape(
+            "padded", element_bytes, 0, parameters, rank=0, dropout=False, on_cpu=on_cpu, devices=job.devices
+        )
     packed = fresh and job.method in ("lora", "rslora")
     frozen_bytes = parameters * element_bytes
     if job.method == "qlora":
@@ -91,18 +93,20 @@ def _shape(
         dropout=job.lora_dropout > 0,
         on_cpu=on_cpu,
         dora=job.method == "dora",
+        devices=job.devices,
     )
 
 
-def _has_gpu(settings: Settings) -> bool:
-    return settings.device.startswith("cuda") or (settings.device == "auto" and largest_gpu() is not None)
+def has_gpu(settings: Settings) -> bool:
+    """Return whether jobs will train on a GPU, as far as can be known without torch."""
+    return settings.device.startswith("cuda") or (settings.device == "auto" and bool(gpus()))
 
 
 def _available(session: Session, settings: Settings) -> int | None:
     """Return the bytes that a job will find: all of a GPU's, or the machine's with what running jobs give back."""
     if settings.training_memory_bytes is not None:
         return settings.training_memory_bytes
-    if _has_gpu(settings):
-        return largest_gpu()
+    if has_gpu(settings):
+        return max(gpus(), default=None)
     running = [job for job in TrainingJobRepository(session).unfinished() if job.status == "RUNNING"]
     return free_memory() + sum(attempt_memory(job) for job in running)

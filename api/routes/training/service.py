@@ -12,7 +12,7 @@ from api.idempotency import Answer, IdempotentRequest, create_once
 from api.platform import Platform
 from api.routes.datasets.service import require_dataset
 from api.routes.models.service import model_in, require_loadable
-from api.routes.training.memory import lack_of_memory
+from api.routes.training.memory import has_gpu, lack_of_memory
 from api.routes.training.presenter import detail_of
 from api.routes.training.schemas import TrainingCreate, TrainingCreated, TrainingDetail
 from configs.dataset import BUILT_IN_DATASET_ID
@@ -26,6 +26,7 @@ from registry.tables import TrainingJob
 from tasks.job_folder import JobFolder, served_prefix
 from tasks.lora.errors import MethodUnavailable
 from tasks.lora.installed import require_bitsandbytes
+from tasks.lora.machine import gpus
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ async def create_job(platform: Platform, body: TrainingCreate, once: IdempotentR
     _require_method(body.method)
     message = CREATED if platform.monitor.answers("prefect") else ACCEPTED
     # Looked at before the transaction, and for its eyes only: the answer to a repeated key does not depend on it.
+    await asyncio.to_thread(_require_devices, platform, body.devices)
     lack = await asyncio.to_thread(lack_of_memory, platform, body)
     created = await asyncio.to_thread(
         create_once, platform.database, once, lambda session: _insert_job(session, body, message, lack)
@@ -99,6 +101,12 @@ def _require_method(method: Method) -> None:
             require_bitsandbytes()
         except MethodUnavailable as error:
             raise Invalid(f"{error}.") from error
+
+
+def _require_devices(platform: Platform, devices: int) -> None:
+    """Raise `Invalid` for more devices than there are GPUs, if there are any; the trainer sees which it may use."""
+    if devices > 1 and has_gpu(platform.settings) and 0 < len(gpus()) < devices:
+        raise Invalid(f"devices is {devices}, but this machine has {len(gpus())} GPUs: ask for that many at most.")
 
 
 def _insert_job(

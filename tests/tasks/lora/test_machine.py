@@ -3,7 +3,7 @@
 import psutil
 import pytest
 
-from tasks.lora.machine import free_memory, largest_gpu, left_in_groups
+from tasks.lora.machine import free_memory, gpus, left_in_groups
 
 LIMIT, USED, CACHED = 2_000_000, 1_500_000, 300_000
 
@@ -40,13 +40,13 @@ def test_a_machine_without_groups_has_no_limits(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("printed", "status", "expected"), [("40960\n81559\n", 0, 81559 * 2**20), ("No devices", 6, None)]
+    ("printed", "status", "expected"), [("40960\n81559\n", 0, [40960 * 2**20, 81559 * 2**20]), ("No devices", 6, [])]
 )
-def test_the_largest_gpu_is_the_one_that_nvidias_tool_names(tmp_path, monkeypatch, printed, status, expected):
+def test_the_gpus_are_those_that_nvidias_tool_names(tmp_path, monkeypatch, printed, status, expected):
     tool = tmp_path / "nvidia-smi"
     tool.write_text(f"#!/bin/sh\nprintf '{printed}'\nexit {status}\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    largest_gpu.cache_clear()
-    assert largest_gpu() == expected
-    largest_gpu.cache_clear()
+    gpus.cache_clear()
+    assert gpus() == expected
+    gpus.cache_clear()
