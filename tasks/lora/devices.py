@@ -34,7 +34,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What all ranks of a run are given alike, as rows that pickle; for the fields see `tasks.lora.loop.train`."""
+    """What all ranks of a run are given alike; it pickles if its rows do. Its fields are those of `loop.train`."""
 
     recipe: TrainingRecipe
     train_rows: Sequence[TokenRow]

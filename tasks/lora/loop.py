@@ -187,8 +187,8 @@ def _optimizer_step(  # noqa: PLR0913 - it takes what a step is made of
         nll = path.summed_nll(batch)
         torch.autograd.backward(nll / labelled)
         total += nll.item()
+    (total,) = ranks.sum(total)  # first: this fails at once where a rank is gone, which adding on GPUs may not
     ranks.add_gradients(trainable_weights(model).values())
-    (total,) = ranks.sum(total)
     loss = total / labelled
     norm = torch.nn.utils.clip_grad_norm_(trainable_weights(model).values(), MAX_GRAD_NORM).item()
     if not (math.isfinite(loss) and math.isfinite(norm)):

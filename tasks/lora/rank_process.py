@@ -115,6 +115,8 @@ def _be_rank(rank: int, work: RankWork, report: Connection) -> None:
         work(rank, lambda: report.send(None))
     except TrainingError as error:
         report.send(error)
+    else:
+        _leave_with_rank_0()  # not before: a rank that has ended is one that was lost
 
 
 def _leave_with_rank_0() -> None:

@@ -15,9 +15,8 @@ from tasks.lora.errors import OutOfMemory, RankLost
 from tasks.lora.rank_process import RankProcesses
 
 
-def ready_then_wait(rank, ready):
+def be_ready(rank, ready):
     ready()
-    signal.pause()
 
 
 def run_out_of_memory(rank, ready):
@@ -44,7 +43,7 @@ def test_what_ends_a_rank_is_told(work, error, sentence):
 
 
 def test_the_ranks_leave_with_the_block_and_stay_through_signals_to_all():
-    with RankProcesses(3, ready_then_wait) as others:
+    with RankProcesses(3, be_ready) as others:
         others.await_ready()
         ranks = [psutil.Process(child.pid) for child in active_children()]
         for rank in ranks:
@@ -58,11 +57,11 @@ RANK_0 = """
 import os, signal, sys
 from multiprocessing import active_children
 from tasks.lora import rank_process
-from tests.tasks.lora.test_rank_process import ready_then_wait
+from tests.tasks.lora.test_rank_process import be_ready
 
 if __name__ == "__main__":
     rank_process.NOTICE_SECONDS = 0.1
-    with rank_process.RankProcesses(2, ready_then_wait) as others:
+    with rank_process.RankProcesses(2, be_ready) as others:
         others.await_ready()
         (other,) = active_children()
         print(other.pid, flush=True)
