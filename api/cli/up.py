@@ -1,22 +1,15 @@
-"""The command line: `llm-platform up` runs the whole platform."""
+"""`llm-platform up`: runs the whole platform."""
 
 import importlib
 import os
+from typing import TYPE_CHECKING
 
 import typer
-from pydantic import ValidationError
 
-from configs.settings import Settings
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+if TYPE_CHECKING:
+    from configs.settings import Settings
 
 
-@app.callback()
-def platform() -> None:
-    """Fine-tune, evaluate and serve language models on this machine."""
-
-
-@app.command()
 def up() -> None:
     """Run every part of the platform until Ctrl-C."""
     # Imported here: other commands need none of it.
@@ -48,8 +41,13 @@ def up() -> None:
     raise typer.Exit(code)
 
 
-def read_settings() -> Settings:
+def read_settings() -> "Settings":
     """Return the settings, or exit with one line per variable that is wrong."""
+    # Imported here: pydantic's settings take longer to import than a command to run.
+    from pydantic import ValidationError
+
+    from configs.settings import Settings
+
     try:
         return Settings()
     except ValidationError as error:
@@ -59,7 +57,7 @@ def read_settings() -> Settings:
         raise typer.Exit(1) from None
 
 
-def addresses(settings: Settings, seconds: float) -> str:
+def addresses(settings: "Settings", seconds: float) -> str:
     """Return what a person reads once all is ready: where everything is, and a request to try."""
     host = "localhost" if settings.connect_host == "127.0.0.1" else settings.connect_host
     api = f"http://{host}:{settings.api_port}"
@@ -74,12 +72,3 @@ Try it:
   curl -s {api}/api/models/1/generate -H 'Content-Type: application/json' \\
     -d '{{"prompt": "The capital of France is", "max_new_tokens": 16}}'
 """
-
-
-def main() -> None:
-    """Run the command line."""
-    app()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,61 @@
+"""What there is: the platform's parts and unfinished jobs, and the models."""
+
+from typing import Any
+
+from api.cli.client import PlatformClient
+from api.cli.failures import CommandFailed
+from api.cli.options import DEFAULT_URL, AsJson, Url
+from api.cli.terminal import print_json, print_table, say
+
+UNFINISHED = ("PENDING", "RUNNING", "PAUSED")
+
+
+def status(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Show whether every part works, and which jobs are unfinished; exit code 1 unless every part answers."""
+    with PlatformClient(url) as client:
+        health = client.get("/api/health")
+        counts = client.get("/api/statistics")
+        jobs = [job for job in client.get("/api/training")["training_jobs"] if job["status"] in UNFINISHED]
+    if as_json:
+        print_json({"health": health, "statistics": counts, "unfinished_jobs": jobs})
+    else:
+        say(f"{url}: {health['status']}, version {health['version']}")
+        print_table(("PART", "STATE"), [(name, _state(part)) for name, part in health["parts"].items()])
+        say(
+            f"{counts['total_models']} models, {counts['total_training_jobs']} training jobs "
+            f"({counts['running_training_jobs']} running), {counts['total_evaluations']} evaluations, "
+            f"{counts['total_generations']} generations"
+        )
+        if jobs:
+            print_table(JOB_COLUMNS, [job_row(job) for job in jobs])
+    if health["status"] != "healthy":
+        raise CommandFailed("The platform is degraded: a part does not answer.")
+
+
+def models(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """List the models."""
+    with PlatformClient(url) as client:
+        answer = client.get("/api/models")
+    if as_json:
+        print_json(answer)
+        return
+    print_table(
+        ("ID", "NAME", "BASE MODEL", "SIZE", "STATUS"),
+        [
+            (model["id"], model["name"], model["base_model"], model["model_size"], model["status"])
+            for model in answer["models"]
+        ],
+    )
+
+
+JOB_COLUMNS = ("ID", "NAME", "MODEL", "STATUS", "PROGRESS", "CREATED")
+
+
+def job_row(job: dict[str, Any]) -> tuple[Any, ...]:
+    """Return a job's cells in the order of `JOB_COLUMNS`."""
+    created = job["created_at"][:19].replace("T", " ")
+    return job["id"], job["job_name"], job["model_id"], job["status"], f"{job['progress']} %", created
+
+
+def _state(part: dict[str, Any]) -> str:
+    return ", ".join(str(value) for value in part.values() if isinstance(value, str)) or "-"
