@@ -60,7 +60,7 @@ def compare(
         return
     say(f"{answer['rows']} rows that both have")
     print_table(
-        ("METRIC", str(first), str(second), "DIFFERENCE", "95% INTERVAL", "P", "BETTER"),
+        ("METRIC", str(first), str(second), "CHANGE", "95% INTERVAL", "P", "BETTER"),
         [
             (
                 name,
@@ -98,4 +98,4 @@ def _print_metrics(evaluation: Json) -> None:
 
 
 def _interval(ends: list[Any] | None) -> str | None:
-    return None if ends is None else f"{ends[0]:.4g} to {ends[1]:.4g}"
+    return None if ends is None else f"{ends[0]:.3g} to {ends[1]:.3g}"

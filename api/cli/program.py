@@ -5,7 +5,7 @@ import sys
 import typer
 from typer.main import get_command
 
-from api.cli import control, datasets, evaluations, overview, talking, training, up
+from api.cli import control, datasets, evaluations, export, overview, talking, training, up
 from api.cli.terminal import complain
 
 NAME = "llm-platform"
@@ -31,6 +31,7 @@ def program() -> typer.Typer:
         evaluations.compare,
         talking.generate,
         talking.chat,
+        export.export,
     ):
         app.command()(command)
     app.add_typer(datasets.group(), name="datasets")

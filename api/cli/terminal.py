@@ -10,6 +10,8 @@ from rich.text import Text
 
 OUT = Console(highlight=False, soft_wrap=True)
 ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+WIDTH_OF_FILES = 1000
+"""Without a terminal there is no width to keep to: no cell is folded."""
 COLOURS = {
     "AVAILABLE": "green",
     "READY": "green",
@@ -52,8 +54,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         table.add_column(column, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
-    # Without a terminal there is no width to keep to.
-    OUT.print(table, width=None if OUT.is_terminal else 500, soft_wrap=False)
+    (OUT if OUT.is_terminal else Console(width=WIDTH_OF_FILES)).print(table, soft_wrap=False)
 
 
 def _cell(value: Any) -> Text:

@@ -106,7 +106,7 @@ class DoRA:
 
     def load(self, origin: Origin, recipe: TrainingRecipe) -> TrainedModel:
         """Attach a new adapter to the weights with the one that is there folded in."""
-        return attach_lora(_folded(origin).to(origin.dtype), recipe)
+        return attach_lora(folded(origin).to(origin.dtype), recipe)
 
     def save(self, model: TrainedModel, folder: Path, origin: Origin) -> None:
         """Write the weights with the adapter folded in, computed in float32 and rounded once."""
@@ -120,7 +120,7 @@ class Full:
 
     def load(self, origin: Origin, recipe: TrainingRecipe) -> TrainedModel:
         """Load the weights, with the adapter that is there folded in."""
-        return _folded(origin).requires_grad_(True)
+        return folded(origin).requires_grad_(True)
 
     def save(self, model: TrainedModel, folder: Path, origin: Origin) -> None:
         """Write the weights in the format that they are served in."""
@@ -148,7 +148,7 @@ def require_method(method: Method, device: torch.device) -> None:
         )
 
 
-def _folded(origin: Origin) -> PreTrainedModel:
+def folded(origin: Origin) -> PreTrainedModel:
     """Return the model's weights in float32, those of its adapter added to the base's."""
     model = load_base_model(origin.base_folder, torch.float32, origin.device)
     if origin.adapter_folder is None:
