@@ -26,8 +26,9 @@ class Terminal:
         environment = {**os.environ, "LLM_PLATFORM_URL": url, "TERM": "xterm-256color"}
         for name in ("NO_COLOR", "COLUMNS", "LINES"):
             environment.pop(name, None)
+        # A test run in the background of a shell ignores Ctrl-C, and its children would.
         self._process = subprocess.Popen(
-            ["/usr/bin/env", "setsid", "--ctty", "--wait", str(COMMAND), *arguments],
+            ["/usr/bin/env", "--default-signal=INT", "setsid", "--ctty", "--wait", str(COMMAND), *arguments],
             stdin=child,
             stdout=child,
             stderr=child,
