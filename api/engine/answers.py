@@ -80,7 +80,7 @@ async def whole(request: Request, prompt: str, generation: "TextGeneration", new
     answer = EngineGenerateResponse(
         text=prompt + continuation,
         continuation=continuation,
-        logprobs=logprobs or None,
+        logprobs=logprobs,
         **generation.usage().model_dump(),
     )
     yield answer.model_dump_json().encode()

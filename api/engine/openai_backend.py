@@ -56,7 +56,7 @@ class OpenAIBackend:
         continuation = "".join(pieces)
         usage = {name: event[name] for name in ("prompt_tokens", "generated_tokens", "finish_reason", "seconds")}
         text = (request.prompt or "") + continuation
-        return EngineGenerateResponse(text=text, continuation=continuation, logprobs=logprobs or None, **usage)
+        return EngineGenerateResponse(text=text, continuation=continuation, logprobs=logprobs, **usage)
 
     async def stream(self, request: EngineGenerateRequest) -> AsyncIterator[dict[str, Any]]:
         """Yield `{"text": piece}` as they come and at last `{"done": True, …}` with the fields of `Usage`."""

@@ -74,7 +74,7 @@ class EngineGenerateResponse(Usage):
 
     text: str
     continuation: str
-    logprobs: list[TokenLogprob] | None = None
+    logprobs: list[TokenLogprob] = Field(default_factory=list, description="Of each token, if asked for")
 
 
 class EngineModel(TypedDict):

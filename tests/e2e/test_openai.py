@@ -135,6 +135,19 @@ def test_logprobs_are_those_of_the_model_itself(client, model, models_dir, token
     assert shown.text_offset[0] == 0
 
 
+def test_an_answer_that_ends_at_once_has_logprobs_of_no_token(client, models_dir):
+    starter = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    tokenizer = AutoTokenizer.from_pretrained(models_dir / starter)
+    ask = [{"role": "user", "content": "What is the capital of France?"}]
+    asked = tokenizer.apply_chat_template(ask, tokenize=False, add_generation_prompt=True)
+    settings = {"model": starter, "temperature": 0, "max_tokens": 64, "logprobs": 1}
+    said = client.completions.create(**settings, prompt=tokenizer(asked).input_ids).choices[0]
+    assert said.finish_reason == "stop"
+    answer = client.completions.create(**settings, prompt=tokenizer(asked + said.text).input_ids).choices[0]
+    assert (answer.text, answer.finish_reason) == ("", "stop")
+    assert answer.logprobs.tokens == answer.logprobs.token_logprobs == []
+
+
 def test_an_answer_keeps_to_a_json_schema(client, model):
     schema = {
         "type": "object",

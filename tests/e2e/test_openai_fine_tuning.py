@@ -10,7 +10,7 @@ from tests.openai_types import check_types
 
 EPOCHS, ROWS, HELD_OUT, BATCH = 50, 24, 6, 2
 STEPS = EPOCHS * ROWS // BATCH
-PROMPT = "Colour 3?"
+PROMPTS = ["Colour 3?", "Blue", "What does the Python", "10"]
 SETTINGS = {"max_seq_length": 64, "lora_r": 2, "eval_every": 200}
 
 
@@ -32,12 +32,13 @@ def upload(client, name, numbers):
 
 
 def logprobs(client, model):
-    answer = client.completions.create(model=model, prompt=PROMPT, temperature=0, max_tokens=4, logprobs=1)
-    return answer.choices[0].logprobs.token_logprobs
+    # Several prompts, as a half-trained model may end one of them at once.
+    answer = client.completions.create(model=model, prompt=PROMPTS, temperature=0, max_tokens=4, logprobs=1)
+    return [choice.logprobs.token_logprobs for choice in answer.choices]
 
 
 def said(client, model):
-    ask = [{"role": "user", "content": PROMPT}]
+    ask = [{"role": "user", "content": PROMPTS[0]}]
     answer = client.chat.completions.create(model=model, messages=ask, temperature=0, max_tokens=4)
     return answer.choices[0].message.content
 
@@ -67,7 +68,7 @@ def test_from_rows_to_an_answer(platform, client, tiny_model):
     paused_at = jobs.checkpoints.list(job.id).data[0]
     on_the_way = logprobs(client, paused_at.fine_tuned_model_checkpoint)
     assert on_the_way != logprobs(client, "tiny-llama")
-    assert said(client, paused_at.fine_tuned_model_checkpoint)
+    assert said(client, paused_at.fine_tuned_model_checkpoint) is not None
     assert jobs.resume(job.id).status in ("running", "queued")
     platform.wait_until(lambda: jobs.retrieve(job.id).status == "succeeded", 120, "the job to succeed")
     assert [one.id for one in jobs.list(metadata={"team": "blue"})] == [job.id]

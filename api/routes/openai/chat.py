@@ -34,7 +34,7 @@ async def chat(platform: Platform, body: ChatRequest) -> Response:
             "index": index,
             "message": {"role": "assistant", "content": answer.continuation, "refusal": None},
             "finish_reason": answer.finish_reason,
-            "logprobs": _logprobs([one.model_dump() for one in answer.logprobs or []]),
+            "logprobs": _logprobs([one.model_dump() for one in answer.logprobs]) if body.logprobs else None,
         }
         for index, answer in enumerate(answers)
     ]
@@ -54,7 +54,7 @@ class _Chunks:
             self._begun[index] = True
             chunks.append(_choice(index, {"role": "assistant", "content": ""}))
         if event.get("text") or event.get("logprobs"):
-            logprobs = _logprobs(event.get("logprobs") or [])
+            logprobs = _logprobs(event["logprobs"]) if "logprobs" in event else None
             chunks.append(_choice(index, {"content": event.get("text", "")}, logprobs=logprobs))
         if event.get("done"):
             chunks.append(_choice(index, {}, reason=event["finish_reason"]))
@@ -67,5 +67,5 @@ def _choice(
     return {"index": index, "delta": delta, "finish_reason": reason, "logprobs": logprobs}
 
 
-def _logprobs(tokens: list[dict[str, Any]]) -> dict[str, Any] | None:
-    return {"content": tokens, "refusal": None} if tokens else None
+def _logprobs(tokens: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"content": tokens, "refusal": None}

@@ -31,7 +31,9 @@ async def complete(platform: Platform, body: CompletionRequest) -> Response:
             "index": index,
             "text": prompts[index] + answer.continuation,
             "finish_reason": answer.finish_reason,
-            "logprobs": _logprobs([one.model_dump() for one in answer.logprobs or []], len(prompts[index])),
+            "logprobs": _logprobs([one.model_dump() for one in answer.logprobs], len(prompts[index]))
+            if body.logprobs is not None
+            else None,
         }
         for index, answer in enumerate(answers)
     ]
@@ -49,16 +51,14 @@ class _Chunks:
     def __call__(self, index: int, event: dict[str, Any]) -> list[dict[str, Any]]:
         done = event.get("done")
         text, self._echo[index] = self._echo[index] + event.get("text", ""), ""
-        logprobs = _logprobs(event.get("logprobs") or [], self._sent[index])
+        logprobs = _logprobs(event["logprobs"], self._sent[index]) if "logprobs" in event else None
         self._sent[index] += len(text)
         reason = event["finish_reason"] if done else None
         return [{"index": index, "text": text, "finish_reason": reason, "logprobs": logprobs}]
 
 
-def _logprobs(tokens: list[dict[str, Any]], start: int) -> dict[str, Any] | None:
+def _logprobs(tokens: list[dict[str, Any]], start: int) -> dict[str, Any]:
     """Return the older of OpenAI's two shapes; `start` is where the first token stands in the text."""
-    if not tokens:
-        return None
     offsets, position = [], start
     for token in tokens:
         offsets.append(position)
