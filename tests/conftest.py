@@ -1,5 +1,7 @@
 """Fixtures shared by every test: tiny real models in a local models folder."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,15 @@ def tiny_models_dir(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_llama_dir(tiny_models_dir) -> Path:
     return tiny_models_dir / "tiny-llama"
+
+
+@pytest.fixture(scope="session")
+def endless_llama_dir(tiny_llama_dir, tiny_models_dir):
+    """The tiny Llama with a context so long that a generation outlasts any test."""
+    folder = shutil.copytree(tiny_llama_dir, tiny_models_dir / "endless-llama")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1_000_000}))
+    return folder
 
 
 @pytest.fixture(scope="session")

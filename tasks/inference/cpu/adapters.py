@@ -1,6 +1,7 @@
 """LoRA adapters as panels, beside one another in memory: a step picks each row's own by address."""
 
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ PRODUCTS: tuple[ProductName, ...] = ("qkv", "output", "up", "down")
 class AdapterMemory:
     """The adapters in memory, each in a slot of its own; slots are used again."""
 
-    def __init__(self, shape: Shape, dtype: torch.dtype) -> None:
-        self._shape, self._dtype = shape, dtype
+    def __init__(self, shape: Shape, dtype: torch.dtype, pairs: bool) -> None:
+        """`pairs`: whether the step takes inputs by twos."""
+        self._shape, self._dtype, self._pairs = shape, dtype, pairs
         self._parts = [[outputs for _, outputs in shape.products[name].parts] for name in PRODUCTS]
         first_panels = [sum(map(panels_of, parts[:number])) for parts in self._parts for number in range(len(parts))]
         self._held: dict[int, Array] = {}
@@ -70,18 +72,25 @@ class AdapterMemory:
                 if name in layer:
                     down = layer[name].down.to(self._dtype)
                     padding = down.new_zeros(-len(down) % PANEL, down.shape[1])
-                    yield number, product, None, _panels(torch.cat((down, padding)))
+                    yield number, product, None, self._panels(torch.cat((down, padding)))
                     yield from ((number, product, *up) for up in self._ups(product, layer[name]))
 
     def _ups(self, product: int, factors: Factors) -> Iterator[tuple[tuple[int, int], Array]]:
-        """Yield each part's rows of the up factor that are not zero: the ranks of its own module."""
+        """Yield each part's rows of the up factor that are not zero, the ranks of its own module, in whole pairs."""
         first_part = sum(len(parts) for parts in self._parts[:product])
         for number, up in enumerate(torch.split(factors.up.to(self._dtype), self._parts[product], dim=1)):
             used = up.any(dim=1).nonzero().flatten().tolist()
             if used:
-                rows = up[used[0] : used[-1] + 1].t()
-                padding = rows.new_zeros(-len(rows) % PANEL, rows.shape[1])
-                yield (first_part + number, used[0]), _panels(torch.cat((rows, padding)))
+                pairs = _whole_pairs(used[0], used[-1] + 1)
+                rows = up[pairs.start : pairs.stop].t()
+                whole = rows.new_zeros(panels_of(len(rows)) * PANEL, len(pairs))
+                whole[: len(rows), : rows.shape[1]] = rows
+                yield (first_part + number, pairs.start), self._panels(whole)
+
+    def _panels(self, weight: Tensor) -> Array:
+        out = np.empty((len(weight) // PANEL, weight.shape[1], PANEL), dtype=stored(weight[:0]).dtype)
+        to_panels(weight.contiguous(), out, self._pairs)
+        return out
 
 
 def bytes_of_adapter(folder: Path, shape: Shape, dtype: torch.dtype) -> int:
@@ -89,12 +98,10 @@ def bytes_of_adapter(folder: Path, shape: Shape, dtype: torch.dtype) -> int:
     numbers = 0
     for product, ranks in adapter_ranks(folder, shape):
         numbers += panels_of(sum(ranks)) * PANEL * product.inputs
-        for (_, outputs), rank in zip(product.parts, ranks, strict=True):
-            numbers += panels_of(outputs) * PANEL * rank
+        for (_, outputs), rank, end in zip(product.parts, ranks, accumulate(ranks), strict=True):
+            numbers += panels_of(outputs) * PANEL * len(_whole_pairs(end - rank, end))
     return numbers * dtype.itemsize
 
 
-def _panels(weight: Tensor) -> Array:
-    out = np.empty((len(weight) // PANEL, weight.shape[1], PANEL), dtype=stored(weight[:0]).dtype)
-    to_panels(weight.contiguous(), out)
-    return out
+def _whole_pairs(begin: int, end: int) -> range:
+    return range(begin - begin % 2, end + end % 2)

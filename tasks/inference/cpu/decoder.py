@@ -9,7 +9,7 @@ from torch import Tensor
 from tasks.inference.cpu.adapters import PRODUCTS, AdapterMemory
 from tasks.inference.cpu.compiled import compiled_step, supported
 from tasks.inference.cpu.packing import pack, packed_bytes, stored
-from tasks.inference.cpu.panel_product import GROUP
+from tasks.inference.cpu.panel_product import GROUP, MULTIPLIES_PAIRS
 from tasks.inference.cpu.records import Array, Matrix, Model
 from tasks.inference.cpu.team import Team
 from tasks.inference.cpu.work import Scratch, plain_batch
@@ -46,25 +46,35 @@ def bytes_of(shape: Shape, dtype: torch.dtype, int8: bool = False) -> int:
 class CpuDecoder:
     """A base of the Llama family in memory, with its adapters. float32 or bfloat16; `int8` packs the weights tighter.
 
-    Activations and sums are float32 throughout; keys, values and adapters have the base's dtype. A row's numbers are
-    the same, bit for bit, whatever else the batch holds and however a prompt was cut into steps.
+    Sums and the residual stream are float32 throughout; keys, values and adapters have the base's dtype, as has what
+    goes into a product of bfloat16 where the chip multiplies those in pairs (`pairs`). A row's numbers are the same,
+    bit for bit, whatever else the batch holds and however a prompt was cut into steps.
     """
 
-    def __init__(self, folder: Path, shape: Shape, dtype: torch.dtype, threads: int, int8: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        shape: Shape,
+        dtype: torch.dtype,
+        threads: int,
+        int8: bool = False,
+        pairs: bool = MULTIPLIES_PAIRS,
+    ) -> None:
         """Load the base in `folder` and compile the step; raises `WeightsError` if the base can't be loaded."""
+        pairs = pairs and dtype == torch.bfloat16 and not int8
         self.shape = shape
         self._dtype = dtype
         weights = take_weights(load_base_model(folder, dtype, _CPU), shape)
         if weights.inverse_frequencies is None:
             raise ValueError(f"this step has rotary positions, the {shape.family} family none")
         self._frequencies, self._rotary_scale = weights.inverse_frequencies, weights.rotary_scale
-        self._model = _packed_model(weights, shape, int8)
+        self._model = _packed_model(weights, shape, int8, pairs)
         self.bytes = _nbytes(self._model)
         self._reader = AdapterReader(load_config(folder), shape, dtype, _CPU)
-        self._adapters = AdapterMemory(shape, dtype)
+        self._adapters = AdapterMemory(shape, dtype, pairs)
         self._slots = {-1: -1}
         self._numbered = 0
-        self._scratch = Scratch(self._model, threads)
+        self._scratch = Scratch(self._model, threads, np.uint16 if pairs else np.float32)
         self._step = compiled_step()
         self._team = Team(1)
         self._warm_up()
@@ -120,17 +130,17 @@ class CpuDecoder:
         self.step(batch, self.allocate(1))
 
 
-def _packed_model(weights: Weights, shape: Shape, int8: bool) -> Model:
+def _packed_model(weights: Weights, shape: Shape, int8: bool, pairs: bool) -> Model:
     def product(name: str) -> Matrix:
         affines = [layer.products[name] for layer in weights.layers]  # type: ignore[index]
         parts = tuple(outputs for _, outputs in shape.products[name].parts)  # type: ignore[index]
-        return pack([affine.weight for affine in affines], [affine.bias for affine in affines], parts, int8)
+        return pack([affine.weight for affine in affines], [affine.bias for affine in affines], parts, int8, pairs)
 
     def norms(tensors: list[Tensor]) -> Array:
         return torch.stack([tensor.float() for tensor in tensors]).numpy()
 
     qkv, output, up, down = (product(name) for name in PRODUCTS)
-    head = pack([weights.head], [None], (shape.vocabulary,), int8)
+    head = pack([weights.head], [None], (shape.vocabulary,), int8, pairs)
     return Model(
         embedding=stored(weights.embedding),
         attention_norms=norms([layer.attention_norm.weight for layer in weights.layers]),

@@ -9,10 +9,23 @@ from tasks.inference.cpu.records import Array, Batch, Model
 
 
 @kernel
-def place(row: int, rows: int, depth: int) -> tuple[int, int]:
-    """Where a row's input 0 lies in an interleaved array of `rows` rows with `depth` inputs; the step to input 1."""
+def together(interleaved: Array) -> int:
+    """How many of a row's inputs lie side by side: two of bfloat16, one of float32."""
+    return 4 // interleaved.itemsize
+
+
+@kernel
+def place(row: int, rows: int, depth: int, interleaved: Array) -> tuple[int, int]:
+    """Where a row's input 0 lies in an interleaved array of `rows` rows with `depth` inputs; the rows of its block."""
     block = row - row % ROWS
-    return block * depth + row - block, min(ROWS, rows - block)
+    return block * depth + (row - block) * together(interleaved), min(ROWS, rows - block)
+
+
+@kernel
+def put(value: np.float32, interleaved: Array, first: int, step: int, k: int) -> None:
+    """Write input k of the row whose input 0 lies at `first`, in a block of `step` rows."""
+    odd = k & (together(interleaved) - 1)
+    interleaved[first + (k - odd) * step + odd] = narrow(value, interleaved)
 
 
 @reducing_kernel
@@ -29,7 +42,7 @@ def normalise(values: Array, weight: Array, epsilon: float, out: Array, first: i
     """RMSNorm of a row into the interleaved `out`."""
     factor = np.float32(1) / np.sqrt(mean_square(values) + np.float32(epsilon))
     for k in range(values.size):
-        out[first + k * step] = values[k] * factor * weight[k]
+        put(values[k] * factor * weight[k], out, first, step, k)
 
 
 @kernel

@@ -40,13 +40,21 @@ def pad_parts(rows: Tensor, parts: tuple[int, ...]) -> Tensor:
     return torch.cat(pieces)
 
 
-def to_panels(weight: Tensor, out: Array) -> None:
-    """Write `weight` `[outputs, inputs]`, outputs a multiple of 32, to `out` `[panels, inputs, 32]`."""
-    panels = weight.view(-1, PANEL, weight.shape[1]).transpose(1, 2)
-    out[:] = stored(_paired(panels) if weight.dtype == torch.bfloat16 else panels)
+def to_panels(weight: Tensor, out: Array, pairs: bool) -> None:
+    """Write `weight` `[outputs, inputs]`, outputs a multiple of 32, to `out` `[panels, inputs, 32]`.
+
+    `pairs`: as a loop over pairs of inputs of bfloat16 reads it, each output's weights of two inputs side by side.
+    """
+    panels = weight.view(-1, PANEL, weight.shape[1])
+    if pairs:
+        twos = panels.view(*panels.shape[:2], -1, 2).transpose(1, 2)
+        out[:] = stored(twos.reshape(out.shape))
+        return
+    panels = panels.transpose(1, 2)
+    out[:] = stored(_halved(panels) if weight.dtype == torch.bfloat16 else panels)
 
 
-def _paired(panels: Tensor) -> Tensor:
+def _halved(panels: Tensor) -> Tensor:
     """Outputs i and i + 16 side by side: a shift and a mask take a 32-bit word of both apart."""
     return panels.reshape(*panels.shape[:-1], 2, LANES).transpose(-2, -1).reshape(panels.shape)
 
@@ -60,7 +68,7 @@ def to_int8_panels(weight: Tensor, out: Array) -> None:
     scale = (groups.abs().amax(dim=2, keepdim=True) / _LARGEST_INT8).bfloat16()
     divisor = torch.where(scale > 0, scale.float(), 1.0)
     rounded = (groups / divisor).round().clamp(-_LARGEST_INT8, _LARGEST_INT8).to(torch.int8)
-    scales = _paired(scale).contiguous().view(torch.int8).view(*groups.shape[:2], 2, PANEL)
+    scales = _halved(scale).contiguous().view(torch.int8).view(*groups.shape[:2], 2, PANEL)
     out[:] = torch.cat((scales, rounded), dim=2).view(out.shape).numpy()
 
 
@@ -71,7 +79,7 @@ def packed_bytes(layers: int, inputs: int, parts: tuple[int, ...], element: int,
     return layers * outputs * (depth + np.dtype(np.float32).itemsize)
 
 
-def pack(weights: list[Tensor], biases: list[Tensor | None], parts: tuple[int, ...], int8: bool) -> Matrix:
+def pack(weights: list[Tensor], biases: list[Tensor | None], parts: tuple[int, ...], int8: bool, pairs: bool) -> Matrix:
     """Pack one product of all layers: each weight `[outputs, inputs]`, outputs divided into `parts`."""
     panel_count, inputs = sum(panels_of(part) for part in parts), weights[0].shape[1]
     depth, element = (inputs // GROUP * (GROUP + 2), np.int8) if int8 else (inputs, stored(weights[0][:0]).dtype.type)
@@ -81,8 +89,11 @@ def pack(weights: list[Tensor], biases: list[Tensor | None], parts: tuple[int, .
         inputs,
     )
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        write = to_int8_panels if int8 else to_panels
-        write(pad_parts(weight.detach(), parts), matrix.panels[layer])
+        padded = pad_parts(weight.detach(), parts)
+        if int8:
+            to_int8_panels(padded, matrix.panels[layer])
+        else:
+            to_panels(padded, matrix.panels[layer], pairs)
         if bias is not None:
             matrix.bias[layer] = pad_parts(bias.detach().float(), parts).numpy()
     return matrix

@@ -4,6 +4,7 @@ import numpy as np
 
 from tasks.inference.cpu.intrinsics import exponential
 from tasks.inference.cpu.kernel import kernel
+from tasks.inference.cpu.kernels import put, together
 from tasks.inference.cpu.panel_product import PANEL, ROWS, multiply_panels, panels_at_once
 from tasks.inference.cpu.records import Adapters, Array, Batch, Matrix
 
@@ -29,12 +30,12 @@ def _multiply(
     address = matrix.panels.ctypes.data + (layer * matrix.panels.shape[1] + first) * size
     done = 0
     while done < count:
-        together = _panels_at_once(rows)
-        while together > count - done:
-            together //= 2
+        panels = _panels_at_once(rows)
+        while panels > count - done:
+            panels //= 2
         place, target = address + done * size, at + done * PANEL
-        multiply_panels(matrix.panels, place, inputs, block * depth, rows, depth, out, target, STRIDE, rows, together)
-        done += together
+        multiply_panels(matrix.panels, place, inputs, block * depth, rows, depth, out, target, STRIDE, rows, panels)
+        done += panels
     for row in range(rows):
         for k in range(count * PANEL):
             out[at + row * STRIDE + k] += matrix.bias[layer, first * PANEL + k]
@@ -68,7 +69,7 @@ def _add_adapters(
                 continue
             size = rank * PANEL * adapters.like.itemsize
             address = adapters.ups[adapter, layer, part, 0] + (panel - adapters.part_panels[part]) * size
-            source = block * low_depth + adapters.ups[adapter, layer, part, 2] * rows + lane
+            source = block * low_depth + adapters.ups[adapter, layer, part, 2] * rows + lane * together(low)
             multiply_panels(adapters.like, address, low, source, rows, rank, out, spare, PANEL, run_rows, 1)
             target = at + lane * STRIDE + (panel - first) * PANEL
             for i in range(run_rows):
@@ -94,14 +95,15 @@ def adapt_down(
     row, run_rows, adapter = batch.runs[run, 0], batch.runs[run, 1], batch.runs[run, 2]
     block = row - row % ROWS
     lanes = min(ROWS, rows - block)
-    source = block * depth + row - block
+    lane = (row - block) * together(low)
     for panel in range(adapters.downs[adapter, layer, product, 1]):
         address = adapters.downs[adapter, layer, product, 0] + panel * depth * PANEL * adapters.like.itemsize
+        source = block * depth + lane
         multiply_panels(adapters.like, address, inputs, source, lanes, depth, out, 0, PANEL, run_rows, 1)
-        target = block * low_depth + panel * PANEL * lanes + row - block
+        target = block * low_depth + lane
         for i in range(run_rows):
             for k in range(PANEL):
-                low[target + k * lanes + i] = out[i * PANEL + k]
+                put(out[i * PANEL + k], low, target + i * together(low), lanes, panel * PANEL + k)
 
 
 @kernel
@@ -131,7 +133,7 @@ def _gate(out: Array, up_at: int, rows: int, width: int, inner: Array, at: int) 
             out[row * STRIDE + k] = gate / (np.float32(1) + exponential(-gate)) * up
     for k in range(width):
         for row in range(rows):
-            inner[at + k * rows + row] = out[row * STRIDE + k]
+            put(out[row * STRIDE + k], inner, at + row * together(inner), rows, k)
 
 
 @kernel

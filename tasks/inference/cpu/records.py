@@ -11,7 +11,8 @@ class Matrix(NamedTuple):
     """One product of every layer, packed. Outputs are padded to whole panels, part by part."""
 
     panels: Array
-    """`[layers, panels, inputs, 32]`: uint16 (bfloat16) or float32; int8 with two rows of scales before 32 inputs."""
+    """`[layers, panels, inputs, 32]`: uint16 (bfloat16, maybe in pairs of inputs) or float32; int8 with two rows of
+    scales before 32 inputs."""
     bias: Array
     """float32 `[layers, panels * 32]`."""
     inputs: int
@@ -74,11 +75,11 @@ class Work(NamedTuple):
     qkv: Array
     """float32 `[rows, panels of qkv * 32]`."""
     inputs: Array
-    """float32, flat: the next product's activations, interleaved in blocks."""
+    """float32 or bfloat16, flat: the next product's activations, interleaved in blocks."""
     inner: Array
-    """float32, flat: the MLP's activations, interleaved."""
+    """The same: the MLP's activations."""
     low: Array
-    """float32, flat: the adapters' down products, interleaved."""
+    """The same: the adapters' down products."""
     scores: Array
     """float32 `[threads, positions]`."""
     panels: Array

@@ -1,7 +1,7 @@
 """The whole step as one function: every thread of a team runs it from the embeddings to the logits."""
 
 from tasks.inference.cpu.kernel import kernel
-from tasks.inference.cpu.kernels import attend, embed, normalise, place, store_row
+from tasks.inference.cpu.kernels import attend, embed, normalise, place, put, store_row
 from tasks.inference.cpu.products import DOWN, HEAD, OUTPUT, QKV, UP, adapt_down, product_tasks, project
 from tasks.inference.cpu.records import Adapters, Array, Batch, Model, Work
 from tasks.inference.cpu.team import Cells, draw, is_last, is_of, open_phase, phase_of, ticket_now
@@ -56,14 +56,14 @@ def _attend(task: int, model: Model, batch: Batch, work: Work, keys: Array, valu
     begin, end, source = batch.begins[row], batch.slots[row] + 1, head // (model.heads // model.kv_heads)
     query, mixed = work.qkv[row, head * size : (head + 1) * size], work.panels[thread, :size]
     total = attend(query, keys[source, begin:end], values[source, begin:end], work.scores[thread], mixed)
-    first, step = place(row, rows, model.heads * size)
+    first, step = place(row, rows, model.heads * size, work.inputs)
     for k in range(size):
-        work.inputs[first + (head * size + k) * step] = mixed[k] / total
+        put(mixed[k] / total, work.inputs, first, step, head * size + k)
 
 
 @kernel
 def _normalise(task: int, row: int, rows: int, weight: Array, epsilon: float, work: Work) -> None:
-    first, step = place(task, rows, work.states.shape[1])
+    first, step = place(task, rows, work.states.shape[1], work.inputs)
     normalise(work.states[row], weight, epsilon, work.inputs, first, step)
 
 

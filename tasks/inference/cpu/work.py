@@ -17,12 +17,14 @@ _SCORES = 256
 class Scratch:
     """Memory for the largest step so far."""
 
-    def __init__(self, model: Model, threads: int) -> None:
+    def __init__(self, model: Model, threads: int, activation: type) -> None:
+        """`activation`: the element type of what goes into products, float32 or uint16 (bfloat16 in pairs)."""
         self._width = model.final_norm.size
         qkv, output, _, down, head = model.matrices
         self._heads_width, self._inner = output.inputs, down.inputs
         self._qkv_width, self._vocabulary = qkv.bias.shape[1], head.bias.shape[1]
         self._memory: dict[str, Array] = {}
+        self._activation = activation
         self._threads = threads
 
     def fit(self, rows: int, wanted: int, length: int, low_depth: int) -> Work:
@@ -32,17 +34,17 @@ class Scratch:
         return Work(
             states=self._get("states", rows * self._width).reshape(rows, self._width),
             qkv=self._get("qkv", rows * self._qkv_width).reshape(rows, self._qkv_width),
-            inputs=self._get("inputs", whole * max(self._width, self._heads_width)),
-            inner=self._get("inner", whole * self._inner),
-            low=self._get("low", whole * low_depth),
+            inputs=self._get("inputs", whole * max(self._width, self._heads_width), self._activation),
+            inner=self._get("inner", whole * self._inner, self._activation),
+            low=self._get("low", whole * low_depth, self._activation),
             scores=self._get("scores", self._threads * longest).reshape(self._threads, longest),
             panels=self._get("panels", self._threads * 3 * ROWS * STRIDE).reshape(self._threads, -1),
             logits=aligned((wanted, self._vocabulary), np.float32),  # leaves with the caller
         )
 
-    def _get(self, name: str, size: int) -> Array:
+    def _get(self, name: str, size: int, element: type = np.float32) -> Array:
         if name not in self._memory or self._memory[name].size < size:
-            self._memory[name] = aligned((size,), np.float32)
+            self._memory[name] = aligned((size,), element)
         return self._memory[name][:size]
 
 

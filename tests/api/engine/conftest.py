@@ -1,8 +1,6 @@
 """A real engine process over the tiny models."""
 
-import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -64,15 +62,6 @@ def data_dir(tiny_llama_dir, tmp_path_factory):
     """A data folder with the adapter `adapters/1` of the tiny Llama."""
     folder = tmp_path_factory.mktemp("data")
     save_adapter(tiny_llama_dir, folder / "adapters" / "1", seed=1)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def endless_llama_dir(tiny_llama_dir, tiny_models_dir):
-    """The tiny Llama with a context so long that a generation outlasts any test."""
-    folder = shutil.copytree(tiny_llama_dir, tiny_models_dir / "endless-llama")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1_000_000}))
     return folder
 
 

@@ -11,7 +11,7 @@ from tasks.inference.decoding import ActiveSequence, StepSize, decode_step, sche
 from tasks.inference.engine import Generation
 from tasks.inference.errors import RequestTooLarge
 from tests.tasks.inference.conftest import greedy, prompt_ids, reference
-from tests.tasks.inference.test_engine import LONG, wait_until
+from tests.tasks.inference.test_engine import ENDLESS, wait_until
 
 TOKEN_BYTES = 256
 """Keys and values of one token of the tiny Llama in float32."""
@@ -60,20 +60,20 @@ def test_a_step_reads_prompts_in_turn_and_only_so_many_tokens(base, tiny_llama_d
     assert alone[1] == 16  # a step smaller than a chunk still gets on
 
 
-def test_a_request_waits_for_room_and_none_overtakes_it(make_engine, tiny_llama_dir):
-    ids = prompt_ids(tiny_llama_dir)
-    engine = make_engine(kv_cache_bytes=(len(ids) + LONG + 20) * TOKEN_BYTES)
-    running = engine.submit(greedy(tiny_llama_dir, max_new_tokens=LONG))
+def test_a_request_waits_for_room_and_none_overtakes_it(make_engine, endless_llama_dir):
+    ids = prompt_ids(endless_llama_dir)
+    engine = make_engine(kv_cache_bytes=(len(ids) + ENDLESS + 20) * TOKEN_BYTES)
+    running = engine.submit(greedy(endless_llama_dir, max_new_tokens=ENDLESS))
     next(iter(running))
-    large = engine.submit(greedy(tiny_llama_dir, max_new_tokens=100))
-    small = engine.submit(greedy(tiny_llama_dir, max_new_tokens=2))
+    large = engine.submit(greedy(endless_llama_dir, max_new_tokens=100))
+    small = engine.submit(greedy(endless_llama_dir, max_new_tokens=2))
     (model,) = engine.stats().models
-    assert (model.running, model.waiting, model.cache_tokens_used) == (1, 2, len(ids) + LONG)
+    assert (model.running, model.waiting, model.cache_tokens_used) == (1, 2, len(ids) + ENDLESS)
     running.cancel()
     assert (len(large.result(20)), len(small.result(20))) == (100, 2)
-    assert len(running.result()) < LONG
-    with pytest.raises(RequestTooLarge, match=rf"{len(ids) + 245} tokens.* {model.cache_tokens} of"):
-        engine.submit(greedy(tiny_llama_dir, max_new_tokens=245))
+    assert len(running.result()) < ENDLESS
+    with pytest.raises(RequestTooLarge, match=rf"{len(ids) + ENDLESS + 45} tokens.* {model.cache_tokens} of"):
+        engine.submit(greedy(endless_llama_dir, max_new_tokens=ENDLESS + 45))
 
 
 def test_log_probabilities_come_with_the_tokens(make_engine, tiny_llama_dir):

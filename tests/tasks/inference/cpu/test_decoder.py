@@ -9,6 +9,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from tasks.inference.cpu.decoder import CpuDecoder
+from tasks.inference.cpu.panel_product import MULTIPLIES_PAIRS
 from tasks.inference.loading import load_config
 from tasks.inference.network.shape import shape_of
 from tests.tasks.inference.adapters import save_adapter
@@ -20,8 +21,8 @@ def load():
     """Load decoders whose threads end with the test."""
     decoders = []
 
-    def load_decoder(folder, dtype=torch.float32, threads=1, int8=False):
-        decoders.append(CpuDecoder(folder, shape_of(load_config(folder)), dtype, threads, int8))
+    def load_decoder(folder, dtype=torch.float32, threads=1, **options):
+        decoders.append(CpuDecoder(folder, shape_of(load_config(folder)), dtype, threads, **options))
         return decoders[-1]
 
     yield load_decoder
@@ -82,13 +83,18 @@ def wide(tmp_path_factory):
     return folder, [save_adapter(folder, folder.parent / f"{rank}", rank, rank) for rank in (3, 8)]
 
 
-PRECISIONS = [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)]
+WITH_AND_WITHOUT_PAIRS = [{"pairs": pairs} for pairs in {False, MULTIPLIES_PAIRS}]
+PRECISIONS = [
+    (torch.float32, {}),
+    (torch.bfloat16, {"int8": True}),
+    *((torch.bfloat16, options) for options in WITH_AND_WITHOUT_PAIRS),
+]
 
 
-@pytest.mark.parametrize(("dtype", "int8"), PRECISIONS)
-def test_the_crowd_the_threads_and_the_pieces_change_no_bit(load, wide, dtype, int8):
+@pytest.mark.parametrize(("dtype", "options"), PRECISIONS)
+def test_the_crowd_the_threads_and_the_pieces_change_no_bit(load, wide, dtype, options):
     folder, adapters = wide
-    crowded, single = load(folder, dtype, threads=3, int8=int8), load(folder, dtype, threads=1, int8=int8)
+    crowded, single = (load(folder, dtype, threads=threads, **options) for threads in (3, 1))
     numbers = [-1, *(crowded.load_adapter(adapter).number for adapter in adapters)]
     assert numbers[1:] == [single.load_adapter(adapter).number for adapter in adapters]
     sequences = texts(2000, [1, 2, 5, 9, 33, 70, 100, 130])
@@ -103,9 +109,10 @@ def test_the_crowd_the_threads_and_the_pieces_change_no_bit(load, wide, dtype, i
             assert torch.equal(last, row), key
 
 
-def test_bfloat16_is_nearer_to_the_truth_than_transformers(load, wide):
+@pytest.mark.parametrize("options", WITH_AND_WITHOUT_PAIRS)
+def test_bfloat16_is_nearer_to_the_truth_than_transformers(load, wide, options):
     folder, (adapter, _) = wide
-    network, (ids,) = load(folder, torch.bfloat16), texts(2000, [60])
+    network, (ids,) = load(folder, torch.bfloat16, **options), texts(2000, [60])
     ours = Reader(network).step({(0, network.load_adapter(adapter).number): ids})[0]
     exact = expected(folder, ids, adapter)[-1]
     theirs = expected(folder, ids, adapter, torch.bfloat16)[-1]
