@@ -4,11 +4,14 @@ Every field can be set as `LLM_PLATFORM_<FIELD>`, for example `LLM_PLATFORM_API_
 """
 
 from functools import lru_cache
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from configs.keys import ApiKey, parse_keys
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 Port = int
@@ -20,7 +23,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LLM_PLATFORM_", extra="ignore", frozen=True)
 
     host: str = "127.0.0.1"
-    """Address the API, MLflow and Prefect bind to."""
+    """Address the API binds to; beyond loopback only with `api_keys`, or `force_open`."""
+    api_keys: str | None = Field(None, repr=False)
+    """Keys one of which every request must carry, as `NAME:SCOPE:SHA256,…` (`llm-platform keys new`); none: no keys."""
+    force_open: bool = False
+    """Whether doors without keys may be bound beyond loopback: Prefect's and MLflow's pages, the API if it has none."""
     api_port: Port = Field(5000, ge=1, le=65535)
     mlflow_port: Port = Field(5001, ge=1, le=65535)
     engine_port: Port = Field(5002, ge=1, le=65535)
@@ -75,6 +82,14 @@ class Settings(BaseSettings):
     checkpoint_interval_seconds: float = Field(60.0, gt=0)
     training_memory_gb: float | None = Field(None, gt=0)
     """Memory that a training job may take; default what the device, for a CPU the machine, has free."""
+
+    @field_validator("api_keys")
+    @classmethod
+    def _parsable(cls, text: str | None) -> str | None:
+        """A variable that is empty by mistake must not open the doors: only one that is unset does."""
+        if text is not None:
+            parse_keys(text)
+        return text
 
     @field_validator("data_dir", "local_models_dir")
     @classmethod
@@ -143,24 +158,52 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.data_dir / 'platform.db'}"
 
     @property
+    def known_keys(self) -> tuple[ApiKey, ...]:
+        """The keys that open the API; none: it asks for no key."""
+        return () if self.api_keys is None else parse_keys(self.api_keys)
+
+    @property
+    def loopback(self) -> bool:
+        """Whether `host` is reached from this machine alone."""
+        try:
+            return self.host == "localhost" or ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def keyless_host(self) -> str:
+        """Address MLflow and Prefect bind to, whose doors know no keys."""
+        return self.host if self.loopback or self.force_open else "127.0.0.1"
+
+    @property
     def connect_host(self) -> str:
-        """Host at which this machine reaches its own parts (a wildcard address can't be connected to)."""
-        return "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104 - compared, not bound
+        """Host at which this machine reaches its own API."""
+        return _connectable(self.host)
+
+    @property
+    def keyless_connect_host(self) -> str:
+        """Host at which this machine reaches its own MLflow and Prefect."""
+        return _connectable(self.keyless_host)
 
     @property
     def prefect_api_url(self) -> str:
         """Base URL of Prefect's REST API."""
-        return f"http://{self.connect_host}:{self.prefect_port}/api"
+        return f"http://{self.keyless_connect_host}:{self.prefect_port}/api"
 
     @property
     def mlflow_url(self) -> str:
         """Base URL of the MLflow server."""
-        return f"http://{self.connect_host}:{self.mlflow_port}"
+        return f"http://{self.keyless_connect_host}:{self.mlflow_port}"
 
     @property
     def engine_url(self) -> str:
         """Base URL of the inference engine."""
         return f"http://127.0.0.1:{self.engine_port}"
+
+
+def _connectable(host: str) -> str:
+    """A wildcard address can be bound, but not connected to."""
+    return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
 
 
 @lru_cache
