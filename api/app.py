@@ -3,13 +3,15 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Security
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
+from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 
-from api.errors import DOCUMENTED_ERRORS, OPENAI_ERRORS, install_error_handlers
+from api.errors import DOCUMENTED_ERRORS, KEY_ERRORS, in_openais_shape, install_error_handlers
 from api.guards import BodyLimit, HostGuard
+from api.keys import KeyGuard
 from api.platform import Platform
 from api.routes.datasets.endpoints import router as datasets
 from api.routes.evaluations.endpoints import router as evaluations
@@ -30,6 +32,7 @@ DESCRIPTION = "Fine-tune, evaluate and serve language models. Runs show in Prefe
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the API over the given settings; nothing runs before it is started."""
+    keyed = bool(settings.known_keys)
     app = FastAPI(
         title="LLM Platform",
         version=VERSION,
@@ -39,20 +42,26 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         lifespan=_lifespan,
         redirect_slashes=False,
+        # It documents the keys and refuses nothing: the guard below does, also where there is no route.
+        dependencies=[Security(HTTPBearer(auto_error=False))] if keyed else [],
     )
-    app.state.platform = Platform.build(settings)
-    doors = APIRouter(prefix="/api", responses=DOCUMENTED_ERRORS)
+    platform = app.state.platform = Platform.build(settings)
+    errors = DOCUMENTED_ERRORS | (KEY_ERRORS if keyed else {})
+    doors = APIRouter(prefix="/api", responses=errors)
     for router in (health, models, datasets, training, evaluations, statistics):
         doors.include_router(router)
     app.include_router(doors)
     for router in (openai, files, fine_tuning):
-        app.include_router(router, prefix="/v1", responses=OPENAI_ERRORS)
+        app.include_router(router, prefix="/v1", responses=in_openais_shape(errors))
     app.include_router(metrics, include_in_schema=False)
     _serve_documentation(app)
     install_error_handlers(app)
     uploads = dict.fromkeys(("/api/datasets", "/v1/files"), settings.max_upload_bytes)
     app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes, of_paths=uploads)
     app.add_middleware(HostGuard, allowed_hosts=settings.allowed_hosts)
+    if keyed:
+        # The last to be added is the first to be asked.
+        app.add_middleware(KeyGuard, known=settings.known_keys, refusals=platform.refusals)
     return app
 
 

@@ -58,6 +58,14 @@ class ForeignHost(PlatformError):
     """The request carries a host name that is not ours."""
 
 
+class Unauthorized(PlatformError):
+    """The request carries no key, or one that is not known."""
+
+
+class Forbidden(PlatformError):
+    """The request's key may not do this; the details say which scope it has and which is needed."""
+
+
 class EvaluationFailed(PlatformError):
     """An evaluation that was waited for ended without numbers."""
 
@@ -80,6 +88,8 @@ class ErrorResponse(BaseModel):
 
 STATUS_OF_ERROR: Mapping[type[PlatformError], tuple[int, str]] = {
     ForeignHost: (400, "foreign_host"),
+    Unauthorized: (401, "unauthorized"),
+    Forbidden: (403, "forbidden"),
     NotFound: (404, "not_found"),
     Conflict: (409, "conflict"),
     TooLarge: (413, "too_large"),
@@ -111,6 +121,10 @@ DOCUMENTED_ERRORS: dict[int | str, dict[str, Any]] = {
     500: {"model": ErrorResponse, "description": "The platform failed"},
     503: {"model": ErrorResponse, "description": "A part of the platform is down"},
 }
+KEY_ERRORS: dict[int | str, dict[str, Any]] = {
+    401: {"model": ErrorResponse, "description": "No key, or an unknown one"},
+    403: {"model": ErrorResponse, "description": "The key's scope is not enough"},
+}
 
 
 class OpenAIError(BaseModel):
@@ -128,7 +142,9 @@ class OpenAIErrorResponse(BaseModel):
     error: OpenAIError
 
 
-OPENAI_ERRORS = {status: {**said, "model": OpenAIErrorResponse} for status, said in DOCUMENTED_ERRORS.items()}
+def in_openais_shape(errors: Mapping[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    """Return documented errors as they are under `/v1`."""
+    return {status: {**said, "model": OpenAIErrorResponse} for status, said in errors.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +195,8 @@ def platform_error_response(error: PlatformError, path: str) -> JSONResponse:
 def _problem_of(error: PlatformError) -> Problem:
     status, code = STATUS_OF_ERROR[type(error)]
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, PartDown) else None
+    if isinstance(error, Unauthorized):
+        headers = {"WWW-Authenticate": "Bearer"}
     return Problem(status, error.message, code, error.details, headers)
 
 

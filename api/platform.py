@@ -10,6 +10,7 @@ from api.availability import AvailabilityWatch
 from api.engine.client import EngineClient
 from api.engine.openai_backend import OpenAIBackend
 from api.ingestion import Ingestion
+from api.keys import Refusals
 from api.monitor import Monitor
 from api.orchestrator import Orchestrator
 from api.reconciler import Reconciler
@@ -35,6 +36,7 @@ class Platform:
     tracking: TrackingMirror
     ingestion: Ingestion
     availability: AvailabilityWatch
+    refusals: Refusals
 
     @classmethod
     def build(cls, settings: Settings) -> "Platform":
@@ -52,6 +54,7 @@ class Platform:
             tracking=TrackingMirror(settings, database),
             ingestion=Ingestion(settings, database),
             availability=AvailabilityWatch(settings, database),
+            refusals=Refusals(),
         )
 
     def start(self) -> list[asyncio.Task[None]]:

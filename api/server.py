@@ -1,8 +1,11 @@
 """The API's process: `python -m api.server`."""
 
+import sys
+
 import uvicorn
 
 from api.app import create_app
+from api.supervision.preflight import PreflightError, check_doors
 from configs.settings import get_settings
 
 SHUTDOWN_GRACE_SECONDS = 5
@@ -11,6 +14,10 @@ SHUTDOWN_GRACE_SECONDS = 5
 def main() -> None:
     """Serve the API until told to stop."""
     settings = get_settings()
+    try:
+        check_doors(settings)
+    except PreflightError as error:
+        sys.exit(f"Can't start: {error}")
     uvicorn.run(
         create_app(settings),
         host=settings.host,

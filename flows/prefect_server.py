@@ -32,7 +32,7 @@ def main() -> None:
     url = PREFECT_API_DATABASE_CONNECTION_URL.value()
     if url.startswith("sqlite"):
         set_database_config(PatientSqlite(connection_url=url))
-    uvicorn.run(create_app(final=True), host=settings.host, port=settings.prefect_port, log_level="warning")
+    uvicorn.run(create_app(final=True), host=settings.keyless_host, port=settings.prefect_port, log_level="warning")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """A client of the platform's API: answers are what their JSON says, failures are sentences."""
 
 import json
+import os
+import string
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +14,12 @@ import httpx
 from api.cli.failures import Refused, Unreachable, WrongUsage
 
 Json = dict[str, Any]
+_KEY_CHARACTERS = frozenset(string.digits + string.ascii_letters + string.punctuation)
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 660.0
 """Longer than any door lets a request wait."""
+KEY_VARIABLE = "LLM_PLATFORM_API_KEY"
+"""No option: every user of a machine sees the options of its commands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +35,14 @@ class PlatformClient:
     """Talks to one platform. Every method raises `Unreachable` if it does not answer, `Refused` if it says no."""
 
     def __init__(self, url: str) -> None:
-        """`url` is where the platform is, with or without `/api`; raises `WrongUsage` if it is no address."""
+        """`url` is where the platform is, with or without `/api`; the key, if it wants one, is in the environment.
+
+        Raises `WrongUsage` for what is no address, or no key.
+        """
         self._url = url.rstrip("/").removesuffix("/api")
         try:
             timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
-            self._http = httpx.Client(base_url=self._url, timeout=timeout)
+            self._http = httpx.Client(base_url=self._url, timeout=timeout, headers=_key_header())
         except httpx.InvalidURL as error:
             raise WrongUsage(f"The platform's URL is {url!r}, which is no address: {error}.") from error
 
@@ -107,6 +115,15 @@ def read_events(lines: Iterator[str]) -> Iterator[ServerEvent]:
         if "data" in fields:
             yield ServerEvent(fields.get("event", "message"), fields["data"])
         fields = {}
+
+
+def _key_header() -> dict[str, str]:
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not key:
+        return {}
+    if any(character not in _KEY_CHARACTERS for character in key):
+        raise WrongUsage(f"{KEY_VARIABLE} is no key: it has a character other than printable ASCII without spaces.")
+    return {"Authorization": f"Bearer {key}"}
 
 
 def _refusal(response: httpx.Response) -> Refused:

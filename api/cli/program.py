@@ -5,7 +5,7 @@ import sys
 import typer
 from typer.main import get_command
 
-from api.cli import control, datasets, evaluations, export, overview, talking, training, up
+from api.cli import control, datasets, evaluations, export, keys, overview, talking, training, up
 from api.cli.terminal import complain
 
 NAME = "llm-platform"
@@ -35,6 +35,7 @@ def program() -> typer.Typer:
     ):
         app.command()(command)
     app.add_typer(datasets.group(), name="datasets")
+    app.add_typer(keys.group(), name="keys")
     return app
 
 

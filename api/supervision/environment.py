@@ -6,8 +6,12 @@ from pathlib import Path
 
 from configs.settings import Settings
 
-_DROPPED = ("PREFECT_PROFILE", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "MLFLOW_REGISTRY_URI")
-"""Variables of a person's own Prefect or MLflow that would send our parts to another server."""
+_DROPPED = (
+    # Of a person's own Prefect or MLflow, which would send our parts to another server.
+    *("PREFECT_PROFILE", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "MLFLOW_REGISTRY_URI"),
+    # A person's own key to the API: no part asks the API for anything.
+    "LLM_PLATFORM_API_KEY",
+)
 
 
 def platform_environment(settings: Settings, inherited: Mapping[str, str]) -> dict[str, str]:
@@ -43,7 +47,7 @@ def _own_variables(settings: Settings) -> dict[str, str]:
 
 
 def _prefect_variables(settings: Settings) -> dict[str, str]:
-    wildcard = settings.connect_host != settings.host
+    wildcard = settings.keyless_connect_host != settings.keyless_host
     origins = [f"http://{name}:{settings.prefect_port}" for name in settings.allowed_hosts if ":" not in name]
     variables = {
         "PREFECT_HOME": str(settings.data_dir / "prefect"),
@@ -66,7 +70,7 @@ def _prefect_variables(settings: Settings) -> dict[str, str]:
 
 
 def _mlflow_variables(settings: Settings) -> dict[str, str]:
-    hosts = [_bracketed(host) for host in dict.fromkeys([*settings.allowed_hosts, settings.connect_host])]
+    hosts = [_bracketed(host) for host in dict.fromkeys([*settings.allowed_hosts, settings.keyless_connect_host])]
     store = settings.mlflow_database_url or f"sqlite:///{settings.data_dir / 'mlflow.db'}"
     return {
         "MLFLOW_TRACKING_URI": settings.mlflow_url,

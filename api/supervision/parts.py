@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from configs.keys import Scope, new_key
 from configs.settings import Settings
 
 WORK_POOLS = ("training", "evaluation")
 """The work pools of prefect.yaml, each served by the worker."""
 PROBE_TIMEOUT_SECONDS = 30
+PROBE_NAME = "up"
+"""Name of the key by which `llm-platform up` asks the API whether it is ready."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +34,15 @@ class Part:
     """Time to leave after SIGTERM."""
 
 
-def fetch(host: str, port: int, path: str, body: object | None = None, timeout: float = PROBE_TIMEOUT_SECONDS) -> Any:
+def fetch(host: str, port: int, path: str, body: object | None = None, key: str | None = None) -> Any:
     """Return the JSON answer of a GET (or a POST, given a body); None for any status but 200."""
-    connection = http.client.HTTPConnection(host, port, timeout=timeout)
+    connection = http.client.HTTPConnection(host, port, timeout=PROBE_TIMEOUT_SECONDS)
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     try:
         if body is None:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=headers)
         else:
-            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            connection.request("POST", path, json.dumps(body), headers | {"Content-Type": "application/json"})
         response = connection.getresponse()
         text = response.read()
         if response.status != http.client.OK:
@@ -51,11 +55,11 @@ def fetch(host: str, port: int, path: str, body: object | None = None, timeout: 
         connection.close()
 
 
-def answers(host: str, port: int, path: str) -> Callable[[datetime], bool]:
-    """Return a probe that is true once a GET of the path answers 200."""
+def answers(host: str, port: int, path: str, key: str | None = None) -> Callable[[datetime], bool]:
+    """Return a probe that is true once a GET of the path, with the key if there is one, answers 200."""
 
     def probe(_started: datetime) -> bool:
-        return fetch(host, port, path) is not None
+        return fetch(host, port, path, key=key) is not None
 
     return probe
 
@@ -76,11 +80,22 @@ def worker_online(host: str, port: int) -> Callable[[datetime], bool]:
     return probe
 
 
-def platform_parts(settings: Settings) -> list[Part]:
-    """Return the parts of the whole platform."""
-    host, python = settings.connect_host, sys.executable
+def with_probe_key(settings: Settings) -> tuple[Settings, str | None]:
+    """Return the settings with one more key, for `platform_parts`, and that key; without keys there is none to add.
+
+    It is made at every start, may only read, and never leaves this process: the API gets its hash, as of any other.
+    """
+    if settings.api_keys is None:
+        return settings, None
+    key, configured = new_key(PROBE_NAME, Scope.READ)
+    return settings.model_copy(update={"api_keys": f"{settings.api_keys},{configured}"}), key
+
+
+def platform_parts(settings: Settings, probe_key: str | None = None) -> list[Part]:
+    """Return the parts of the whole platform; the API is probed with the key."""
+    host, python = settings.keyless_connect_host, sys.executable
     engine = Part("engine", (python, "-m", "api.engine.server"), answers("127.0.0.1", settings.engine_port, "/health"))
-    mlflow_options = ("--host", settings.host, "--port", str(settings.mlflow_port), "--log-level", "warning")
+    mlflow_options = ("--host", settings.keyless_host, "--port", str(settings.mlflow_port), "--log-level", "warning")
     return [
         Part(
             "prefect",
@@ -105,5 +120,9 @@ def platform_parts(settings: Settings) -> list[Part]:
         ),
         # Another server may be in its place.
         *([engine] if settings.backend_url is None else []),
-        Part("api", (python, "-m", "api.server"), answers(host, settings.api_port, "/api/health")),
+        Part(
+            "api",
+            (python, "-m", "api.server"),
+            answers(settings.connect_host, settings.api_port, "/api/health", probe_key),
+        ),
     ]

@@ -63,13 +63,22 @@ def check_disk(folder: Path, minimum_free_bytes: int = MINIMUM_FREE_BYTES) -> No
         )
 
 
+def check_doors(settings: Settings) -> None:
+    """Refuse an API that anybody who reaches this machine could use."""
+    if not (settings.loopback or settings.api_keys or settings.force_open):
+        raise PreflightError(
+            f"The API would be open to anybody at {settings.host!r}: make a key by `llm-platform keys new` and set "
+            "LLM_PLATFORM_API_KEYS, bind to 127.0.0.1, or insist by --force-open (LLM_PLATFORM_FORCE_OPEN=true)."
+        )
+
+
 def check_ports(settings: Settings) -> None:
     """Refuse a port that is taken, or given to two parts."""
     ports = {
         "api_port": ("the API", settings.host),
-        "mlflow_port": ("MLflow", settings.host),
+        "mlflow_port": ("MLflow", settings.keyless_host),
         "engine_port": ("the inference engine", "127.0.0.1"),
-        "prefect_port": ("Prefect", settings.host),
+        "prefect_port": ("Prefect", settings.keyless_host),
     }
     users: dict[int, str] = {}
     for field, (purpose, host) in ports.items():
@@ -118,6 +127,7 @@ def _holder(port: int) -> str:
 def check_all(settings: Settings) -> None:
     """Run every check; raises PreflightError at the first that fails."""
     check_python()
+    check_doors(settings)
     check_writable(settings.data_dir)
     check_disk(settings.data_dir)
     check_ports(settings)

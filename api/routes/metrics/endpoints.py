@@ -37,4 +37,4 @@ def _platform(platform: Platform) -> bytes:
             jobs.labels(status).set(count)
         for status, count in EvaluationRepository(session).count_by_status().items():
             evaluations.labels(status).set(count)
-    return generate_latest(registry)
+    return generate_latest(registry) + generate_latest(platform.refusals.registry)

@@ -6,6 +6,7 @@ from pathlib import Path
 from api.supervision.environment import platform_environment
 from api.supervision.parts import Part, platform_parts
 from api.supervision.supervisord import Exited, GaveUp, Spawned, configuration, read_events
+from configs.keys import Scope, new_key
 from configs.settings import Settings
 
 
@@ -80,9 +81,22 @@ def test_parts_read_the_same_settings_from_that_environment(tmp_path: Path, monk
 
 def test_a_database_for_prefect_and_a_wildcard_host(tmp_path: Path):
     settings = Settings(
-        data_dir=tmp_path, host="0.0.0.0", prefect_database_url="postgresql+asyncpg://localhost/prefect"
+        data_dir=tmp_path,
+        host="0.0.0.0",
+        force_open=True,
+        prefect_database_url="postgresql+asyncpg://localhost/prefect",
     )
     environment = platform_environment(settings, {})
     assert environment["PREFECT_API_DATABASE_CONNECTION_URL"] == "postgresql+asyncpg://localhost/prefect"
     assert environment["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
     assert environment["PREFECT_UI_API_URL"] == "/api"
+
+
+def test_with_keys_only_the_api_leaves_loopback(tmp_path: Path):
+    _, configured = new_key("ci", Scope.READ)
+    settings = Settings(data_dir=tmp_path, host="0.0.0.0", api_keys=str(configured))
+    commands = {part.name: " ".join(part.command) for part in platform_parts(settings)}
+    assert "--host 127.0.0.1 " in commands["mlflow"]
+    environment = platform_environment(settings, {})
+    assert environment["LLM_PLATFORM_HOST"] == "0.0.0.0"
+    assert environment["PREFECT_UI_API_URL"] == environment["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
