@@ -24,6 +24,8 @@ TaskName = Annotated[str, StringConstraints(min_length=1, max_length=200, patter
 
 
 Method = Literal["lora", "rslora", "dora", "full", "qlora"]
+SHARDED_METHODS: tuple[Method, ...] = ("lora", "rslora")
+"""Methods whose frozen weights can be divided among devices."""
 ADAPTER_FIELDS = ("lora_r", "lora_alpha", "lora_dropout", "target_modules")
 """Fields that shape an adapter: they mean nothing where every weight is trained."""
 
@@ -51,6 +53,11 @@ class TrainingRecipe(StrictModel):
         ge=1,
         le=64,
         description="GPUs that share the rows of each step, or processes on a CPU; the steps are those of one device",
+    )
+    sharding: Literal["auto", "none", "full"] = Field(
+        "auto",
+        description="Whether several devices divide the frozen weights among them (`full`) or each has a copy "
+        "(`none`); `auto`: divided where a copy does not fit",
     )
     max_steps: int | None = Field(
         None, ge=1, description="Stop after this many optimizer steps, whatever `epochs` says"
@@ -112,6 +119,20 @@ class TrainingRecipe(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _weights_to_shard(self) -> Self:
+        if self.sharding == "full" and self.devices == 1:
+            raise ValueError(
+                "sharding is 'full', but devices is 1: there is nobody to share the weights with; raise devices or "
+                "leave out sharding"
+            )
+        if self.sharding == "full" and self.method not in SHARDED_METHODS:
+            raise ValueError(
+                f"sharding is 'full', but method is '{self.method}', whose weights can't be divided: sharding takes "
+                f"the methods {' and '.join(SHARDED_METHODS)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _nothing_without_meaning(self) -> Self:
         # By value: Prefect's form sends the default of every field that was left as it was.
         fields = TrainingRecipe.model_fields
@@ -133,6 +154,13 @@ class TrainingRecipe(StrictModel):
     def rows_per_device(self) -> int:
         """Rows of a micro-batch that one device takes at most."""
         return -(-self.batch_size // self.devices)
+
+    @property
+    def shardings(self) -> tuple[bool, ...]:
+        """Whether weights may be divided among the devices, the faster first: what a plan may choose from."""
+        if self.sharding == "none" or self.devices == 1 or self.method not in SHARDED_METHODS:
+            return (False,)
+        return (True,) if self.sharding == "full" else (False, True)
 
     @property
     def lora_scale(self) -> float:

@@ -108,6 +108,7 @@ class Reporter:
             micro_batch=plan.micro_batch,
             gradient_accumulation=plan.gradient_accumulation,
             recompute=plan.recompute,
+            sharded=plan.sharded,
             estimated_gb=estimated,
             available_gb=available,
             reason=plan.reason,

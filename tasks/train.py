@@ -10,13 +10,14 @@ from prefect.cache_policies import NO_CACHE
 from tasks.attempt import Attempt, PauseWatch
 from tasks.data.durable import BuildingFolder
 from tasks.lora.adapter import TrainedModel, save_adapter
-from tasks.lora.devices import TrainingRun, train_on_devices
+from tasks.lora.devices import TrainingRun, load, train_on_devices
 from tasks.lora.errors import RankLost
 from tasks.lora.fitting import MemoryPlanner
 from tasks.lora.memory import available_memory
 from tasks.lora.methods import METHODS
 from tasks.lora.observer import TrainOutcome
 from tasks.lora.planning import StepPlan
+from tasks.lora.sharding import is_sharded
 from tasks.prepare import Prepared
 
 
@@ -45,16 +46,26 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
     recipe, data = attempt.recipe, prepared.dataset.prepared
     # Asked before the model is loaded: the plan counts it in.
     available = attempt.settings.training_memory_bytes or available_memory(prepared.source.device)
-    model = METHODS[recipe.method].load(prepared.source, recipe)
+    model = load(prepared.source, recipe)
     if not METHODS[recipe.method].whole:
         _keep_untrained(attempt, prepared, model)
     lengths = [*data.train.lengths, *data.held_out.lengths[: recipe.eval_rows]]
     dtype = prepared.source.dtype
     planner = MemoryPlanner(
-        model, recipe, lengths, dtype, attempt.files.checkpoints, available, attempt.reporter.on_plan
+        model,
+        recipe,
+        lengths,
+        dtype,
+        attempt.files.checkpoints,
+        available,
+        attempt.reporter.on_plan,
+        prepared.source.device,
     )
 
     def run(plan: StepPlan) -> TrainOutcome:
+        nonlocal model
+        if is_sharded(model):  # by a run that went out of memory: its other parts are gone
+            model = load(prepared.source, recipe)
         one = TrainingRun(
             recipe=recipe,
             train_rows=data.train,

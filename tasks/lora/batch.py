@@ -1,7 +1,7 @@
 """From rows of token ids to micro-batches, and to the padded tensors that any model reads."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -24,6 +24,14 @@ class TokenRow(Protocol):
     def labels(self) -> list[int]:
         """As long as `input_ids`."""
         ...
+
+
+@dataclass(frozen=True)
+class BlankRow:
+    """A row of one token, with nothing to learn: it adds zero to a loss and to its gradient."""
+
+    input_ids: list[int] = field(default_factory=lambda: [0])
+    labels: list[int] = field(default_factory=lambda: [IGNORED])
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from tasks.lora.observer import StepRecord, TrainingObserver, TrainOutcome
 from tasks.lora.planning import StepPlan
 from tasks.lora.rank_process import RankProcesses
 from tasks.lora.ranks import ALONE, Ranks, process_group
+from tasks.lora.sharding import shard
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,16 @@ def require_devices(devices: int, device: torch.device) -> None:
         )
 
 
+def load(origin: Origin, recipe: TrainingRecipe) -> TrainedModel:
+    """Return the model to train, as the recipe's method loads it: on `origin`'s device if that has to hold all of it.
+
+    Where a plan may divide it among the devices, it is on the CPU until `train_on_devices` has a plan. Raises what the
+    method's `load` does.
+    """
+    device = torch.device("cpu") if True in recipe.shardings else origin.device
+    return METHODS[recipe.method].load(_weights(origin, device), recipe)
+
+
 def train_on_devices(
     run: TrainingRun,
     origin: Origin,
@@ -82,8 +93,9 @@ def train_on_devices(
     observer: TrainingObserver,
     should_pause: Callable[[], bool],
 ) -> TrainOutcome:
-    """Train `model`, which the recipe's method has loaded from `origin`, on the devices that the recipe asks for.
+    """Train `model`, which `load` has made from `origin`, on the devices that the recipe asks for.
 
+    If the plan says so its frozen weights are divided among them; a part is left in `model` then, for this one run.
     This process hears, decides and saves for all; however it ends, no other is left. Raises what `train` does, on
     whichever rank, or RankLost. On a CPU the ranks divide this process's threads among them.
     """
@@ -96,6 +108,10 @@ def train_on_devices(
         with RankProcesses(size, partial(_assist, run, _places(origin, size), threads, meeting_place)) as others:
             others.await_ready()
             with others.failures_named(), process_group(0, size, origin.device, meeting_place) as ranks:
+                if run.plan.sharded:
+                    ranks.in_turn(partial(shard, model, origin.device))
+                else:
+                    model.to(origin.device)
                 return run.train(model, observer, should_pause, ranks)
 
 
@@ -112,10 +128,19 @@ def _assist(
     place = places[rank]
     if place.device.type == "cuda":
         torch.cuda.set_device(place.device)
-    model = METHODS[run.recipe.method].load(place, run.recipe)
+    # One whole model at a time where each process keeps a part of its own: else together, before they meet.
+    model = None if run.plan.sharded else METHODS[run.recipe.method].load(place, run.recipe)
     ready()
     with process_group(rank, len(places), place.device, meeting_place) as ranks:
+        if model is None:
+            model = ranks.in_turn(partial(_part, place, run.recipe))
         run.train(model, _Silent(), lambda: False, ranks)
+
+
+def _part(place: Weights, recipe: TrainingRecipe) -> TrainedModel:
+    model = load(place, recipe)
+    shard(model, place.device)
+    return model
 
 
 class _Silent:
@@ -141,10 +166,11 @@ def _places(origin: Origin, size: int) -> list[Weights]:
         own = origin.device.index or 0
         others = [index for index in range(torch.cuda.device_count()) if index != own]
         devices[1:] = [torch.device("cuda", index) for index in others[: size - 1]]
-    return [
-        Weights(origin.base_folder, origin.base_reference, origin.adapter_folder, device, origin.dtype)
-        for device in devices
-    ]
+    return [_weights(origin, device) for device in devices]
+
+
+def _weights(origin: Origin, device: torch.device) -> Weights:
+    return Weights(origin.base_folder, origin.base_reference, origin.adapter_folder, device, origin.dtype)
 
 
 @contextmanager

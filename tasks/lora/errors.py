@@ -44,8 +44,10 @@ class RankLost(TrainingError):
 class DoesNotFit(TrainingError):
     """No plan of the run fits in memory; said before it starts. Bytes, and what would fit (None: nothing)."""
 
-    def __init__(self, message: str, needed: int, available: int, batch_size: int | None, length: int | None) -> None:
-        super().__init__(message, needed, available, batch_size, length)
+    def __init__(
+        self, message: str, needed: int, available: int, batch_size: int | None, length: int | None, shards: bool
+    ) -> None:
+        super().__init__(message, needed, available, batch_size, length, shards)
         self.message = message
         self.needed = needed
         self.available = available
@@ -53,6 +55,8 @@ class DoesNotFit(TrainingError):
         """Most rows at once at the length that was asked for."""
         self.max_seq_length = length
         """Longest rows, one at once."""
+        self.sharding = "auto" if shards else None
+        """What the recipe may say of sharding instead, to fit as it is otherwise."""
 
     def __str__(self) -> str:
         return self.message

@@ -63,6 +63,11 @@ class ModelSizes:
         return self.kv_heads * self.head_dim
 
     @property
+    def layer_parameters(self) -> int:
+        """Number of the weights in one layer's products."""
+        return sum(inputs * outputs for inputs, outputs in self.linear_layers.values())
+
+    @property
     def linear_layers(self) -> dict[str, tuple[int, int]]:
         """Inputs and outputs of one layer's products, by the names that they have in Llama."""
         products = {
@@ -84,7 +89,7 @@ class ModelSizes:
 
     def four_bit_bytes(self, parameters: int, element_bytes: int) -> int:
         """Return the bytes of so many weights if those of the linear layers are in four bits, as QLoRA has them."""
-        linear = self.layers * sum(inputs * outputs for inputs, outputs in self.linear_layers.values())
+        linear = self.layers * self.layer_parameters
         return int(linear * FOUR_BIT_BYTES) + (parameters - linear) * element_bytes
 
 
@@ -106,6 +111,8 @@ class StepShape:
     """Whether the adapters are DoRA's: more is kept of every product, and the base is folded in float32 at load."""
     devices: int = 1
     """How many share the rows; with several, gradients are copied to be added up."""
+    sharded: bool = False
+    """Whether they divide the frozen weights among them."""
 
 
 def sizes_of(config: Mapping[str, Any]) -> ModelSizes | None:
@@ -149,14 +156,35 @@ def step_bytes(sizes: ModelSizes, shape: StepShape, lengths: Sequence[int], *, r
     between = tokens * sizes.hidden * shape.element_bytes
     activations = sizes.layers * between + kept if recompute else sizes.layers * kept
     at_once = tokens * _at_once_per_token(sizes, shape) + _logits(sizes, shape, tokens)
-    return max(_folding(shape), int(_fixed(shape) + SLACK * (activations + at_once)))
+    return max(_folding(shape), int(_fixed(sizes, shape) + SLACK * (activations + at_once)))
 
 
-def _fixed(shape: StepShape) -> int:
+def loading_bytes(shape: StepShape) -> int:
+    """Return the most memory, in bytes, that dividing the frozen weights takes on all devices of a CPU, on one GPU.
+
+    On a CPU the processes load one after the other: beside one's whole model there are the others' parts. To a GPU a
+    model comes layer by layer.
+    """
+    return shape.devices * RUNTIME_BYTES + 2 * shape.frozen_bytes if shape.on_cpu else 0
+
+
+def _fixed(sizes: ModelSizes, shape: StepShape) -> int:
     """Weights; those that train with their gradients and AdamW's moments, all float32; on a CPU a save's bytes too."""
     copied_gradient = 4 if shape.devices > 1 else 0
     per_trained_parameter = 4 + 4 + 8 + shape.element_bytes + copied_gradient + (16 if shape.on_cpu else 0)
-    return RUNTIME_BYTES + shape.frozen_bytes + shape.trained_parameters * per_trained_parameter
+    frozen = _sharded(sizes, shape) if shape.sharded else shape.frozen_bytes
+    return RUNTIME_BYTES + frozen + shape.trained_parameters * per_trained_parameter
+
+
+def _sharded(sizes: ModelSizes, shape: StepShape) -> int:
+    """Return the bytes of one device's part of the frozen weights, and of what is gathered at once.
+
+    That is what lies outside the layers, the layer that is computed and the next one, which is fetched meanwhile; each
+    is received in one piece and copied to its places.
+    """
+    layer = sizes.layer_parameters * shape.element_bytes
+    outside = max(0, shape.frozen_bytes - sizes.layers * layer)
+    return shape.frozen_bytes // shape.devices + 2 * (outside + 2 * layer)
 
 
 def _folding(shape: StepShape) -> int:

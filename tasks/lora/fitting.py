@@ -26,11 +26,12 @@ def workload_of(
     lengths: Sequence[int],
     begun: PathName | None,
     compute_dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
 ) -> Workload | None:
     """Return what training `model` on rows of these `lengths` amounts to; None for a model of unknown shape.
 
     `begun` is the path on which the run has begun, if it has; `compute_dtype` the format of the products, if it is not
-    the base weights'.
+    the base weights'; `device` where it computes, if that is not where the model is.
     """
     sizes = sizes_of(model.config.to_dict())
     if sizes is None:
@@ -43,7 +44,7 @@ def workload_of(
         trained_parameters=sum(weight.numel() for weight in trainable_weights(model).values()),
         rank=0 if full else recipe.lora_r,
         dropout=not full and recipe.lora_dropout > 0,
-        on_cpu=model.get_input_embeddings().weight.device.type == "cpu",
+        on_cpu=(device or model.get_input_embeddings().weight.device).type == "cpu",
         dora=recipe.method == "dora",
         devices=recipe.devices,
     )
@@ -63,13 +64,17 @@ class MemoryPlanner:
         checkpoints: Path,
         available: int,
         tell: Callable[[PlanRecord], None],
+        device: torch.device | None = None,
     ) -> None:
-        """Take the tokens of every row, the format of the products, and the bytes free before the model was loaded."""
+        """Take the tokens of every row, the format of the products, and the bytes free before the model was loaded.
+
+        `device` is where it will compute, if that is not where the model is.
+        """
         self._recipe = recipe
         self._checkpoints = checkpoints
         self._available = available
         self._tell = tell
-        self._workload = workload_of(model, recipe, lengths, begun_path(checkpoints), compute_dtype)
+        self._workload = workload_of(model, recipe, lengths, begun_path(checkpoints), compute_dtype, device)
 
     def train(self, run: Callable[[StepPlan], TrainOutcome], *, killed_for_memory: bool = False) -> TrainOutcome:
         """Return the outcome of `run`, which goes on from its newest checkpoint whenever it is called.
@@ -102,7 +107,7 @@ class MemoryPlanner:
         if begun is not None:
             return begun, None
         if self._workload is None:
-            return StepPlan(self._recipe.rows_per_device), None
+            return StepPlan(self._recipe.rows_per_device, sharded=self._recipe.shardings[0]), None
         return plan_step(self._workload, self._recipe, self._available), None
 
     def _lowered(self, plan: StepPlan) -> StepPlan | None:
@@ -116,6 +121,7 @@ class MemoryPlanner:
             micro_batch=plan.micro_batch,
             gradient_accumulation=plan.accumulation(self._recipe),
             recompute=plan.recompute,
+            sharded=plan.sharded,
             estimated_bytes=None if self._workload is None else self._workload.peak(plan),
             available_bytes=self._available,
             reason=reason,

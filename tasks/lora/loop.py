@@ -12,12 +12,12 @@ import torch
 
 from configs.recipe import TrainingRecipe
 from tasks.lora.adapter import TrainedModel, trainable_weights
-from tasks.lora.batch import TokenRow, check_rows, longest_first
+from tasks.lora.batch import TokenRow, check_rows
 from tasks.lora.checkpoint import Progress
 from tasks.lora.errors import NonFiniteLoss, RowError
 from tasks.lora.memory import memory_errors
 from tasks.lora.observer import StepRecord, TrainingObserver, TrainOutcome
-from tasks.lora.path import TrainingPath, choose_path, held_out_loss
+from tasks.lora.path import TrainingPath, choose_path, held_out_loss, micro_batches
 from tasks.lora.planning import StepPlan
 from tasks.lora.ranks import ALONE, Ranks
 from tasks.lora.rng import private_rng, seed_of_rank
@@ -76,7 +76,7 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
         snapshots = Snapshots(checkpoints, identity, model, optimizer, ranks)
         saved, next_save = snapshots.restore(_LOG.warning), time.monotonic() + checkpoint_interval
         progress = replace(saved or Progress(), plan=plan)
-        if recipe.micro_batch == "auto" and progress != saved:
+        if (recipe.micro_batch == "auto" or plan.sharded) and progress != saved:
             next_save = 0.0  # at once: whoever takes the run up again has to cut its steps alike
         batches = step_batches(recipe, len(train_rows), progress.cursor)
         observer.on_start(progress.cursor.step, last_step, total_epochs(recipe, len(train_rows)))
@@ -176,9 +176,8 @@ def _optimizer_step(  # noqa: PLR0913 - it takes what a step is made of
     started = time.perf_counter()
     step, last_step = progress.cursor.step + 1, total_steps(recipe, len(rows))
     learning_rate = learning_rate_at(step, last_step, recipe)
-    share = ranks.share([rows[row] for row in row_ids])
-    batches = [path.batch(part) for part in longest_first(share, plan.micro_batch)]
-    counts = (sum(batch.labelled for batch in batches), sum(batch.tokens for batch in batches))
+    batches = micro_batches(path, model, [rows[row] for row in row_ids], plan.micro_batch, ranks)
+    counts = (sum(batch.labelled for batch in batches), sum(batch.tokens for batch in batches if batch.labelled))
     labelled, tokens = map(int, ranks.sum(*counts))
     model.train()
     optimizer.zero_grad(set_to_none=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tasks.lora.adapter import TrainedModel
-from tasks.lora.batch import MicroBatch, TokenRow, collate, longest_first
+from tasks.lora.batch import BlankRow, MicroBatch, TokenRow, collate, longest_first
 from tasks.lora.estimate import PathName
 from tasks.lora.loss import summed_nll
 from tasks.lora.packed.batch import PackedBatch, pack
@@ -18,6 +18,7 @@ from tasks.lora.packed.llama import PackedLlama, is_supported
 from tasks.lora.precision import base_dtype, forward_precision
 from tasks.lora.ranks import ALONE, Ranks
 from tasks.lora.rng import private_rng
+from tasks.lora.sharding import is_sharded
 
 
 class Batch(Protocol):
@@ -111,6 +112,8 @@ def path_name(model: TrainedModel, begun: str | None = None, dtype: torch.dtype 
 
     `dtype` is the format of the products; none: the base weights'.
     """
+    if is_sharded(model):
+        return "padded"  # whose layers are modules that say when they are computed
     fast = isinstance(model, PeftModel) and is_supported(model) and dtype in (None, base_dtype(model))
     return "packed" if fast and begun != "padded" else "padded"
 
@@ -140,6 +143,20 @@ def _network(model: TrainedModel) -> PreTrainedModel:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
+def micro_batches(
+    path: TrainingPath[Any], model: TrainedModel, rows: Sequence[TokenRow], rows_at_once: int, ranks: Ranks
+) -> list[Any]:
+    """Return this rank's share of `rows` as micro-batches, the longest rows first.
+
+    Ranks with a sharded model get equally many, as they compute each together: blank ones where they have no row left.
+    """
+    batches = [path.batch(part) for part in longest_first(ranks.share(rows), rows_at_once)]
+    if is_sharded(model):
+        most = -(-ranks.largest_share(rows) // rows_at_once)
+        batches += [path.batch([BlankRow()]) for _ in range(most - len(batches))]
+    return batches
+
+
 def held_out_loss(
     path: TrainingPath[Any], model: TrainedModel, rows: Sequence[TokenRow], batch_size: int, ranks: Ranks = ALONE
 ) -> float:
@@ -156,8 +173,7 @@ def held_out_loss(
     try:
         with torch.no_grad(), private_rng(device):
             for start in range(0, len(rows), window):
-                for part in longest_first(ranks.share(rows[start : start + window]), batch_size):
-                    batch = path.batch(part)
+                for batch in micro_batches(path, model, rows[start : start + window], batch_size, ranks):
                     total += path.summed_nll(batch).item()
                     labelled += batch.labelled
     finally:

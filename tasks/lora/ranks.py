@@ -1,6 +1,6 @@
 """The processes that train one model together, one a device: what they add up, agree on and keep, between two steps."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tasks.lora.batch import TokenRow
 
 Row = TypeVar("Row", bound=TokenRow)
+Made = TypeVar("Made")
 
 
 class Ranks:
@@ -30,6 +31,10 @@ class Ranks:
         """Return this rank's share of `rows`: dealt out by length, so that all have about as many tokens to read."""
         longest_first = sorted(rows, key=lambda row: len(row.input_ids), reverse=True)
         return longest_first[self.rank :: self.size]
+
+    def largest_share(self, rows: Sequence[Row]) -> int:
+        """Return how many of `rows` the rank has that has the most."""
+        return -(-len(rows) // self.size)
 
     def sum(self, *counts: float) -> list[float]:
         """Return the sums of all ranks' `counts`, to float64's exactness."""
@@ -54,6 +59,14 @@ class Ranks:
         totals = torch.split_with_sizes(flat, [weight.numel() for weight in trained])
         for weight, total in zip(trained, totals, strict=True):
             weight.grad = total.view_as(weight)
+
+    def in_turn(self, work: Callable[[], Made]) -> Made:
+        """Return what `work` gives; one rank after the other does it, rank 0 first."""
+        for turn in range(self.size):
+            if turn == self.rank:
+                made = work()
+            self.any(False)
+        return made
 
     def gather(self, own: dict[str, Tensor]) -> list[dict[str, Tensor]]:
         """Return what each rank holds, in their order, on rank 0; an empty list on the others."""

@@ -3,6 +3,7 @@
 import json
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -38,10 +39,31 @@ def lack_of_memory(platform: Platform, job: FinetuneParameters) -> TooLittleMemo
     try:
         plan_step(workload, job, available)
     except DoesNotFit as lack:
-        fits = {"batch_size": lack.batch_size, "max_seq_length": lack.max_seq_length}
+        fits = {
+            "batch_size": lack.batch_size,
+            "max_seq_length": lack.max_seq_length,
+            "sharding": lack.sharding,
+            "devices": _devices_that_fit(workload, job, available),
+        }
+        message = lack.message
+        if fits["devices"] is not None:
+            message += f" On devices {fits['devices']} it would fit as it is."
         details = {"needed_gb": round(lack.needed / GB, 2), "available_gb": round(lack.available / GB, 2), "fits": fits}
-        return TooLittleMemory(lack.message, **details)
+        return TooLittleMemory(message, **details)
     return None
+
+
+def _devices_that_fit(workload: Workload, job: FinetuneParameters, available: int) -> int | None:
+    """Return the number of this machine's GPUs if the job, which does not fit one, fits all of them together."""
+    count = min(len(gpus()), job.batch_size)
+    if job.devices > 1 or count < 2 or workload.shape.on_cpu:
+        return None
+    shared = replace(workload, shape=replace(workload.shape, devices=count))
+    try:
+        plan_step(shared, job.model_copy(update={"devices": count}), available)
+    except DoesNotFit:
+        return None
+    return count
 
 
 def _workload(session: Session, settings: Settings, model: Model, job: FinetuneParameters) -> Workload | None:

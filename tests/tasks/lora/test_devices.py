@@ -10,8 +10,8 @@ from safetensors.torch import load
 from configs.recipe import TrainingRecipe
 from tasks.lora.checkpoint import latest_checkpoint
 from tasks.lora.devices import TrainingRun, train_on_devices
+from tasks.lora.devices import load as load_model
 from tasks.lora.errors import CheckpointMismatch, RankLost
-from tasks.lora.methods import METHODS
 from tasks.lora.planning import StepPlan
 from tests.tasks.lora.job import Recorder, Start, adapter_bytes, make_rows
 
@@ -41,10 +41,10 @@ class Killing(Recorder):
             other.kill()
 
 
-def run(folder, recipe, checkpoints, recorder, interval=3600.0):
+def run(folder, recipe, checkpoints, recorder, interval=3600.0, plan=None):
     """Train on the recipe's devices; return the model and the outcome."""
     origin = Start(folder)
-    model = METHODS[recipe.method].load(origin, recipe)
+    model = load_model(origin, recipe)
     settings = TrainingRun(
         recipe=recipe,
         train_rows=make_rows(13),
@@ -54,7 +54,7 @@ def run(folder, recipe, checkpoints, recorder, interval=3600.0):
         data_fingerprint="rows-v1",
         compute_dtype=torch.float32,
         checkpoint_interval=interval,
-        plan=StepPlan(recipe.rows_per_device),
+        plan=plan or StepPlan(recipe.rows_per_device),
     )
     return model, train_on_devices(settings, origin, model, recorder, recorder.should_pause)
 
