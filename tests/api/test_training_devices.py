@@ -46,3 +46,19 @@ def test_processes_on_a_cpu_share_its_memory(client, tiny_model):
     assert rows < alone  # each has a copy of the weights
     assert create(client, tiny_model["id"], **LARGE | {"batch_size": rows}, devices=2).status_code == 201
     assert create(client, tiny_model["id"], **LARGE | {"batch_size": rows + 1}, devices=2).status_code == 422
+
+
+def test_dividing_the_weights_is_for_several_devices(client, tiny_model):
+    response = create(client, tiny_model["id"], sharding="full")
+    assert response.status_code == 422
+    assert "sharding is 'full', but devices is 1" in response.json()["error"]
+    assert create(client, tiny_model["id"], sharding="full", devices=2).status_code == 201
+
+
+def test_a_job_that_fits_the_gpus_together_is_told_so(client, tiny_model, two_gpus):
+    rows = create(client, tiny_model["id"], **LARGE).json()["details"]["fits"]["batch_size"]
+    little_more = LARGE | {"batch_size": rows + 1}
+    answer = create(client, tiny_model["id"], **little_more).json()
+    assert answer["error"].endswith("On devices 2 it would fit as it is.")
+    assert answer["details"]["fits"]["devices"] == 2
+    assert create(client, tiny_model["id"], **little_more, devices=2).status_code == 201

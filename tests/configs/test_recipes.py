@@ -50,6 +50,19 @@ def test_a_recipe_that_trains_every_weight_has_no_adapters_fields():
         TrainingRecipe(**as_the_form_sends_it | {"lora_r": 4, "target_modules": ["q_proj"]})
 
 
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({}, "sharding is 'full', but devices is 1: .* raise devices or leave out sharding"),
+        ({"devices": 2, "method": "dora"}, "method is 'dora', .* sharding takes the methods lora and rslora"),
+    ],
+)
+def test_weights_are_divided_among_several_devices_and_where_they_are_frozen(fields, sentence):
+    with pytest.raises(ValidationError, match=sentence):
+        TrainingRecipe(sharding="full", **fields)
+    assert TrainingRecipe(sharding="none", **fields).shardings == (False,)
+
+
 def test_settings_come_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LLM_PLATFORM_API_PORT", "8000")

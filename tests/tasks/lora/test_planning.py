@@ -1,12 +1,13 @@
 """The plan is the fastest that fits, keeps the step's rows, and what it says would fit does."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 
 from configs.recipe import TrainingRecipe
 from tasks.lora.errors import DoesNotFit
-from tasks.lora.estimate import StepShape, likely_path, sizes_of
+from tasks.lora.estimate import StepShape, likely_path, loading_bytes, sizes_of, step_bytes
 from tasks.lora.planning import StepPlan, Workload, plan_step
 
 RECIPE = TrainingRecipe(batch_size=8, gradient_accumulation=2)
@@ -114,3 +115,60 @@ def test_adapters_of_named_layers_only_are_counted_as_such():
     assert sizes.adapter_parameters(8, ["q_proj"]) == 30 * 8 * (576 + 576)
     assert sizes.adapter_parameters(8, ["self_attn.q_proj", "v_proj"]) == 30 * 8 * (576 + 576 + 576 + 192)
     assert sizes.adapter_parameters(8, ["a_name_of_its_own"]) == sizes.adapter_parameters(8, None)
+
+
+LLAMA_8B = SMOLLM2 | {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
+
+
+def over(devices, on_cpu=False):
+    work = workload(on_cpu=on_cpu, config=LLAMA_8B)
+    return replace(work, shape=replace(work.shape, devices=devices, frozen_bytes=2 * 8_030_261_248))
+
+
+def test_weights_are_divided_only_where_nothing_fits_that_keeps_them_whole():
+    two = AUTO.model_copy(update={"devices": 2})
+    work = over(2)
+    least = work.peak(StepPlan(1, recompute=True))
+    assert not plan_step(work, two, least).sharded
+    plan = plan_step(work, two, least - 1)
+    assert plan.sharded
+    assert work.peak(plan) < least
+    assert plan_step(work, two.model_copy(update={"sharding": "full"}), 10**12) == StepPlan(4, sharded=True)
+    with pytest.raises(DoesNotFit, match="sharding auto would fit: the devices divide the weights") as lack:
+        plan_step(work, two.model_copy(update={"sharding": "none"}), least - 1)
+    assert lack.value.sharding == "auto"
+    for alone in (AUTO, two.model_copy(update={"method": "dora"})):
+        with pytest.raises(DoesNotFit) as lack:
+            plan_step(work, alone, least - 1)
+        assert lack.value.sharding is None
+
+
+def test_each_device_more_holds_less_of_the_weights_and_all_of_the_gathered_layers():
+    plan = StepPlan(1, recompute=True, sharded=True)
+    peaks = [over(devices).peak(plan) for devices in (2, 4, 8)]
+    weights = over(2).shape.frozen_bytes
+    assert peaks[0] - peaks[1] == weights // 2 - weights // 4
+    assert peaks[1] - peaks[2] == weights // 4 - weights // 8
+
+
+def test_on_a_cpu_a_plan_has_room_for_a_whole_model_while_the_parts_are_made():
+    work = replace(over(2, on_cpu=True), longest=8)
+    at_work = replace(work.shape, sharded=True, path="padded")
+    plan = StepPlan(1, recompute=True, sharded=True)
+    assert work.peak(plan) >= loading_bytes(at_work) > 2 * work.shape.frozen_bytes
+    assert work.peak(plan) == max(loading_bytes(at_work), 2 * step_bytes(work.sizes, at_work, [8], recompute=True))
+
+
+def test_a_smaller_plan_keeps_the_weights_as_they_are():
+    plans = [StepPlan(2, sharded=True)]
+    while smaller := plans[-1].lowered(can_recompute=True):
+        plans.append(smaller)
+    assert plans == [StepPlan(2, sharded=True), StepPlan(1, sharded=True), StepPlan(1, recompute=True, sharded=True)]
+    assert plans[-1].rows_at_once == "1 row at once, activations computed again, weights divided among the devices"
