@@ -24,8 +24,8 @@ TaskName = Annotated[str, StringConstraints(min_length=1, max_length=200, patter
 
 
 Method = Literal["lora", "rslora", "dora", "full", "qlora"]
-SHARDED_METHODS: tuple[Method, ...] = ("lora", "rslora")
-"""Methods whose frozen weights can be divided among devices."""
+SHARDED_METHODS: tuple[Method, ...] = ("lora", "rslora", "full")
+"""Methods whose weights can be divided among devices."""
 ADAPTER_FIELDS = ("lora_r", "lora_alpha", "lora_dropout", "target_modules")
 """Fields that shape an adapter: they mean nothing where every weight is trained."""
 
@@ -56,7 +56,7 @@ class TrainingRecipe(StrictModel):
     )
     sharding: Literal["auto", "none", "full"] = Field(
         "auto",
-        description="Whether several devices divide the frozen weights among them (`full`) or each has a copy "
+        description="Whether several devices divide the weights among them (`full`) or each has a copy "
         "(`none`); `auto`: divided where a copy does not fit",
     )
     max_steps: int | None = Field(
@@ -128,7 +128,7 @@ class TrainingRecipe(StrictModel):
         if self.sharding == "full" and self.method not in SHARDED_METHODS:
             raise ValueError(
                 f"sharding is 'full', but method is '{self.method}', whose weights can't be divided: sharding takes "
-                f"the methods {' and '.join(SHARDED_METHODS)}"
+                f"the methods {', '.join(SHARDED_METHODS)}"
             )
         return self
 

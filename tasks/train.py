@@ -18,6 +18,7 @@ from tasks.lora.methods import METHODS
 from tasks.lora.observer import TrainOutcome
 from tasks.lora.planning import StepPlan
 from tasks.lora.sharding import is_sharded
+from tasks.lora.snapshot import load_trained
 from tasks.prepare import Prepared
 
 
@@ -83,6 +84,9 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
         outcome = planner.train(run, killed_for_memory=attempt.killed_for_memory)
     except RankLost as lost:
         _die_with(lost, attempt)
+    if METHODS[recipe.method].whole and is_sharded(model) and not outcome.paused:
+        model = load(prepared.source, recipe)  # this process has a part of what it has trained
+        load_trained(model, attempt.files.checkpoints, outcome.adapter_step)
     _report(attempt, outcome)
     return Trained(model, outcome, watch)
 

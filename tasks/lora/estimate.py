@@ -112,7 +112,12 @@ class StepShape:
     devices: int = 1
     """How many share the rows; with several, gradients are copied to be added up."""
     sharded: bool = False
-    """Whether they divide the frozen weights among them."""
+    """Whether they divide the weights among them, all but an adapter's."""
+
+    @property
+    def trains_all(self) -> bool:
+        """Whether all weights train, none as an adapter."""
+        return self.rank == 0
 
 
 def sizes_of(config: Mapping[str, Any]) -> ModelSizes | None:
@@ -160,31 +165,41 @@ def step_bytes(sizes: ModelSizes, shape: StepShape, lengths: Sequence[int], *, r
 
 
 def loading_bytes(shape: StepShape) -> int:
-    """Return the most memory, in bytes, that dividing the frozen weights takes on all devices of a CPU, on one GPU.
+    """Return the most memory, in bytes, that dividing the weights takes on all devices of a CPU, on one GPU.
 
     On a CPU the processes load one after the other: beside one's whole model there are the others' parts. To a GPU a
     model comes layer by layer.
     """
-    return shape.devices * RUNTIME_BYTES + 2 * shape.frozen_bytes if shape.on_cpu else 0
+    weights = 4 * shape.trained_parameters if shape.trains_all else shape.frozen_bytes
+    return shape.devices * RUNTIME_BYTES + 2 * weights if shape.on_cpu else 0
 
 
 def _fixed(sizes: ModelSizes, shape: StepShape) -> int:
     """Weights; those that train with their gradients and AdamW's moments, all float32; on a CPU a save's bytes too."""
     copied_gradient = 4 if shape.devices > 1 else 0
     per_trained_parameter = 4 + 4 + 8 + shape.element_bytes + copied_gradient + (16 if shape.on_cpu else 0)
-    frozen = _sharded(sizes, shape) if shape.sharded else shape.frozen_bytes
-    return RUNTIME_BYTES + frozen + shape.trained_parameters * per_trained_parameter
+    if not shape.sharded:
+        return RUNTIME_BYTES + shape.frozen_bytes + shape.trained_parameters * per_trained_parameter
+    adapter = 0 if shape.trains_all else shape.trained_parameters * per_trained_parameter
+    return RUNTIME_BYTES + _divided(sizes, shape) + adapter
 
 
-def _sharded(sizes: ModelSizes, shape: StepShape) -> int:
-    """Return the bytes of one device's part of the frozen weights, and of what is gathered at once.
+def _divided(sizes: ModelSizes, shape: StepShape) -> int:
+    """Return the bytes of one device's part of the weights, and of what is gathered at once.
 
     That is what lies outside the layers, the layer that is computed and the next one, which is fetched meanwhile; each
-    is received in one piece and copied to its places.
+    is received in one piece and copied to its places, and so are gradients. A CPU's allocator keeps as much of what is
+    let go. A checkpoint is put together on one device.
     """
-    layer = sizes.layer_parameters * shape.element_bytes
-    outside = max(0, shape.frozen_bytes - sizes.layers * layer)
-    return shape.frozen_bytes // shape.devices + 2 * (outside + 2 * layer)
+    copies = 4 if shape.on_cpu else 2
+    if shape.trains_all:
+        parameters, gathered = shape.trained_parameters, copies * (4 + 4) + shape.element_bytes
+        held = 4 + 4 + 8 + (24 if shape.on_cpu else 0)
+    else:
+        parameters, gathered = shape.frozen_bytes // shape.element_bytes, copies * shape.element_bytes
+        held = shape.element_bytes
+    outside = max(0, parameters - sizes.layers * sizes.layer_parameters)
+    return parameters * held // shape.devices + gathered * (outside + 2 * sizes.layer_parameters)
 
 
 def _folding(shape: StepShape) -> int:

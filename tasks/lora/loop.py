@@ -23,6 +23,7 @@ from tasks.lora.ranks import ALONE, Ranks
 from tasks.lora.rng import private_rng, seed_of_rank
 from tasks.lora.sampler import step_batches, total_epochs, total_steps
 from tasks.lora.schedule import learning_rate_at
+from tasks.lora.sharding import whole
 from tasks.lora.snapshot import Snapshots, begun_path, run_identity
 
 MAX_GRAD_NORM = 1.0
@@ -189,7 +190,7 @@ def _optimizer_step(  # noqa: PLR0913 - it takes what a step is made of
     (total,) = ranks.sum(total)  # first: this fails at once where a rank is gone, which adding on GPUs may not
     ranks.add_gradients(trainable_weights(model).values())
     loss = total / labelled
-    norm = torch.nn.utils.clip_grad_norm_(trainable_weights(model).values(), MAX_GRAD_NORM).item()
+    norm = whole(torch.nn.utils.clip_grad_norm_(trainable_weights(model).values(), MAX_GRAD_NORM)).item()
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise NonFiniteLoss(
             f"step {step} gave loss {loss} and gradient norm {norm} at learning rate {learning_rate:.3g}: lower "

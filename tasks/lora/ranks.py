@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from tasks.lora.batch import TokenRow
 
@@ -49,10 +50,13 @@ class Ranks:
         return [votes > 0 for votes in self.sum(*wishes)]
 
     def add_gradients(self, weights: Iterable[nn.Parameter]) -> None:
-        """Give each weight the sum of its gradients on all ranks; one that read no row counts as zero."""
-        if self.size == 1:
+        """Give each weight the sum of its gradients on all ranks; one that read no row counts as zero.
+
+        Weights that are divided among the ranks have it already, each rank of its part.
+        """
+        trained = [weight for weight in weights if not isinstance(weight, DTensor)]
+        if self.size == 1 or not trained:
             return
-        trained = list(weights)
         # In one piece: an adapter is hundreds of small tensors, and each call costs more than its bytes.
         flat = torch.cat([_gradient(weight).flatten() for weight in trained])
         dist.all_reduce(flat)

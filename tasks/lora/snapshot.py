@@ -25,6 +25,7 @@ from tasks.lora.path import TrainingPath
 from tasks.lora.planning import StepPlan
 from tasks.lora.ranks import Ranks
 from tasks.lora.rng import restore_rng, rng_state
+from tasks.lora.sharding import divided_like, whole
 
 
 def run_identity(
@@ -68,6 +69,14 @@ def _recipe_fields(recipe: TrainingRecipe) -> dict[str, Any]:
     return {f"recipe.{name}": value for name, value in fields.items()}
 
 
+def load_trained(model: TrainedModel, root: Path, step: int) -> None:
+    """Give `model`, fresh from its method's `load`, the weights that the checkpoint of `step` has.
+
+    Raises BestCheckpointLost when the checkpoint is damaged or gone.
+    """
+    _copy_weights(best_checkpoint(root, step).state.adapter, trainable_weights(model))
+
+
 class Snapshots:
     """Saves and restores one run: its weights, optimizer and random states, in one folder of checkpoints.
 
@@ -91,14 +100,16 @@ class Snapshots:
             for rank, states in enumerate(self._ranks.gather(rng_state(self._device)))
             for name, state in states.items()
         }
+        adapter = self._gathered({name: weight.detach() for name, weight in self._weights.items()})
+        optimizer = self._gathered(
+            {
+                f"{name}/{moment}": value
+                for name, weight in self._weights.items()
+                for moment, value in self._optimizer.state[weight].items()
+            }
+        )
         if self._ranks.rank > 0:
             return self._root / folder_name(progress.cursor.step)
-        adapter = {name: weight.detach().cpu() for name, weight in self._weights.items()}
-        optimizer = {
-            f"{name}/{moment}": value.cpu()
-            for name, weight in self._weights.items()
-            for moment, value in self._optimizer.state[weight].items()
-        }
         state = TrainingState(progress, self._identity, adapter, optimizer, rng)
         return save_checkpoint(self._root, state)
 
@@ -115,7 +126,7 @@ class Snapshots:
             return None
         checkpoint.require_match(self._identity, _unsaid())
         state = checkpoint.state
-        self._restore_weights(state.adapter)
+        _copy_weights(state.adapter, self._weights)
         self._restore_optimizer(state.optimizer, started=state.progress.cursor.step > 0)
         restore_rng(self._device, _own(self._ranks, state.rng))
         self._discard_after(state.progress.cursor.step)
@@ -128,17 +139,20 @@ class Snapshots:
         """
         checkpoint = best_checkpoint(self._root, step)
         checkpoint.require_match(self._identity, _unsaid())
-        self._restore_weights(checkpoint.state.adapter)
+        _copy_weights(checkpoint.state.adapter, self._weights)
+
+    def _gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors in main memory on rank 0, those that are divided put together; nothing on the others."""
+        gathered = {}
+        for name, tensor in tensors.items():
+            value = whole(tensor)
+            if self._ranks.rank == 0:
+                gathered[name] = value.cpu()
+        return gathered
 
     def _discard_after(self, step: int) -> None:
         if self._ranks.rank == 0:
             discard_newer(self._root, step)
-
-    def _restore_weights(self, saved: dict[str, Tensor]) -> None:
-        _require_same(saved, dict(self._weights), "weights")
-        with torch.no_grad():
-            for name, weight in self._weights.items():
-                weight.copy_(saved[name])
 
     def _restore_optimizer(self, saved: dict[str, Tensor], started: bool) -> None:
         expected: dict[str, Tensor] = {}
@@ -150,7 +164,15 @@ class Snapshots:
             name, _, part = key.rpartition("/")
             weight = self._weights[name]
             # A copy: the loaded tensors share the memory of the file's bytes.
-            self._optimizer.state[weight][part] = saved[key].clone().to(weight.device)
+            value = saved[key].clone().to(weight.device)
+            self._optimizer.state[weight][part] = divided_like(value, expected[key])
+
+
+def _copy_weights(saved: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    _require_same(saved, weights, "weights")
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(divided_like(saved[name], weight))
 
 
 def _of_rank(rank: int, name: str) -> str:

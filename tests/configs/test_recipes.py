@@ -54,7 +54,7 @@ def test_a_recipe_that_trains_every_weight_has_no_adapters_fields():
     ("fields", "sentence"),
     [
         ({}, "sharding is 'full', but devices is 1: .* raise devices or leave out sharding"),
-        ({"devices": 2, "method": "dora"}, "method is 'dora', .* sharding takes the methods lora and rslora"),
+        ({"devices": 2, "method": "dora"}, "method is 'dora', .* sharding takes the methods lora, rslora, full"),
     ],
 )
 def test_weights_are_divided_among_several_devices_and_where_they_are_frozen(fields, sentence):

@@ -166,6 +166,19 @@ def test_on_a_cpu_a_plan_has_room_for_a_whole_model_while_the_parts_are_made():
     assert work.peak(plan) == max(loading_bytes(at_work), 2 * step_bytes(work.sizes, at_work, [8], recompute=True))
 
 
+def test_where_all_weights_train_each_device_more_holds_less_of_their_state():
+    work = over(2)
+    parameters = 8_030_261_248
+    shapes = [
+        replace(work.shape, path="padded", frozen_bytes=0, trained_parameters=parameters, rank=0, devices=devices)
+        for devices in (2, 4)
+    ]
+    whole, divided = StepPlan(1, recompute=True), StepPlan(1, recompute=True, sharded=True)
+    assert replace(work, shape=shapes[0]).peak(whole) > parameters * 16
+    peaks = [replace(work, shape=shape).peak(divided) for shape in shapes]
+    assert parameters * 16 // 2 < peaks[0] == peaks[1] + parameters * 16 // 4
+
+
 def test_a_smaller_plan_keeps_the_weights_as_they_are():
     plans = [StepPlan(2, sharded=True)]
     while smaller := plans[-1].lowered(can_recompute=True):
