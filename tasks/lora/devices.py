@@ -95,7 +95,7 @@ def train_on_devices(
 ) -> TrainOutcome:
     """Train `model`, which `load` has made from `origin`, on the devices that the recipe asks for.
 
-    If the plan says so its frozen weights are divided among them; a part is left in `model` then, for this one run.
+    If the plan says so its weights are divided among them; a part is left in `model` then, for this one run.
     This process hears, decides and saves for all; however it ends, no other is left. Raises what `train` does, on
     whichever rank, or RankLost. On a CPU the ranks divide this process's threads among them.
     """

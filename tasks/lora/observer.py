@@ -42,7 +42,7 @@ class PlanRecord:
     recompute: bool
     """Whether activations are computed again in the backward pass instead of being kept."""
     sharded: bool
-    """Whether the devices divide the frozen weights among them."""
+    """Whether the devices divide the weights among them."""
     estimated_bytes: int | None
     """The most that the run takes at once; None for a model of unknown shape."""
     available_bytes: int

@@ -19,7 +19,7 @@ class StepPlan:
     recompute: bool = False
     """Whether layers keep their input alone and are computed again in the backward pass: slower, smaller."""
     sharded: bool = False
-    """Whether the devices divide the frozen weights among them, and gather each layer when it is computed."""
+    """Whether the devices divide the weights among them, and gather each layer when it is computed."""
 
     def lowered(self, *, can_recompute: bool) -> "StepPlan | None":
         """Return the next smaller plan: half the rows, or of one row recomputing; None if there is no smaller one."""

@@ -95,7 +95,7 @@ class MemoryPlan(ResponseBody):
     micro_batch: int = Field(description="Rows in memory at once")
     gradient_accumulation: int = Field(description="Micro-batches per optimizer step")
     recompute: bool = Field(description="Whether activations are computed again in the backward pass")
-    sharded: bool = Field(False, description="Whether the devices divide the frozen weights among them")
+    sharded: bool = Field(False, description="Whether the devices divide the weights among them")
     estimated_gb: float | None = Field(description="Most memory that the job takes at once; none: not known")
     available_gb: float = Field(description="What there was before the model was loaded")
     reason: str | None = Field(description="What made a smaller plan than the one before it necessary")
