@@ -62,7 +62,7 @@ def test_a_stopped_platform_goes_on_where_it_was(platform, tiny_model, undisturb
 
 
 def test_a_killed_rank_of_two_leaves_a_job_that_goes_on(platform, tiny_model):
-    job_id = start(platform, tiny_model, devices=2, max_steps=100, auto_evaluate=False)
+    job_id = start(platform, tiny_model, method="full", devices=2, sharding="full", max_steps=100, auto_evaluate=False)
     trainer = psutil.Process(platform.job(job_id)["attempt"]["pid"])
     (rank,) = (child for child in trainer.children() if "resource_tracker" not in " ".join(child.cmdline()))
     kill(rank.pid)
@@ -70,3 +70,4 @@ def test_a_killed_rank_of_two_leaves_a_job_that_goes_on(platform, tiny_model):
     assert [attempt["outcome"] for attempt in job["attempts"]] == ["died", "completed"]
     assert "Stopped: the process of rank 1 ended before the run, with code -9" in job["logs"]
     assert sorted(set(event_steps(platform, job))) == list(range(1, 101))
+    assert job["memory_plan"]["sharded"]

@@ -7,6 +7,7 @@ import httpx
 import psutil
 from mlflow import MlflowClient
 
+from configs.recipe import ADAPTER_FIELDS
 from tests.e2e.platform_process import PlatformProcess
 
 STEPS = 600
@@ -15,7 +16,9 @@ MLFLOW_STATUS = {"RUNNING": "RUNNING", "PAUSED": "SCHEDULED", "COMPLETED": "FINI
 
 
 def submit(platform: PlatformProcess, model_id: int, **changes: Any) -> int:
-    return platform.train(model_id=model_id, **{**JOB, **changes})
+    whole = changes.get("method") == "full"  # then there is no adapter to shape
+    job = {name: value for name, value in JOB.items() if not whole or name not in ADAPTER_FIELDS}
+    return platform.train(model_id=model_id, **{**job, **changes})
 
 
 def wait_for_step(platform: PlatformProcess, job_id: int, step: int) -> dict[str, Any]:
