@@ -4,6 +4,7 @@ It counts what each layer keeps for the backward pass and what exists at once at
 measured peaks of processes (`python -m bench.training_memory`), of which it is 1.1 to 1.5 times.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -160,7 +161,7 @@ def step_bytes(sizes: ModelSizes, shape: StepShape, lengths: Sequence[int], *, r
     kept = tokens * _kept_per_token(sizes, shape) + _attention_weights(sizes, shape, lengths)
     between = tokens * sizes.hidden * shape.element_bytes
     activations = sizes.layers * between + kept if recompute else sizes.layers * kept
-    at_once = tokens * _at_once_per_token(sizes, shape) + _logits(sizes, shape, tokens)
+    at_once = tokens * _at_once_per_token(sizes, shape) + _logits(sizes, shape, len(lengths), tokens)
     return max(_folding(shape), int(_fixed(sizes, shape) + SLACK * (activations + at_once)))
 
 
@@ -239,8 +240,9 @@ def _at_once_per_token(sizes: ModelSizes, shape: StepShape) -> int:
     return (8 * sizes.inner + 4 * sizes.hidden) * shape.element_bytes
 
 
-def _logits(sizes: ModelSizes, shape: StepShape, tokens: int) -> int:
+def _logits(sizes: ModelSizes, shape: StepShape, rows: int, tokens: int) -> int:
     """Return the bytes of the logits with their gradients, which exist at once."""
     if shape.path == "packed":
-        return CHUNK * sizes.vocabulary * (shape.element_bytes + 4) + 2 * tokens * sizes.hidden * 4
+        at_once = CHUNK * (min(rows, os.cpu_count() or 1) if shape.on_cpu else 1)  # each thread has rows of its own
+        return at_once * sizes.vocabulary * (shape.element_bytes + 4) + 2 * tokens * sizes.hidden * 4
     return tokens * sizes.vocabulary * (2 * shape.element_bytes + 3 * 4)

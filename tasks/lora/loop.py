@@ -184,9 +184,7 @@ def _optimizer_step(  # noqa: PLR0913 - it takes what a step is made of
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
     for batch in batches:
-        nll = path.summed_nll(batch)
-        torch.autograd.backward(nll / labelled)
-        total += nll.item()
+        total += path.accumulate(batch, labelled)
     (total,) = ranks.sum(total)  # first: this fails at once where a rank is gone, which adding on GPUs may not
     ranks.add_gradients(trainable_weights(model).values())
     loss = total / labelled

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -9,12 +10,14 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tasks.lora.adapter import TrainedModel
+from tasks.lora.adapter import TrainedModel, trainable_weights
 from tasks.lora.batch import BlankRow, MicroBatch, TokenRow, collate, longest_first
 from tasks.lora.estimate import PathName
 from tasks.lora.loss import summed_nll
 from tasks.lora.packed.batch import PackedBatch, pack
+from tasks.lora.packed.dropout import draw_seeds
 from tasks.lora.packed.llama import PackedLlama, is_supported
+from tasks.lora.packed.sharing import Threads, deal
 from tasks.lora.precision import base_dtype, forward_precision
 from tasks.lora.ranks import ALONE, Ranks
 from tasks.lora.rng import private_rng
@@ -49,8 +52,18 @@ class TrainingPath(Protocol[B]):
         """Return `rows` as one micro-batch on the model's device."""
         ...
 
-    def summed_nll(self, batch: B) -> Tensor:
-        """Return the sum, in nats and float32, of the negative log-likelihoods of the batch's labelled tokens."""
+    def summed_nll(self, batch: B) -> float:
+        """Return the sum, in nats, of the negative log-likelihoods of the batch's labelled tokens, without dropout.
+
+        The caller has put the model in the mode for evaluation.
+        """
+        ...
+
+    def accumulate(self, batch: B, labelled: int) -> float:
+        """Add the gradient of the batch's summed negative log-likelihoods over `labelled` to the weights'.
+
+        Returns the sum itself. `labelled` is the number of labelled tokens of the whole optimizer step.
+        """
         ...
 
 
@@ -83,28 +96,79 @@ class PaddedPath:
         """Return `rows` padded to the longest of them."""
         return collate(rows, self._pad_token_id).to(self._model.get_input_embeddings().weight.device)
 
-    def summed_nll(self, batch: MicroBatch) -> Tensor:
+    def summed_nll(self, batch: MicroBatch) -> float:
         """Return the sum of the negative log-likelihoods."""
-        return summed_nll(self._model, batch, self.dtype)
+        with torch.no_grad():
+            return summed_nll(self._model, batch, self.dtype).item()
+
+    def accumulate(self, batch: MicroBatch, labelled: int) -> float:
+        """Add the batch's part of the step's gradient to the weights'; return its sum."""
+        nll = summed_nll(self._model, batch, self.dtype)
+        torch.autograd.backward(nll / labelled)
+        return nll.item()
+
+
+@dataclass(frozen=True)
+class SharedBatch:
+    """A micro-batch whose rows are dealt to threads."""
+
+    shares: list[PackedBatch]
+    row_numbers: list[list[int]]
+    """Of each share's rows, which rows of the micro-batch they are."""
+
+    @property
+    def labelled(self) -> int:
+        """The number of tokens to predict."""
+        return sum(share.labelled for share in self.shares)
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens read."""
+        return sum(share.tokens for share in self.shares)
 
 
 class PackedPath:
-    """Packed rows through our own forward and backward pass: two to three times as fast."""
+    """Packed rows through our own forward and backward pass, each of a CPU's threads with rows of its own."""
 
     name = "packed"
 
     def __init__(self, model: PeftModel, *, recompute: bool = False) -> None:
+        self._model = model
         self._packed = PackedLlama(model, recompute)
         self.dtype = base_dtype(model)
         self._device: torch.device = model.get_input_embeddings().weight.device
+        self._threads = Threads(self._device)
 
-    def batch(self, rows: Sequence[TokenRow]) -> PackedBatch:
-        """Return `rows` end to end."""
-        return pack(rows).to(self._device)
+    def batch(self, rows: Sequence[TokenRow]) -> SharedBatch:
+        """Return `rows`, each thread's end to end."""
+        dealt = deal([len(row.input_ids) for row in rows], self._threads.number)
+        return SharedBatch([pack([rows[number] for number in share]).to(self._device) for share in dealt], dealt)
 
-    def summed_nll(self, batch: PackedBatch) -> Tensor:
+    def summed_nll(self, batch: SharedBatch) -> float:
         """Return the sum of the negative log-likelihoods."""
-        return self._packed.summed_nll(batch)
+
+        def compute(share: PackedBatch) -> float:
+            with torch.no_grad():  # which a thread says for itself
+                return self._packed.summed_nll(share).item()
+
+        return sum(self._threads.map(compute, batch.shares))
+
+    def accumulate(self, batch: SharedBatch, labelled: int) -> float:
+        """Add the batch's part of the step's gradient to the weights'; return its sum."""
+        weights = list(trainable_weights(self._model).values())
+        seeds = draw_seeds(sum(map(len, batch.row_numbers)))
+
+        def compute(number: int) -> tuple[float, tuple[Tensor | None, ...]]:
+            nll = self._packed.summed_nll(batch.shares[number], [seeds[row] for row in batch.row_numbers[number]])
+            return nll.item(), torch.autograd.grad(nll / labelled, weights, allow_unused=True)
+
+        computed = self._threads.map(compute, range(len(batch.shares)))
+        for _, gradients in computed:  # always in the same order, so that their sum is the same to the bit
+            for weight, gradient in zip(weights, gradients, strict=True):
+                if gradient is not None:
+                    # Of the weight's own layout, which the fused optimizer takes for granted.
+                    weight.grad = gradient.contiguous() if weight.grad is None else weight.grad.add_(gradient)
+        return sum(nll for nll, _ in computed)
 
 
 def path_name(model: TrainedModel, begun: str | None = None, dtype: torch.dtype | None = None) -> PathName:
@@ -171,10 +235,10 @@ def held_out_loss(
     window = 16 * batch_size * ranks.size  # enough rows to find some of like length, few enough to hold in memory
     model.eval()
     try:
-        with torch.no_grad(), private_rng(device):
+        with private_rng(device):
             for start in range(0, len(rows), window):
                 for batch in micro_batches(path, model, rows[start : start + window], batch_size, ranks):
-                    total += path.summed_nll(batch).item()
+                    total += path.summed_nll(batch)
                     labelled += batch.labelled
     finally:
         model.train(was_training)

@@ -21,6 +21,8 @@ class PackedBatch:
     """int64, ascending: the tokens after which a labelled one comes. Logits are needed there only."""
     targets: Tensor
     """int64, as long as `predicting`: the token to predict."""
+    predicted: list[int]
+    """Tokens to predict of each row, in order; they add up to `labelled`."""
 
     @property
     def labelled(self) -> int:
@@ -40,13 +42,15 @@ class PackedBatch:
             self.lengths,
             self.predicting.to(device),
             self.targets.to(device),
+            self.predicted,
         )
 
 
 def pack(rows: Sequence[TokenRow]) -> PackedBatch:
     """Lay `rows` end to end."""
     # The label of token t + 1 is predicted at token t; a row's last token predicts nothing.
-    shifted = torch.tensor([label for row in rows for label in (*row.labels[1:], IGNORED)])
+    labels = [(*row.labels[1:], IGNORED) for row in rows]
+    shifted = torch.tensor([label for its in labels for label in its])
     predicting = (shifted != IGNORED).nonzero().squeeze(1)
     return PackedBatch(
         input_ids=torch.tensor([token for row in rows for token in row.input_ids]),
@@ -54,4 +58,5 @@ def pack(rows: Sequence[TokenRow]) -> PackedBatch:
         lengths=[len(row.input_ids) for row in rows],
         predicting=predicting,
         targets=shifted[predicting],
+        predicted=[len(its) - its.count(IGNORED) for its in labels],
     )

@@ -1,12 +1,17 @@
 """Dropout masks from sixteen random bits an element: torch's own would take a seventh of a CPU's training step."""
 
-import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 _LEVELS = 1 << 16
+_DRAWS_IN_A_WORD = 4
 _INTEGERS = {2: torch.int16, 4: torch.int32}
+_SEEDS = 1 << 32
+_BETWEEN_LAYERS = 0x9E3779B9
+"""2³² over the golden ratio: what Weyl's sequence steps by, so that no two layers of a row share a seed."""
 
 
 def _dropped_levels(probability: float) -> int:
@@ -18,15 +23,43 @@ def keep_probability(probability: float) -> float:
     return 1 - _dropped_levels(probability) / _LEVELS
 
 
-def keep_mask(shape: tuple[int, ...], probability: float, device: torch.device) -> Tensor:
-    """Return an int8 mask of `shape`: all bits set, or with `probability` none.
+def draw_seeds(rows: int) -> list[int]:
+    """Return a seed for each row, from torch's generator of the CPU: restoring that one repeats them."""
+    return torch.randint(_SEEDS, (rows,)).tolist()
 
-    Drawn from torch's generator of the device, so seeding and restoring that one repeats it.
+
+@dataclass(frozen=True)
+class Streams:
+    """Where the masks of one layer come from: a generator for each row, or on a GPU, which likes few calls, for all.
+
+    On a CPU a row's masks depend on its seed and the layer only: not on the rows beside it, or the number of threads.
     """
-    draws = torch.empty((math.prod(shape) + 3) // 4, dtype=torch.int64, device=device).random_(-(2**63), None)
-    levels = draws.view(torch.int16)[: math.prod(shape)].view(shape)
-    mask = torch.empty(shape, dtype=torch.int8, device=device)
-    return torch.ge(levels, _dropped_levels(probability) - _LEVELS // 2, out=mask).neg_()
+
+    generators: Sequence[torch.Generator]
+    lengths: Sequence[int]
+    """How many tokens each generator draws for."""
+
+    @classmethod
+    def of(cls, seeds: Sequence[int], lengths: Sequence[int], layer: int, device: torch.device) -> "Streams":
+        """Return the streams of rows with the given seeds and lengths in a layer."""
+        if device.type != "cpu":
+            seeds, lengths = [sum(seeds)], [sum(lengths)]
+        at = [(seed + layer * _BETWEEN_LAYERS) % _SEEDS for seed in seeds]
+        return cls([torch.Generator(device).manual_seed(seed) for seed in at], lengths)
+
+    def shortened(self, lengths: Sequence[int]) -> "Streams":
+        """Return the same streams for fewer tokens of each row."""
+        return Streams(self.generators, lengths if len(self.generators) > 1 else [sum(lengths)])
+
+    def keep_mask(self, width: int, probability: float) -> Tensor:
+        """Return the next int8 mask, (tokens, width): all bits of an element set, or with `probability` none."""
+        device, tokens = self.generators[0].device, sum(self.lengths)
+        words = torch.empty(tokens, -(-width // _DRAWS_IN_A_WORD), dtype=torch.int64, device=device)
+        for part, generator in zip(torch.split(words, list(self.lengths)), self.generators, strict=True):
+            part.random_(-(2**63), None, generator=generator)
+        mask = torch.empty(tokens, width, dtype=torch.int8, device=device)
+        least = _dropped_levels(probability) - _LEVELS // 2
+        return torch.ge(words.view(torch.int16)[:, :width], least, out=mask).neg_()
 
 
 def masked(x: Tensor, mask: Tensor) -> Tensor:

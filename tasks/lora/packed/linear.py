@@ -8,7 +8,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from tasks.lora.packed.dropout import keep_mask, keep_probability, masked
+from tasks.lora.packed.dropout import Streams, keep_probability, masked
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,16 @@ class MergedLinear:
                 self.adapters.append(Adapter(start, end, first, second, layer.scaling[name]))
             start = end
 
-    def __call__(self, source: Tensor, *, training: bool, produce: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def __call__(
+        self, source: Tensor, streams: Streams | None, produce: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
         """Return the layers' outputs side by side, (tokens, sum of widths), for an input of shape (tokens, in).
 
-        The input is `source`, or `produce(source)` where that is cheap to compute again: then it is not kept.
+        The input is `source`, or `produce(source)` where that is cheap to compute again: then it is not kept. Dropout's
+        masks come from `streams`; without, nothing is dropped.
         """
         factors = [factor for adapter in self.adapters for factor in (adapter.first, adapter.second)]
-        shape = (len(source), self.weight.shape[1])
-        mask = keep_mask(shape, self.dropout, source.device) if training and self.dropout and factors else None
+        mask = streams.keep_mask(self.weight.shape[1], self.dropout) if streams and self.dropout and factors else None
         output: Tensor = _AdaptedProduct.apply(source, mask, self, produce or _as_it_is, *factors)  # type: ignore[no-untyped-call]
         return output
 

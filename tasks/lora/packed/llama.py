@@ -1,5 +1,6 @@
 """Llama and its kin (Mistral, Qwen2) over packed rows: the model's own weights, the loss of the labelled tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM
 
 from tasks.lora.packed.attention import Heads, attend
 from tasks.lora.packed.batch import PackedBatch
+from tasks.lora.packed.dropout import Streams
 from tasks.lora.packed.elementwise import rms_norm, swiglu
 from tasks.lora.packed.head import summed_nll
 from tasks.lora.packed.linear import MergedLinear
@@ -39,7 +41,6 @@ class PackedLlama:
     """
 
     def __init__(self, model: PeftModel, recompute: bool = False) -> None:
-        self._model = model
         self._recompute = recompute
         causal: Any = model.get_base_model()
         body = causal.model
@@ -55,35 +56,40 @@ class PackedLlama:
             config.num_attention_heads, config.num_key_value_heads, attention.head_dim, attention.scaling
         )
 
-    def summed_nll(self, batch: PackedBatch) -> Tensor:
+    def summed_nll(self, batch: PackedBatch, seeds: Sequence[int] | None = None) -> Tensor:
         """Return the sum, in nats and float32, of the labelled tokens' negative log-likelihoods.
 
         `batch` is on the model's device. Everything but softmax, norms and angles is in the base weights' format.
+        Dropout draws by the `seeds` of the rows; without, nothing is dropped. Threads may call it at the same time.
         """
         with torch.no_grad():
             hidden = self._embed(batch.input_ids)
             cos, sin = (part[0].chunk(2, dim=-1)[0] for part in self._rotary(hidden[None], batch.positions[None]))
-        for layer in self._layers:
-            # What comes after the last attention matters only where a token is predicted.
-            followed = batch.predicting if layer is self._layers[-1] else None
-            through = partial(self._through, layer, cos, sin, batch.lengths, followed)
+        for number in range(len(self._layers)):
+            through = partial(self._through, number, cos, sin, batch, seeds)
             keeping_all = not (self._recompute and torch.is_grad_enabled())
-            hidden = through(hidden) if keeping_all else checkpoint(through, hidden, use_reentrant=False)
+            hidden = (
+                through(hidden)
+                if keeping_all
+                else checkpoint(through, hidden, use_reentrant=False, preserve_rng_state=False)
+            )
         return summed_nll(_normed(self._final_norm, hidden), self._head, batch.targets)
 
     def _through(
-        self, layer: _Layer, cos: Tensor, sin: Tensor, lengths: list[int], followed: Tensor | None, hidden: Tensor
+        self, number: int, cos: Tensor, sin: Tensor, batch: PackedBatch, seeds: Sequence[int] | None, hidden: Tensor
     ) -> Tensor:
-        """Return what `layer` makes of `hidden`, after its attention only for the tokens `followed` (none: all)."""
-        mixed = attend(self._read(layer.attention_norm, layer.qkv, hidden), cos, sin, lengths, self._heads)
-        if followed is not None:
-            hidden, mixed = hidden[followed], mixed[followed]
-        hidden = hidden + layer.out(mixed, training=self._model.training)
-        gate_up = self._read(layer.mlp_norm, layer.gate_up, hidden)
-        return hidden + layer.down(gate_up, training=self._model.training, produce=swiglu)
-
-    def _read(self, norm: Any, linear: MergedLinear, hidden: Tensor) -> Tensor:
-        return linear(hidden, training=self._model.training, produce=partial(_normed, norm))
+        """Return what a layer makes of `hidden`."""
+        layer = self._layers[number]
+        streams = None if seeds is None else Streams.of(seeds, batch.lengths, number, hidden.device)
+        qkv = layer.qkv(hidden, streams, partial(_normed, layer.attention_norm))
+        mixed = attend(qkv, cos, sin, batch.lengths, self._heads)
+        if number == len(self._layers) - 1:
+            # What comes after the last attention matters only where a token is predicted.
+            hidden, mixed = hidden[batch.predicting], mixed[batch.predicting]
+            streams = streams and streams.shortened(batch.predicted)
+        hidden = hidden + layer.out(mixed, streams)
+        gate_up = layer.gate_up(hidden, streams, partial(_normed, layer.mlp_norm))
+        return hidden + layer.down(gate_up, streams, swiglu)
 
 
 def _normed(norm: Any, hidden: Tensor) -> Tensor:

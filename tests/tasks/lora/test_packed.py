@@ -19,7 +19,7 @@ from tasks.lora.batch import collate
 from tasks.lora.loss import summed_nll
 from tasks.lora.packed import attention
 from tasks.lora.packed.batch import pack
-from tasks.lora.packed.dropout import keep_mask, keep_probability, masked
+from tasks.lora.packed.dropout import Streams, keep_probability, masked
 from tasks.lora.packed.linear import MergedLinear
 from tasks.lora.packed.llama import PackedLlama
 from tasks.lora.path import PackedPath, choose_path
@@ -100,9 +100,8 @@ def test_loss_and_gradients_are_those_of_transformers_and_peft(name):
     expected.backward()
     path = choose_path(fast, 0)
     assert path.name == "packed"
-    loss = path.summed_nll(path.batch(rows))
-    loss.backward()
-    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    loss = path.accumulate(path.batch(rows), 1)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
     for key, gradient in gradients(fast).items():
         torch.testing.assert_close(gradient, gradients(reference)[key], rtol=1e-3, atol=1e-5, msg=key)
 
@@ -151,10 +150,9 @@ def test_rows_longer_than_are_attended_to_directly_give_the_same(monkeypatch):
 def test_a_row_does_not_see_its_neighbours():
     model, _ = twice(FAMILY["llama"])
     rows, path = make_rows(4), PackedPath(model)
-    with torch.no_grad():
-        alone = [path.summed_nll(path.batch([row])).item() for row in rows]
-        together = path.summed_nll(path.batch(rows)).item()
-        turned = path.summed_nll(path.batch(rows[::-1])).item()
+    alone = [path.summed_nll(path.batch([row])) for row in rows]
+    together = path.summed_nll(path.batch(rows))
+    turned = path.summed_nll(path.batch(rows[::-1]))
     assert together == pytest.approx(sum(alone), rel=1e-5)
     assert turned == pytest.approx(sum(alone), rel=1e-5)
 
@@ -164,7 +162,7 @@ def test_the_models_own_weights_still_answer_and_save_the_same(tmp_path):
     path = choose_path(model, 0)
     ids = torch.tensor([[4, 5, 6]])
     torch.testing.assert_close(model(ids).logits, before(ids).logits)
-    path.summed_nll(path.batch(make_rows(2))).backward()
+    path.accumulate(path.batch(make_rows(2)), 1)
     files = [
         (save_adapter(m, tmp_path / n, "base") / "adapter_model.safetensors") for n, m in (("a", before), ("b", model))
     ]
@@ -175,12 +173,12 @@ def test_the_models_own_weights_still_answer_and_save_the_same(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_masks_drop_as_often_as_asked_and_repeat_with_the_seed(probability, dtype):
     x = torch.randn(333, 301, dtype=dtype)
-    torch.manual_seed(1)
-    mask = keep_mask(x.shape, probability, x.device)
-    again = keep_mask(x.shape, probability, x.device)
-    torch.manual_seed(1)
-    assert torch.equal(keep_mask(x.shape, probability, x.device), mask)
+    streams = Streams.of([7, 8], [300, 33], 0, x.device)
+    mask, again = (streams.keep_mask(301, probability) for _ in range(2))
     assert not torch.equal(again, mask)
+    assert torch.equal(Streams.of([7], [300], 0, x.device).keep_mask(301, probability), mask[:300])
+    assert torch.equal(Streams.of([8], [33], 0, x.device).keep_mask(301, probability), mask[300:])
+    assert not torch.equal(Streams.of([8], [33], 1, x.device).keep_mask(301, probability), mask[300:])
     assert torch.equal(masked(x, mask), torch.where(mask.bool(), x, 0))
     kept = mask.bool().double().mean().item()
     deviation = (probability * (1 - probability) / x.numel()) ** 0.5
@@ -192,13 +190,10 @@ def test_dropout_changes_the_loss_in_training_only_and_not_its_mean():
     model = adapted(FAMILY["llama"](), RECIPE.model_copy(update={"lora_dropout": 0.3}))
     path = choose_path(model, 0)
     batch = path.batch(make_rows(4))
-    with torch.no_grad():
-        model.eval()
-        exact = path.summed_nll(batch).item()
-        assert path.summed_nll(batch).item() == exact
-        model.train()
-        torch.manual_seed(2)
-        noisy = torch.tensor([path.summed_nll(batch).item() for _ in range(60)])
+    exact = path.summed_nll(batch)
+    assert path.summed_nll(batch) == exact
+    torch.manual_seed(2)
+    noisy = torch.tensor([path.accumulate(batch, 1) for _ in range(60)])
     assert noisy.std() > 0
     assert abs(noisy.mean().item() - exact) < 0.02 * exact
 
@@ -212,16 +207,15 @@ def test_dropouts_loss_and_gradient_are_those_of_the_masked_product():
         torch.randn(9, SHAPE["hidden_size"], requires_grad=True),
         torch.randn(9, 2 * SHAPE["intermediate_size"]),
     )
-    torch.manual_seed(4)
-    kept = keep_mask(x.shape, 0.3, x.device).bool().float() / keep_probability(0.3)
+    streams = Streams.of([4], [len(x)], 0, x.device)
+    kept = streams.keep_mask(x.shape[1], 0.3).bool().float() / keep_probability(0.3)
     plain = [
         layer.base_layer(x) + layer.scaling["default"] * (x * kept) @ a.T @ b.T
         for layer, a, b in zip(layers, factors[::2], factors[1::2], strict=True)
     ]
     expected = torch.autograd.grad((torch.cat(plain, 1) * weights).sum(), [x, *factors])
     merged = MergedLinear(layers)
-    torch.manual_seed(4)
-    output = merged(x, training=True)
+    output = merged(x, Streams.of([4], [len(x)], 0, x.device))
     torch.testing.assert_close(output, torch.cat(plain, 1))
     for found, exact in zip(torch.autograd.grad((output * weights).sum(), [x, *factors]), expected, strict=True):
         torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-4)

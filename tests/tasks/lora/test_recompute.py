@@ -34,8 +34,7 @@ def kept_bytes(model, path_name, recompute):
     path = choose_path(model.train(), 0, path_name, recompute=recompute)
     frozen = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = path.summed_nll(path.batch(make_rows(8)))
-    assert loss.requires_grad
+        path.accumulate(path.batch(make_rows(8)), 1)
     return sum(size for place, size in storages.items() if place not in frozen)
 
 
