@@ -1,4 +1,4 @@
-"""Token steps: which sequences read how much, one pass of the network for all, one token for each that is ready."""
+"""Token steps: which sequences read how much, one pass of the network for all that answer and one for embeddings."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -9,11 +9,12 @@ from torch import Tensor
 
 from tasks.inference.base import LoadedBase
 from tasks.inference.errors import InferenceError
-from tasks.inference.generation import FinishReason, Generation, TokenLogprobs
+from tasks.inference.generation import TokenLogprobs
+from tasks.inference.handle import FinishReason
 from tasks.inference.network.step import StepBatch
-from tasks.inference.sampling import Row, log_probabilities, sample
+from tasks.inference.sampling import log_probabilities, sample
+from tasks.inference.sequences import ActiveSequence, EmbeddedSequence, GeneratingSequence
 
-NO_ADAPTER = -1
 logger = logging.getLogger(__name__)
 
 
@@ -33,76 +34,17 @@ CPU_STEP = StepSize(chunk=128, tokens=256)
 GPU_STEP = StepSize(chunk=512, tokens=2048)
 
 
-class ActiveSequence:
-    """One request on its way: its range in the arena, its random numbers, and the tokens not yet read."""
-
-    def __init__(self, generation: Generation, base: LoadedBase, start: int) -> None:
-        request = generation.request
-        self.generation = generation
-        self.adapter = request.model.adapter
-        self.start = start
-        self.adapter_number = NO_ADAPTER if self.adapter is None else base.adapters[self.adapter].number
-        self.cached = 0
-        self._unread = list(request.prompt_ids)
-        self._sampling = request.sampling
-        self._constraint = request.constraint
-        self._vocabulary = base.vocabulary
-        # On the CPU whatever the device: the same seed draws the same numbers everywhere.
-        self._generator = torch.Generator()
-        if request.seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(request.seed)
-        self._seen: Tensor | None = None
-        if request.repetition_penalty != 1.0:
-            self._seen = torch.zeros(base.vocabulary, dtype=torch.bool, device=base.device)
-            self._seen[torch.tensor(request.prompt_ids)] = True
-
-    def next_length(self, size: StepSize) -> int:
-        """Return how many tokens it reads in its next step; 1 is also a prompt's last token."""
-        return min(len(self._unread), size.chunk)
-
-    @property
-    def answers(self) -> bool:
-        """Whether the whole prompt has been read."""
-        return self.cached >= len(self.generation.request.prompt_ids)
-
-    def read(self, count: int) -> list[int]:
-        """Take the next `count` unread tokens."""
-        tokens, self._unread = self._unread[:count], self._unread[count:]
-        self.cached += count
-        return tokens
-
-    def row(self) -> Row:
-        """Return what its next token is sampled with."""
-        uniform = 0.0 if self._sampling.temperature == 0 else float(torch.rand((), generator=self._generator))
-        allowed = self._constraint.allowed(self._vocabulary) if self._constraint is not None else None
-        return Row(self._sampling, uniform, self._seen, allowed)
-
-    def take(self, token_id: int, logprobs: TokenLogprobs | None) -> FinishReason | None:
-        """Deliver a sampled token and keep it for the next step; return why the answer ends, if it does."""
-        if token_id in self.generation.request.eos_token_ids:
-            return "stop"
-        if self._constraint is not None:
-            self._constraint.accept(token_id)
-        self._unread = [token_id]
-        if self._seen is not None:
-            self._seen[token_id] = True
-        self.generation.deliver(token_id, logprobs)
-        return "length" if len(self.generation.tokens) >= self.generation.max_new_tokens else None
-
-
 Ended = Callable[[ActiveSequence, FinishReason | InferenceError], None]
 
 
 def schedule(sequences: Sequence[ActiveSequence], size: StepSize) -> list[tuple[ActiveSequence, int]]:
     """Return who reads how many tokens in the next step: every answer one, then prompts in order of admission."""
-    chosen = [(sequence, 1) for sequence in sequences if sequence.answers]
+    chosen = [(sequence, 1) for sequence in sequences if sequence.prompt_read]
     tokens, reading = len(chosen), 0
     for sequence in sequences:
-        if sequence.answers:
+        if sequence.prompt_read:
             continue
-        length = sequence.next_length(size)
+        length = sequence.next_length(size.chunk)
         if reading and tokens + length > size.tokens:
             break
         chosen.append((sequence, length))
@@ -117,11 +59,35 @@ def decode_step(base: LoadedBase, sequences: Sequence[ActiveSequence], size: Ste
     Returns the number of tokens sampled.
     """
     pieces = schedule(sequences, size)
+    embedded = [(sequence, count) for sequence, count in pieces if isinstance(sequence, EmbeddedSequence)]
+    generating = [(sequence, count) for sequence, count in pieces if isinstance(sequence, GeneratingSequence)]
+    if embedded:
+        _embed(base, embedded, ended)
+    return _generate(base, generating, ended) if generating else 0
+
+
+def _embed(base: LoadedBase, pieces: Sequence[tuple[EmbeddedSequence, int]], ended: Ended) -> None:
+    """Read the pieces; nothing is sampled and no product with the vocabulary is computed."""
+    try:
+        with torch.inference_mode():
+            sums = base.network.sum_states(_read(pieces), base.arena)
+            outcomes = [sequence.add(states) for (sequence, _), states in zip(pieces, sums, strict=True)]
+    except Exception as error:
+        logger.exception("a step failed")
+        _failed(pieces, error, ended)
+        return
+    for (sequence, _), outcome in zip(pieces, outcomes, strict=True):
+        if outcome is not None:
+            ended(sequence, outcome)
+
+
+def _generate(base: LoadedBase, pieces: Sequence[tuple[GeneratingSequence, int]], ended: Ended) -> int:
+    """Read the pieces and sample a token for each sequence whose prompt has been read; return how many."""
     try:
         with torch.inference_mode():
             batch = _read(pieces)
             logits = base.network.step(batch, base.arena)
-            ready = [sequence for sequence, _ in pieces if sequence.answers]
+            ready = [sequence for sequence, _ in pieces if sequence.prompt_read]
             if not ready:
                 return 0
             chosen = sample(logits, [sequence.row() for sequence in ready])
@@ -129,13 +95,18 @@ def decode_step(base: LoadedBase, sequences: Sequence[ActiveSequence], size: Ste
             tokens = chosen.tolist()
     except Exception as error:
         logger.exception("a step failed")
-        for sequence, _ in pieces:
-            ended(sequence, InferenceError(f"the model failed while generating: {error}"))
+        _failed(pieces, error, ended)
         return 0
     for sequence, token_id, its in zip(ready, tokens, logprobs, strict=True):
         if (outcome := sequence.take(token_id, its)) is not None:
             ended(sequence, outcome)
     return len(ready)
+
+
+def _failed(pieces: Sequence[tuple[ActiveSequence, int]], error: Exception, ended: Ended) -> None:
+    """End all readers of a step that failed."""
+    for sequence, _ in pieces:
+        ended(sequence, InferenceError(f"the model failed while computing: {error}"))
 
 
 def _read(pieces: Sequence[tuple[ActiveSequence, int]]) -> StepBatch:
@@ -154,11 +125,11 @@ def _read(pieces: Sequence[tuple[ActiveSequence, int]]) -> StepBatch:
         cache_start=torch.tensor([sequence.start for sequence, _ in pieces]),
         cached=torch.tensor(cached, dtype=torch.int32),
         adapter=torch.tensor([sequence.adapter_number for sequence, _ in pieces], dtype=torch.int32),
-        wants_logits=torch.tensor([sequence.answers for sequence, _ in pieces]),
+        wants_logits=torch.tensor([sequence.prompt_read for sequence, _ in pieces]),
     )
 
 
-def _logprobs(logits: Tensor, chosen: Tensor, ready: Sequence[ActiveSequence]) -> list[TokenLogprobs | None]:
+def _logprobs(logits: Tensor, chosen: Tensor, ready: Sequence[GeneratingSequence]) -> list[TokenLogprobs | None]:
     """Return the log-probabilities of the rows whose requests ask for them."""
     asked = [sequence.generation.request.logprobs for sequence in ready]
     found: list[TokenLogprobs | None] = [None] * len(ready)

@@ -9,8 +9,10 @@ import torch
 
 from tasks.inference.base import BasePlan
 from tasks.inference.decoding import CPU_STEP, GPU_STEP, StepSize
-from tasks.inference.errors import EngineClosed, PromptTooLong, RequestTooLarge, TooLargeForMemory
-from tasks.inference.generation import Generation, GenerationRequest, ModelRef, TokenLogprobs
+from tasks.inference.embedding import Embedding, EmbeddingRequest
+from tasks.inference.errors import EngineClosed, InputTooLong, PromptTooLong, RequestTooLarge, TooLargeForMemory
+from tasks.inference.generation import Generation, GenerationRequest, TokenLogprobs
+from tasks.inference.handle import Handle, ModelRef
 from tasks.inference.listening import Listener
 from tasks.inference.loading import context_length, load_config
 from tasks.inference.network.load import cache_bytes_per_token, needed_for_base
@@ -18,6 +20,8 @@ from tasks.inference.residency import Residency
 from tasks.inference.worker import BaseWorker, Limits, WorkerSettings
 
 __all__ = [
+    "Embedding",
+    "EmbeddingRequest",
     "Engine",
     "EngineStats",
     "Generation",
@@ -105,24 +109,33 @@ class Engine:
         room = context - len(request.prompt_ids)
         if room < 1:
             raise PromptTooLong(len(request.prompt_ids), context)
-        if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= plan.vocabulary:
-            raise ValueError(f"prompt_ids holds an id outside the model's vocabulary of {plan.vocabulary}")
+        _require_known(request.prompt_ids, plan)
         most = len(request.prompt_ids) + min(request.max_new_tokens, room)
         if most > plan.cache_tokens:
             raise RequestTooLarge(most, plan.cache_tokens)
         generation = Generation(
             request, min(request.max_new_tokens, room), self._wake, listener, self._settings.limits.request_seconds
         )
-        with self._residency.changed:
-            if self._residency.closing:
-                raise EngineClosed
-            folder = request.model.weights
-            if (worker := self._residency.holders.get(folder)) is None:
-                worker = BaseWorker(folder, plan, self._residency, self._settings, self._generated)
-                self._residency.holders[folder] = worker
-                worker.start()
-            worker.enqueue(generation)
+        self._enqueue(generation, plan)
         return generation
+
+    def embed(self, request: EmbeddingRequest, listener: Listener | None = None) -> Embedding:
+        """Put a text in the same line, to be averaged, and return at once; a failure to load is its outcome.
+
+        Raises:
+            InputTooLong: the text is longer than the model's context, or than the arena.
+            ValueError: an id is not in the model's vocabulary.
+            EngineBusy, WeightsError, EngineClosed: as `submit`.
+        """
+        context, plan = self.context_length(request.model.weights), self._plan_of(request.model.weights)
+        if len(request.prompt_ids) > context:
+            raise InputTooLong(len(request.prompt_ids), context)
+        if len(request.prompt_ids) > plan.cache_tokens:
+            raise InputTooLong(len(request.prompt_ids), plan.cache_tokens, "the engine's cache (engine_kv_cache_gb)")
+        _require_known(request.prompt_ids, plan)
+        embedding = Embedding(request, self._wake, listener, self._settings.limits.request_seconds)
+        self._enqueue(embedding, plan)
+        return embedding
 
     def generate(self, request: GenerationRequest) -> list[int]:
         """Return the request's token ids when all are there; raises what `submit` raises, and load failures."""
@@ -160,12 +173,24 @@ class Engine:
             self._residency.closing = True
             workers = list(self._residency.holders.values())
             for worker in workers:
-                for generation in [*worker.waiting, *(sequence.generation for sequence in worker.running)]:
-                    generation.cancelled = True
+                for handle in [*worker.waiting, *(sequence.handle for sequence in worker.running)]:
+                    handle.cancelled = True
             self._residency.changed.notify_all()
         for worker in workers:
             worker.join(max(0.0, deadline - time.monotonic()))
         return not any(worker.is_alive() for worker in workers)
+
+    def _enqueue(self, handle: Handle, plan: BasePlan) -> None:
+        """Put a request in its base's line; raises `EngineBusy` and `EngineClosed`."""
+        with self._residency.changed:
+            if self._residency.closing:
+                raise EngineClosed
+            folder = handle.model.weights
+            if (worker := self._residency.holders.get(folder)) is None:
+                worker = BaseWorker(folder, plan, self._residency, self._settings, self._generated)
+                self._residency.holders[folder] = worker
+                worker.start()
+            worker.enqueue(handle)
 
     def _plan_of(self, weights: Path) -> BasePlan:
         """Return what the base takes in memory: of what its weights leave, at most half is for the arena."""
@@ -185,3 +210,9 @@ class Engine:
     def _wake(self) -> None:
         with self._residency.changed:
             self._residency.changed.notify_all()
+
+
+def _require_known(ids: list[int], plan: BasePlan) -> None:
+    """Raise ValueError if an id is not in the vocabulary."""
+    if min(ids) < 0 or max(ids) >= plan.vocabulary:
+        raise ValueError(f"prompt_ids holds an id outside the model's vocabulary of {plan.vocabulary}")

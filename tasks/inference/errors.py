@@ -62,6 +62,22 @@ class PromptTooLong(InferenceError):
         )
 
 
+class InputTooLong(InferenceError):
+    """A text to embed is longer than `limit`, both in tokens; `limit_name` says whose limit it is."""
+
+    def __init__(self, tokens: int, limit: int, limit_name: str = "the model's context") -> None:
+        super().__init__(tokens, limit, limit_name)
+        self.tokens = tokens
+        self.limit = limit
+        self.limit_name = limit_name
+
+    def __str__(self) -> str:
+        return (
+            f"the input has {self.tokens} tokens, and {self.limit_name} holds {self.limit}: "
+            "shorten it or cut it into pieces"
+        )
+
+
 class RequestTooLarge(InferenceError):
     """Prompt and continuation can never fit into the memory kept for the model's sequences. Both are in tokens."""
 

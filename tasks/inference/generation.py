@@ -1,27 +1,15 @@
 """A request for tokens and the handle on its answer: an iterator that another thread fills and anyone may cancel."""
 
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
-from tasks.inference.errors import RequestTimedOut
-from tasks.inference.listening import STARTED, Listener
+from tasks.inference.handle import Handle, ModelRef
+from tasks.inference.listening import Listener
 from tasks.inference.sampling import SamplingParameters
-
-FinishReason = Literal["stop", "length", "cancelled"]
-
-
-@dataclass(frozen=True)
-class ModelRef:
-    """A base model's folder, and the folder of the adapter on top of it, if any. Both are immutable once used."""
-
-    weights: Path
-    adapter: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +73,7 @@ class GenerationRequest:
         return SamplingParameters(self.temperature, self.top_p, self.top_k, self.repetition_penalty, self.min_p)
 
 
-class Generation:
+class Generation(Handle):
     """The answer to one request, while it is made and after. Iterate it, wait for `result`, or cancel it."""
 
     def __init__(
@@ -97,23 +85,13 @@ class Generation:
         seconds: float,
     ) -> None:
         """`seconds` is the longest time that it may wait and run."""
+        super().__init__(request.model, request.prompt_ids, max_new_tokens, wake, listener, seconds)
         self.request = request
-        self.max_new_tokens = max_new_tokens
-        """The request's limit, lowered to what the model's context leaves."""
         self.tokens: list[int] = []
         self.logprobs: list[TokenLogprobs] = []
         """One entry a token, if the request asked for them; there before its token is."""
         self.first_token_at: float | None = None
         """When the first token came, in seconds of `time.monotonic`."""
-        self.finish_reason: FinishReason | None = None
-        self.error: Exception | None = None
-        self.cancelled = False
-        """Whether `cancel` was called; the engine drops the request before its next step."""
-        self.deadline = time.monotonic() + seconds
-        self._seconds = seconds
-        self._changed = threading.Condition()
-        self._wake = wake
-        self._listener = listener
 
     def __iter__(self) -> Iterator[int]:
         """Yield token ids as they come; a failed request raises its error after the tokens it had."""
@@ -129,39 +107,14 @@ class Generation:
             raise self.error
 
     @property
-    def done(self) -> bool:
-        """Whether no further token will come."""
-        return self.finish_reason is not None or self.error is not None
+    def delivered(self) -> int:
+        """How many tokens have come so far."""
+        return len(self.tokens)
 
     def result(self, timeout: float | None = None) -> list[int]:
-        """Wait for the end and return all token ids.
-
-        Raises:
-            TimeoutError: `timeout` seconds passed.
-            InferenceError: whatever the request failed with.
-        """
-        with self._changed:
-            if not self._changed.wait_for(lambda: self.done, timeout):
-                raise TimeoutError(f"no complete answer within {timeout} s")
-        if self.error is not None:
-            raise self.error
+        """Wait for the end and return all token ids; raises what `wait` raises."""
+        self.wait(timeout)
         return list(self.tokens)
-
-    def cancel(self) -> None:
-        """Ask the engine to drop this request; its place is free within a step. Harmless when it is done."""
-        self.cancelled = True
-        self._wake()
-
-    def must_end(self, now: float) -> FinishReason | RequestTimedOut | None:
-        """Return why it may not go on at the time `now` (`time.monotonic`), None if it may."""
-        if self.cancelled:
-            return "cancelled"
-        return RequestTimedOut(self._seconds, len(self.tokens)) if now >= self.deadline else None
-
-    def begin(self) -> None:
-        """Tell that the request waits no longer (the engine's side)."""
-        if self._listener is not None:
-            self._listener(STARTED)
 
     def deliver(self, token_id: int, logprobs: TokenLogprobs | None = None) -> None:
         """Append one token (the engine's side)."""
@@ -172,18 +125,4 @@ class Generation:
             if self.first_token_at is None:
                 self.first_token_at = time.monotonic()
             self._changed.notify_all()
-        if self._listener is not None:
-            self._listener(token_id)
-
-    def finish(self, outcome: FinishReason | Exception) -> None:
-        """End with a reason or an error (the engine's side); only the first end counts."""
-        with self._changed:
-            if self.done:
-                return
-            if isinstance(outcome, Exception):
-                self.error = outcome
-            else:
-                self.finish_reason = outcome
-            self._changed.notify_all()
-        if self._listener is not None:
-            self._listener(None)
+        self._tell(token_id)

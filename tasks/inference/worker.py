@@ -10,19 +10,20 @@ from pathlib import Path
 import torch
 
 from tasks.inference.base import BasePlan, LoadedBase
-from tasks.inference.decoding import ActiveSequence, StepSize, decode_step
+from tasks.inference.decoding import StepSize, decode_step
 from tasks.inference.errors import EngineBusy, InferenceError, TooLargeForMemory, WeightsError
-from tasks.inference.generation import FinishReason, Generation
+from tasks.inference.handle import FinishReason, Handle
 from tasks.inference.line import FairLine
 from tasks.inference.network.load import needed_for_adapter
 from tasks.inference.residency import Evictable, Holder, Residency
+from tasks.inference.sequences import ActiveSequence, active_sequence
 
 
 @dataclass(frozen=True)
 class Load:
     """What the request whose turn it is still lacks: the base (None: it is there), an adapter, or both."""
 
-    generation: Generation
+    handle: Handle
     base: LoadedBase | None
     adapter: Path | None
 
@@ -82,12 +83,12 @@ class BaseWorker(threading.Thread):
         """Bytes of the loaded weights and of those being loaded."""
         return self._reserved + (self.base.total_bytes if self.base is not None else 0)
 
-    def enqueue(self, generation: Generation) -> None:
+    def enqueue(self, handle: Handle) -> None:
         """Put a request in line; raises `EngineBusy` if the line is full."""
         limits = self._settings.limits
         if len(self.waiting) + len(self.running) >= limits.concurrency + limits.queue_length:
             raise EngineBusy(len(self.waiting))
-        self.waiting.append(generation)
+        self.waiting.append(handle)
         self._residency.changed.notify_all()
 
     def evictable(self, requester: Holder) -> list[Evictable]:
@@ -135,46 +136,46 @@ class BaseWorker(threading.Thread):
                     return load
                 if self.running and self.base is not None:
                     return self.base, list(self.running)
-                deadlines = [generation.deadline for generation in self.waiting]
+                deadlines = [handle.deadline for handle in self.waiting]
                 self._residency.changed.wait(max(0.0, min(deadlines) - time.monotonic()) if deadlines else None)
 
     def _admit(self) -> Load | None:
         """Let waiting requests run, in turn, while there are places; return what the next must have loaded."""
         while len(self.running) < self._settings.limits.concurrency and not self._residency.must_yield(self):
-            generation = self.waiting.next([sequence.adapter for sequence in self.running])
-            if generation is None:
+            handle = self.waiting.next([sequence.adapter for sequence in self.running])
+            if handle is None:
                 break
-            adapter = generation.request.model.adapter
+            adapter = handle.model.adapter
             if self.base is not None and (adapter is None or adapter in self.base.adapters):
-                if not self._start(generation, self.base):
+                if not self._start(handle, self.base):
                     return None  # those behind wait as well: else a stream of short requests would starve a long one
                 continue
             try:
                 needed = self._needed_bytes(adapter)
             except WeightsError as error:
-                self.waiting.remove(generation)
-                generation.finish(error)
+                self.waiting.remove(handle)
+                handle.finish(error)
                 continue
             if not self._residency.make_room(needed, self):
                 self.short_of_room_since = self.short_of_room_since or time.monotonic()
                 return None  # woken when somebody lets go of weights
             self.short_of_room_since = None
             self._reserved = needed
-            return Load(generation, self.base, adapter)
+            return Load(handle, self.base, adapter)
         if not self.waiting:
             self.short_of_room_since = None
         return None
 
-    def _start(self, generation: Generation, base: LoadedBase) -> bool:
+    def _start(self, handle: Handle, base: LoadedBase) -> bool:
         """Give a waiting request a range of the arena and let it run; False while no range is large enough."""
-        start = base.space.reserve(len(generation.request.prompt_ids) + generation.max_new_tokens)
+        start = base.space.reserve(len(handle.prompt_ids) + handle.max_new_tokens)
         if start is None:
             return False
-        self.waiting.remove(generation)
-        self.running.append(ActiveSequence(generation, base, start))
+        self.waiting.remove(handle)
+        self.running.append(active_sequence(handle, base, start))
         self.short_of_room_since = None
-        generation.begin()
-        self._touch(generation.request.model.adapter)
+        handle.begin()
+        self._touch(handle.model.adapter)
         return True
 
     def _needed_bytes(self, adapter: Path | None) -> int:
@@ -213,18 +214,18 @@ class BaseWorker(threading.Thread):
                 base.adapters[adapter] = attached
             if failure is None and base is not None:
                 # In the same breath: another base's thread could evict an idle base again before its request runs.
-                self._start(load.generation, base)
+                self._start(load.handle, base)
             else:
-                self.waiting.remove(load.generation)
+                self.waiting.remove(load.handle)
             self._residency.changed.notify_all()
         if failure is not None:
-            load.generation.finish(failure)
+            load.handle.finish(failure)
 
     def _ended(self, sequence: ActiveSequence, outcome: FinishReason | InferenceError) -> None:
         """Free the sequence's place, then tell its owner: who hears of the end finds the place free."""
         with self._residency.changed:
             self._retire(sequence)
-        sequence.generation.finish(outcome)
+        sequence.handle.finish(outcome)
 
     def _retire(self, sequence: ActiveSequence) -> None:
         """Take a sequence out of the batch and free its range."""
@@ -242,14 +243,14 @@ class BaseWorker(threading.Thread):
     def _drop_ended(self) -> None:
         """End what was cancelled, and what has taken longer than a request may."""
         now = time.monotonic()
-        for generation in self.waiting:
-            if (outcome := generation.must_end(now)) is not None:
-                self.waiting.remove(generation)
-                generation.finish(outcome)
+        for handle in self.waiting:
+            if (outcome := handle.must_end(now)) is not None:
+                self.waiting.remove(handle)
+                handle.finish(outcome)
         for sequence in list(self.running):
-            if (outcome := sequence.generation.must_end(now)) is not None:
+            if (outcome := sequence.handle.must_end(now)) is not None:
                 self._retire(sequence)
-                sequence.generation.finish(outcome)
+                sequence.handle.finish(outcome)
 
     def _evict(self) -> None:
         """Let go of the base and its adapters; called by another base's thread, while this one decodes nothing."""
@@ -265,8 +266,8 @@ class BaseWorker(threading.Thread):
         """End every request with `outcome` and take the base out of the engine's books."""
         self._let_go()
         self._residency.holders.pop(self.folder, None)
-        for generation in [*self.waiting, *(sequence.generation for sequence in self.running)]:
-            generation.finish(outcome)
+        for handle in [*self.waiting, *(sequence.handle for sequence in self.running)]:
+            handle.finish(outcome)
         self.waiting.clear()
         self.running.clear()
         self._residency.changed.notify_all()

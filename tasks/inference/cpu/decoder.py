@@ -1,16 +1,18 @@
 """A `Network` for CPUs and the Llama family: weights in panels, one compiled function per step."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import rms_norm
 
 from tasks.inference.cpu.adapters import PRODUCTS, AdapterMemory
 from tasks.inference.cpu.compiled import compiled_step, supported
 from tasks.inference.cpu.packing import pack, packed_bytes, stored
 from tasks.inference.cpu.panel_product import GROUP, MULTIPLIES_PAIRS
-from tasks.inference.cpu.records import Array, Matrix, Model
+from tasks.inference.cpu.records import Array, Matrix, Model, Work
 from tasks.inference.cpu.team import Team
 from tasks.inference.cpu.work import Scratch, plain_batch
 from tasks.inference.loading import load_base_model, load_config
@@ -100,6 +102,22 @@ class CpuDecoder:
 
     def step(self, batch: StepBatch, arena: KVArena) -> Tensor:
         """Read the tokens into the arena; return float32 `[number of wants_logits, vocabulary]`."""
+        return torch.from_numpy(self._run(batch, arena).logits)[:, : self.shape.vocabulary]
+
+    def sum_states(self, batch: StepBatch, arena: KVArena) -> Tensor:
+        """Read the tokens into the arena; return float32 `[sequences, width]`: their states after the last norm."""
+        work = self._run(replace(batch, wants_logits=torch.zeros_like(batch.wants_logits)), arena)
+        # Text by text, and not all rows at once: what stands beside a text changes no bit of its sum.
+        texts = torch.split(torch.from_numpy(work.states), batch.first.diff().tolist())
+        weight = torch.from_numpy(self._model.final_norm)
+        return torch.stack([rms_norm(text, weight.shape, weight, self._model.epsilon).sum(0) for text in texts])
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._team.close()
+
+    def _run(self, batch: StepBatch, arena: KVArena) -> Work:
+        """Compute a step; its results lie in scratch memory until the next, the logits in memory of their own."""
         slots = [self._slots[number] for number in batch.adapter.tolist()]
         plain = plain_batch(batch, slots)
         length = int((plain.slots - plain.begins).max()) + 1
@@ -107,11 +125,7 @@ class CpuDecoder:
         work = self._scratch.fit(len(plain.token_ids), len(plain.wanted), length, self._adapters.low_depth)
         keys, values = stored(arena.keys), stored(arena.values)
         self._team.run(self._step, self._model, self._adapters.tables, plain, work, keys, values)
-        return torch.from_numpy(work.logits)[:, : self.shape.vocabulary]
-
-    def close(self) -> None:
-        """Let the threads end."""
-        self._team.close()
+        return work
 
     def _reach(self, position: int) -> None:
         """Have rotary tables up to `position`."""

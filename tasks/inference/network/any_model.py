@@ -1,6 +1,8 @@
 """Architectures without a decoder of our own: transformers' model, one sequence after the other, adapters by peft."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -54,20 +56,31 @@ class AnyModel:
         """Read each sequence's tokens; return float32 `[number of wants_logits, vocabulary]`."""
         del arena
         rows = []
+        for inputs, wants_logits in zip(self._inputs(batch), batch.wants_logits.tolist(), strict=True):
+            logits = self._model(**inputs, logits_to_keep=1).logits
+            if wants_logits:
+                rows.append(logits[0, -1].float())
+        return torch.stack(rows) if rows else torch.empty(0, self._vocabulary, device=self._model.device)
+
+    @torch.inference_mode()
+    def sum_states(self, batch: StepBatch, arena: KVArena) -> Tensor:
+        """Read each sequence's tokens; return float32 `[sequences, width]`: their states after the last norm."""
+        del arena
+        decoder = self._model.base_model
+        return torch.stack([decoder(**inputs).last_hidden_state[0].float().sum(0) for inputs in self._inputs(batch)])
+
+    def _inputs(self, batch: StepBatch) -> Iterator[dict[str, Any]]:
+        """Yield what the model is called with for one sequence after the other, each with its adapter in force."""
         ends = batch.first.tolist()
         for index, start in enumerate(batch.cache_start.tolist()):
             if int(batch.cached[index]) == 0:
                 self._caches[start] = DynamicCache(config=self._model.config)
             self._activate(int(batch.adapter[index]))
-            output = self._model(
-                input_ids=batch.token_ids[None, ends[index] : ends[index + 1]].to(self._model.device),
-                past_key_values=self._caches[start],
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            if bool(batch.wants_logits[index]):
-                rows.append(output.logits[0, -1].float())
-        return torch.stack(rows) if rows else torch.empty(0, self._vocabulary, device=self._model.device)
+            yield {
+                "input_ids": batch.token_ids[None, ends[index] : ends[index + 1]].to(self._model.device),
+                "past_key_values": self._caches[start],
+                "use_cache": True,
+            }
 
     def _activate(self, number: int) -> None:
         if self._wrapped is None or number == self._active:

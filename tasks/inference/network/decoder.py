@@ -59,6 +59,25 @@ class Decoder:
     def step(self, batch: StepBatch, arena: KVArena) -> Tensor:
         """Read the tokens into the arena; return float32 `[number of wants_logits, vocabulary]`."""
         plan = _Plan(batch, self, self._device, self._dtype)
+        states, weights = self._read(plan, arena), self._weights
+        if not plan.wanted:
+            return torch.empty(0, self.shape.vocabulary, device=self._device)
+        last = self._norm(states.index_select(0, plan.wanted_rows), weights.final_norm)
+        return functional.linear(last, weights.head)[: plan.wanted].float()
+
+    @torch.inference_mode()
+    def sum_states(self, batch: StepBatch, arena: KVArena) -> Tensor:
+        """Read the tokens into the arena; return float32 `[sequences, width]`: their states after the last norm."""
+        states = self._read(_Plan(batch, self, self._device, self._dtype), arena)
+        last = self._norm(states, self._weights.final_norm).float()
+        return torch.stack([last[begin:end].sum(0) for begin, end in pairwise(batch.first.tolist())])
+
+    def adapter_plan(self, adapter_of_row: list[int]) -> AdapterPlan | None:
+        """Return how the rows of a step use their adapters."""
+        return self._adapters.plan(adapter_of_row, self._device)
+
+    def _read(self, plan: "_Plan", arena: KVArena) -> Tensor:
+        """Return the states `[rows, width]` before the last norm."""
         weights, shape = self._weights, self.shape
         states = functional.embedding(plan.token_ids, weights.embedding)
         if weights.positions is not None:
@@ -76,14 +95,7 @@ class Decoder:
             states = states + self._product(mixed, number, "output", plan.adapters)
             inner = self._product(self._norm(states, layer.mlp_norm), number, "up", plan.adapters)
             states = states + self._product(self._activated(inner), number, "down", plan.adapters)
-        if not plan.wanted:
-            return torch.empty(0, shape.vocabulary, device=self._device)
-        last = self._norm(states.index_select(0, plan.wanted_rows), weights.final_norm)
-        return functional.linear(last, weights.head)[: plan.wanted].float()
-
-    def adapter_plan(self, adapter_of_row: list[int]) -> AdapterPlan | None:
-        """Return how the rows of a step use their adapters."""
-        return self._adapters.plan(adapter_of_row, self._device)
+        return states
 
     def _product(self, inputs: Tensor, layer: int, name: ProductName, adapters: AdapterPlan | None) -> Tensor:
         affine = self._weights.layers[layer].products[name]

@@ -69,6 +69,14 @@ class Network(Protocol):
         """Read the tokens into the arena; return float32 `[number of wants_logits, vocabulary]` on the device."""
         ...
 
+    def sum_states(self, batch: StepBatch, arena: KVArena) -> Tensor:
+        """Read the tokens into the arena; return float32 `[S, width]` on the device.
+
+        A row is the sum, over the tokens that its sequence reads in this step, of the hidden states after the last
+        norm. `wants_logits` means nothing here: there is no product with the vocabulary.
+        """
+        ...
+
     def release(self, cache_start: int) -> None:
         """Hear that the sequence at this place of the arena is over."""
         ...

@@ -7,9 +7,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tasks.inference.base import BasePlan, LoadedBase
-from tasks.inference.decoding import ActiveSequence, StepSize, decode_step, schedule
+from tasks.inference.decoding import StepSize, decode_step, schedule
 from tasks.inference.engine import Generation
 from tasks.inference.errors import RequestTooLarge
+from tasks.inference.sequences import GeneratingSequence
 from tests.tasks.inference.conftest import greedy, prompt_ids, reference
 from tests.tasks.inference.test_engine import ENDLESS, wait_until
 
@@ -27,7 +28,7 @@ def base(tiny_llama_dir):
 def start(base, request):
     generation = Generation(request, request.max_new_tokens, lambda: None, None, 60.0)
     room = base.space.reserve(len(request.prompt_ids) + request.max_new_tokens)
-    return ActiveSequence(generation, base, room)
+    return GeneratingSequence(generation, base, room)
 
 
 def refuse(_sequence, outcome):

@@ -45,7 +45,7 @@ def in_turn(line, running=()):
     before = len(running)
     while (generation := line.next(running)) is not None:
         line.remove(generation)
-        running.append(generation.request.model.adapter)
+        running.append(generation.model.adapter)
     return running[before:]
 
 
@@ -65,10 +65,10 @@ def test_who_has_the_fewest_running_goes_next(waiting, running, order):
 def test_a_turn_that_has_come_stays(tiny_llama_dir):
     line = line_of(A, B)
     chosen = line.next([])
-    assert chosen.request.model.adapter == A
+    assert chosen.model.adapter == A
     assert line.next([A, A, A]) is chosen
     line.remove(chosen)
-    assert line.next([A]).request.model.adapter == B
+    assert line.next([A]).model.adapter == B
 
 
 def test_a_crowd_at_one_model_does_not_hold_up_another(make_engine, tiny_llama_dir, adapters_dir):

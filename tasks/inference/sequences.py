@@ -1,0 +1,109 @@
+"""Requests on their way through the network: their ranges in the arena, and the tokens that they have still to read."""
+
+import torch
+from torch import Tensor
+
+from tasks.inference.base import LoadedBase
+from tasks.inference.embedding import Embedding
+from tasks.inference.errors import InferenceError
+from tasks.inference.generation import Generation, TokenLogprobs
+from tasks.inference.handle import FinishReason, Handle
+from tasks.inference.sampling import Row
+
+NO_ADAPTER = -1
+
+
+class ActiveSequence:
+    """What generation and embedding have in common: a prompt is read piece by piece into the arena."""
+
+    def __init__(self, handle: Handle, base: LoadedBase, start: int) -> None:
+        self.handle = handle
+        self.adapter = handle.model.adapter
+        self.start = start
+        self.adapter_number = NO_ADAPTER if self.adapter is None else base.adapters[self.adapter].number
+        self.cached = 0
+        self._unread = list(handle.prompt_ids)
+
+    def next_length(self, chunk: int) -> int:
+        """Return how many tokens it reads in its next step, `chunk` at most; 1 is also a prompt's last token."""
+        return min(len(self._unread), chunk)
+
+    @property
+    def prompt_read(self) -> bool:
+        """Whether the whole prompt has been read."""
+        return self.cached >= len(self.handle.prompt_ids)
+
+    def read(self, count: int) -> list[int]:
+        """Take the next `count` unread tokens."""
+        tokens, self._unread = self._unread[:count], self._unread[count:]
+        self.cached += count
+        return tokens
+
+
+class GeneratingSequence(ActiveSequence):
+    """A prompt and the answer that follows it: its random numbers, its constraint, the tokens that it has seen."""
+
+    def __init__(self, generation: Generation, base: LoadedBase, start: int) -> None:
+        super().__init__(generation, base, start)
+        request = generation.request
+        self.generation = generation
+        self._sampling = request.sampling
+        self._constraint = request.constraint
+        self._vocabulary = base.vocabulary
+        # On the CPU whatever the device: the same seed draws the same numbers everywhere.
+        self._generator = torch.Generator()
+        if request.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(request.seed)
+        self._seen: Tensor | None = None
+        if request.repetition_penalty != 1.0:
+            self._seen = torch.zeros(base.vocabulary, dtype=torch.bool, device=base.device)
+            self._seen[torch.tensor(request.prompt_ids)] = True
+
+    def row(self) -> Row:
+        """Return what its next token is sampled with."""
+        uniform = 0.0 if self._sampling.temperature == 0 else float(torch.rand((), generator=self._generator))
+        allowed = self._constraint.allowed(self._vocabulary) if self._constraint is not None else None
+        return Row(self._sampling, uniform, self._seen, allowed)
+
+    def take(self, token_id: int, logprobs: TokenLogprobs | None) -> FinishReason | None:
+        """Deliver a sampled token and keep it for the next step; return why the answer ends, if it does."""
+        if token_id in self.generation.request.eos_token_ids:
+            return "stop"
+        if self._constraint is not None:
+            self._constraint.accept(token_id)
+        self._unread = [token_id]
+        if self._seen is not None:
+            self._seen[token_id] = True
+        self.generation.deliver(token_id, logprobs)
+        return "length" if len(self.generation.tokens) >= self.generation.max_new_tokens else None
+
+
+class EmbeddedSequence(ActiveSequence):
+    """A prompt whose last hidden states are averaged, and nothing follows."""
+
+    def __init__(self, embedding: Embedding, base: LoadedBase, start: int) -> None:
+        super().__init__(embedding, base, start)
+        self._embedding = embedding
+        self._sum: Tensor | None = None
+
+    def add(self, states: Tensor) -> FinishReason | InferenceError | None:
+        """Take the sum of the states (float32 `[width]`) of the tokens just read; return how it ends, if it does."""
+        self._sum = states if self._sum is None else self._sum + states
+        if not self.prompt_read:
+            return None
+        mean = (self._sum / len(self.handle.prompt_ids)).cpu()
+        if not bool(mean.isfinite().all()):
+            return InferenceError("the model's hidden states are not finite: its weights are broken")
+        self._embedding.deliver(mean)
+        return "stop"
+
+
+def active_sequence(handle: Handle, base: LoadedBase, start: int) -> ActiveSequence:
+    """Return the sequence of a request that is to run, whose range of the arena begins at `start`."""
+    if isinstance(handle, Embedding):
+        return EmbeddedSequence(handle, base, start)
+    if isinstance(handle, Generation):
+        return GeneratingSequence(handle, base, start)
+    raise TypeError(f"no sequence can be made of a {type(handle).__name__}")
