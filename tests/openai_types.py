@@ -1,9 +1,11 @@
 """Holds every answer to the types of OpenAI's SDK, in pydantic's strict mode, as the SDK itself does not."""
 
 import json
+import struct
+from base64 import b64decode
 from typing import Any
 
-from openai.types import FileDeleted, FileObject, Model, ModelDeleted
+from openai.types import CreateEmbeddingResponse, FileDeleted, FileObject, Model, ModelDeleted
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from pydantic import BaseModel
@@ -25,10 +27,22 @@ def check_types(response: Any) -> None:
     if response.is_error or not is_json or not response.request.url.path.startswith("/v1/"):
         return
     body = json.loads(response.text)
+    if response.request.url.path == "/v1/embeddings":
+        CreateEmbeddingResponse.model_validate(_decoded(body), strict=True)
+        return
     for one in body["data"] if body.get("object") == "list" else [body]:
         kind = (DELETED if "deleted" in one else TYPES).get(one["object"])
         if kind is not None:
             kind.model_validate(_as_known(one), strict=True)
+
+
+def _decoded(body: dict[str, Any]) -> dict[str, Any]:
+    """The type knows only numbers; base64, which the SDK asks for by itself, it turns into them first."""
+    for one in body["data"]:
+        if isinstance(one["embedding"], str):
+            content = b64decode(one["embedding"], validate=True)
+            one["embedding"] = list(struct.unpack(f"<{len(content) // 4}f", content))
+    return body
 
 
 def _as_known(one: dict[str, Any]) -> dict[str, Any]:

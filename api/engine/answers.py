@@ -12,10 +12,10 @@ from starlette.types import Receive, Scope, Send
 
 from api.engine.doorbell import News
 from api.engine.failures import status_and_body
-from api.engine.schemas import EngineGenerateResponse, TokenLogprob
+from api.engine.schemas import EngineEmbedResponse, EngineGenerateResponse, TokenLogprob
 
 if TYPE_CHECKING:
-    from api.engine.service import TextGeneration
+    from api.engine.service import TextEmbedding, TextGeneration
 
 T = TypeVar("T")
 logger = logging.getLogger("uvicorn.error")
@@ -103,6 +103,16 @@ async def events(generation: "TextGeneration", news: News) -> AsyncGenerator[byt
         yield _event(status_and_body(error)[1])
         return
     yield _event({"done": True, **generation.usage().model_dump()})
+
+
+async def vector(embedding: "TextEmbedding", news: News) -> EngineEmbedResponse:
+    """Return the vector once it is there; raises what its request failed with. Ending early cancels it."""
+    try:
+        while not embedding.embedding.done:
+            await news.wait()
+        return embedding.answer()
+    finally:
+        embedding.end()
 
 
 def _event(data: Mapping[str, object]) -> bytes:

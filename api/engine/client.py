@@ -10,7 +10,13 @@ from typing import Any, Self
 
 import httpx
 
-from api.engine.schemas import EngineGenerateRequest, EngineGenerateResponse, EngineHealth
+from api.engine.schemas import (
+    EngineEmbedRequest,
+    EngineEmbedResponse,
+    EngineGenerateRequest,
+    EngineGenerateResponse,
+    EngineHealth,
+)
 
 CONNECT_SECONDS = 5.0
 HEALTH_SECONDS = 5.0
@@ -74,7 +80,7 @@ class EngineClient:
             EngineUnavailable: the engine can't be reached or took too long.
             EngineRefused: it answered with an error.
         """
-        async with self._answering(request, stream=False) as response:
+        async with self._answering("/generate", request.model_dump(mode="json") | {"stream": False}) as response:
             content = await response.aread()
             answer: dict[str, Any] = json.loads(content)
             _raise_if_failed(answer)
@@ -85,7 +91,7 @@ class EngineClient:
 
         Closing the iterator cancels the generation. Raises what `generate` raises, also in the middle.
         """
-        async with self._answering(request, stream=True) as response:
+        async with self._answering("/generate", request.model_dump(mode="json") | {"stream": True}) as response:
             async for line in response.aiter_lines():
                 if not line.startswith("data:"):
                     continue
@@ -98,20 +104,22 @@ class EngineClient:
                     return
         raise EngineUnavailable("the inference engine went away in the middle of an answer: try again")
 
+    async def embed(self, request: EngineEmbedRequest) -> EngineEmbedResponse:
+        """Return the mean state of a text; cancelling the awaiting task cancels it. Raises what `generate` raises."""
+        async with self._answering("/embed", request.model_dump(mode="json")) as response:
+            return EngineEmbedResponse.model_validate_json(await response.aread())
+
     @asynccontextmanager
-    async def _answering(self, request: EngineGenerateRequest, *, stream: bool) -> AsyncIterator[httpx.Response]:
+    async def _answering(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[httpx.Response]:
         """Yield the response of a request that waits in line no longer; raises what `generate` raises.
 
         A request that was still waiting when the engine died loses nothing: it is sent again when the engine is back.
         """
-        body = request.model_dump(mode="json") | {"stream": stream}
         response = None
         try:
             for _ in range(1 + MOST_RETURNS):
                 try:
-                    response = await self._http.send(
-                        self._http.build_request("POST", "/generate", json=body), stream=True
-                    )
+                    response = await self._http.send(self._http.build_request("POST", path, json=body), stream=True)
                     break
                 except (httpx.RemoteProtocolError, httpx.ReadError) as error:
                     if not await self._comes_back():

@@ -12,6 +12,7 @@ from tasks.inference.errors import (
     EngineBusy,
     EngineClosed,
     InferenceError,
+    InputTooLong,
     InvalidRequest,
     PromptTooLong,
     RequestTimedOut,
@@ -21,6 +22,7 @@ from tasks.inference.errors import (
 
 STATUS: dict[type[Exception], tuple[int, ErrorCode]] = {
     PromptTooLong: (422, "prompt_too_long"),
+    InputTooLong: (422, "prompt_too_long"),
     RequestTooLarge: (422, "invalid"),
     EmptyPrompt: (422, "invalid"),
     PathRefused: (422, "invalid"),

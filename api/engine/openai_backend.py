@@ -12,9 +12,12 @@ import httpx
 from api.engine.client import CONNECT_SECONDS, EngineRefused, EngineUnavailable
 from api.engine.schemas import (
     DEFAULT_MAX_LENGTH,
+    EngineEmbedRequest,
+    EngineEmbedResponse,
     EngineGenerateRequest,
     EngineGenerateResponse,
     EngineHealth,
+    EngineInput,
     TokenLogprob,
     TopLogprob,
 )
@@ -84,6 +87,17 @@ class OpenAIBackend:
                     usage |= {"prompt_tokens": told["prompt_tokens"], "generated_tokens": told["completion_tokens"]}
         yield {"done": True, **usage, "seconds": time.monotonic() - started}
 
+    async def embed(self, request: EngineEmbedRequest) -> EngineEmbedResponse:
+        """Return what the server's own embeddings endpoint answers, pooled as that server does."""
+        text = request.prompt if request.prompt is not None else request.prompt_ids
+        body = {"model": await self._model(request), "input": text, "encoding_format": "float"}
+        response = await self._send("POST", "/embeddings", body)
+        answer = _json(response)
+        self._raise_for_error(response.status_code, answer)
+        return EngineEmbedResponse(
+            embedding=answer["data"][0]["embedding"], prompt_tokens=answer["usage"]["prompt_tokens"]
+        )
+
     async def health(self) -> EngineHealth:
         """Return that the server answers; what it has in memory it does not say."""
         (await self._send("GET", "/models", None)).raise_for_status()
@@ -117,7 +131,7 @@ class OpenAIBackend:
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
 
-    async def _model(self, request: EngineGenerateRequest) -> str:
+    async def _model(self, request: EngineInput) -> str:
         """Return the server's name of the model, whose adapter is loaded first if need be."""
         if request.adapter is None:
             return request.model

@@ -13,16 +13,28 @@ FinishReason = Literal["stop", "length", "cancelled"]
 ErrorCode = Literal["prompt_too_long", "busy", "closed", "timeout", "weights", "invalid", "failed"]
 
 
-class EngineGenerateRequest(BaseModel):
-    """Continue one of `prompt`, `prompt_ids` and `messages` with the model in a local folder."""
+class EngineInput(BaseModel):
+    """What every request names: the model in a local folder, and one text."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     model: str = Field("", description="What a backend calls these weights; the engine does not need it")
     weights: str = Field(min_length=1, description="Absolute path of the base model's folder")
     adapter: str | None = Field(None, min_length=1, description="Absolute path of the adapter's folder")
-    prompt: str | None = Field(None, description="Raw text to continue, without a chat template")
-    prompt_ids: list[int] | None = Field(None, min_length=1, description="Or token ids to continue")
+    prompt: str | None = Field(None, description="Raw text, without a chat template")
+    prompt_ids: list[int] | None = Field(None, min_length=1, description="Or token ids")
+
+    @model_validator(mode="after")
+    def _one_input(self) -> Self:
+        names = [name for name in ("prompt", "prompt_ids", "messages") if name in type(self).model_fields]
+        if sum(getattr(self, name) is not None for name in names) != 1:
+            raise ValueError(f"give exactly one of {' and '.join(names)}")
+        return self
+
+
+class EngineGenerateRequest(EngineInput):
+    """Continue one of `prompt`, `prompt_ids` and `messages`."""
+
     messages: list[dict[str, str]] | None = Field(
         None, min_length=1, description="Or a conversation, rendered by the model's chat template"
     )
@@ -39,11 +51,9 @@ class EngineGenerateRequest(BaseModel):
     stop: list[StopString] = Field([], max_length=64, description="The continuation ends before the first of these")
     stream: bool = False
 
-    @model_validator(mode="after")
-    def _one_input(self) -> Self:
-        if [self.prompt, self.prompt_ids, self.messages].count(None) != 2:
-            raise ValueError("give exactly one of prompt, prompt_ids and messages")
-        return self
+
+class EngineEmbedRequest(EngineInput):
+    """Average the hidden states of one of `prompt` and `prompt_ids`."""
 
 
 class Usage(BaseModel):
@@ -75,6 +85,13 @@ class EngineGenerateResponse(Usage):
     text: str
     continuation: str
     logprobs: list[TokenLogprob] = Field(default_factory=list, description="Of each token, if asked for")
+
+
+class EngineEmbedResponse(BaseModel):
+    """The mean of the model's last hidden states over the tokens, of whatever length it has."""
+
+    embedding: list[float]
+    prompt_tokens: int
 
 
 class EngineModel(TypedDict):

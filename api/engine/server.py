@@ -19,10 +19,10 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from api.engine.answers import CancellingStream, ClientGone, events, unless_gone, whole
+from api.engine.answers import CancellingStream, ClientGone, events, unless_gone, vector, whole
 from api.engine.doorbell import Doorbell, News
 from api.engine.failures import install_error_handlers
-from api.engine.schemas import EngineGenerateRequest, EngineHealth
+from api.engine.schemas import EngineEmbedRequest, EngineEmbedResponse, EngineGenerateRequest, EngineHealth
 from configs.settings import Settings, get_settings
 from tasks.inference.errors import EngineClosed, InferenceError
 
@@ -94,6 +94,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
     install_error_handlers(app)
     app.add_api_route("/generate", generate, methods=["POST"], response_model=None)
+    app.add_api_route("/embed", embed, methods=["POST"], response_model=None)
     app.add_api_route("/health", health, methods=["GET"])
     app.add_api_route("/metrics", metrics, methods=["GET"], response_model=None)
     return app
@@ -117,6 +118,18 @@ async def generate(body: EngineGenerateRequest, request: Request) -> Response:
         generation.generation.cancel()
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     return CancellingStream(first, answer, generation, media_type)
+
+
+async def embed(body: EngineEmbedRequest, request: Request) -> EngineEmbedResponse | Response:
+    """Answer with the mean state of a text; a client that goes away cancels it."""
+    background: BackgroundImport = request.app.state.background
+    news = News(request.app.state.doorbell, every_token=False)
+    engine = await background.wait()
+    embedding = await run_in_threadpool(engine.embed, body, news)
+    try:
+        return await unless_gone(request, vector(embedding, news))
+    except ClientGone:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def health(request: Request) -> EngineHealth:

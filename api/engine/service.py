@@ -13,8 +13,11 @@ from api.engine.metrics import EngineMetrics
 from api.engine.paths import allowed_folders, model_folder
 from api.engine.schemas import (
     DEFAULT_MAX_LENGTH,
+    EngineEmbedRequest,
+    EngineEmbedResponse,
     EngineGenerateRequest,
     EngineHealth,
+    EngineInput,
     TokenLogprob,
     TopLogprob,
     Usage,
@@ -24,7 +27,16 @@ from tasks.data.examples import DatasetError, Message
 from tasks.data.opening import Openings
 from tasks.inference.constraint import JsonConstraint, constraint_tokenizer
 from tasks.inference.device import choose_device, choose_dtype
-from tasks.inference.engine import Engine, Generation, GenerationRequest, Limits, ModelRef, TokenLogprobs
+from tasks.inference.engine import (
+    Embedding,
+    EmbeddingRequest,
+    Engine,
+    Generation,
+    GenerationRequest,
+    Limits,
+    ModelRef,
+    TokenLogprobs,
+)
 from tasks.inference.errors import EmptyPrompt, InvalidRequest, PromptTooLong
 from tasks.inference.listening import Listener
 from tasks.inference.loading import end_token_ids, load_tokenizer
@@ -53,14 +65,14 @@ class Vocabulary:
         content = self.for_constraints.decode_bytes([token_id])
         return TopLogprob(token=content.decode("utf-8", "replace"), logprob=logprob, bytes=list(content))
 
-    def prompt_ids(self, request: EngineGenerateRequest) -> list[int]:
-        """Return the ids to continue; raises `EmptyPrompt`, and `InvalidRequest` for what can't be rendered."""
-        if request.prompt_ids is not None:
-            return request.prompt_ids
-        if request.messages is None:
-            return _prompt_ids(self.tokenizer, request.prompt or "")
+    def input_ids(self, request: EngineInput) -> list[int]:
+        """Return the ids of a text; raises `EmptyPrompt`."""
+        return request.prompt_ids or _prompt_ids(self.tokenizer, request.prompt or "")
+
+    def rendered_ids(self, messages: list[dict[str, str]]) -> list[int]:
+        """Return the ids of a conversation that is to be answered; raises `InvalidRequest` if it can't be rendered."""
         try:
-            return self.openings.token_ids([Message(**message) for message in request.messages])  # type: ignore[arg-type]
+            return self.openings.token_ids([Message(**message) for message in messages])  # type: ignore[arg-type]
         except DatasetError as error:
             raise InvalidRequest(str(error)) from error
 
@@ -117,6 +129,26 @@ class TextGeneration:
         )
 
 
+class TextEmbedding:
+    """One text on its way to its vector."""
+
+    def __init__(self, embedding: Embedding, metrics: EngineMetrics) -> None:
+        self.embedding = embedding
+        self._metrics = metrics
+
+    def answer(self) -> EngineEmbedResponse:
+        """Return the vector of one that is done; raises what it failed with."""
+        vector = self.embedding.result()
+        return EngineEmbedResponse(embedding=vector.tolist(), prompt_tokens=len(self.embedding.prompt_ids))
+
+    def end(self) -> None:
+        """Count how it ended, and take its place in the engine away if it has not."""
+        self.embedding.cancel()
+        self._metrics.prompt_tokens.inc(len(self.embedding.prompt_ids))
+        reason = "failed" if self.embedding.error is not None else self.embedding.finish_reason or "cancelled"
+        self._metrics.requests.labels(reason).inc()
+
+
 class TextEngine:
     """The engine with its tokenizers. `start` reads files and tokenizes: call it off the event loop."""
 
@@ -151,15 +183,17 @@ class TextEngine:
             WeightsError: there is no usable model or tokenizer in the folder.
         """
         started = time.monotonic()
-        weights = model_folder(request.weights, self._folders)
-        adapter = None if request.adapter is None else model_folder(request.adapter, self._folders)
-        vocabulary = self._vocabulary(weights)
-        prompt_ids = vocabulary.prompt_ids(request)
-        room = _room(request, len(prompt_ids), self._engine.context_length(weights))
+        model = self._model(request)
+        vocabulary = self._vocabulary(model.weights)
+        if request.messages is not None:
+            prompt_ids = vocabulary.rendered_ids(request.messages)
+        else:
+            prompt_ids = vocabulary.input_ids(request)
+        room = _room(request, len(prompt_ids), self._engine.context_length(model.weights))
         try:
             generation = self._engine.submit(
                 GenerationRequest(
-                    model=ModelRef(weights, adapter),
+                    model=model,
                     prompt_ids=prompt_ids,
                     max_new_tokens=room,
                     temperature=request.temperature,
@@ -178,6 +212,15 @@ class TextEngine:
             raise InvalidRequest(str(error)) from error
         return TextGeneration(generation, vocabulary, request.stop, self.metrics, started)
 
+    def embed(self, request: EngineEmbedRequest, listener: Listener) -> TextEmbedding:
+        """Submit a text to be averaged; `listener` hears of its end. Raises what `start` raises, and `InputTooLong`."""
+        model = self._model(request)
+        ids = self._vocabulary(model.weights).input_ids(request)
+        try:
+            return TextEmbedding(self._engine.embed(EmbeddingRequest(model, ids), listener), self.metrics)
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from error
+
     def health(self) -> EngineHealth:
         """Return what is loaded, running and waiting."""
         return EngineHealth.model_validate({"status": "ok", **asdict(self._engine.stats())})
@@ -185,6 +228,11 @@ class TextEngine:
     def close(self, timeout: float) -> bool:
         """Cancel everything; tell whether the engine's threads ended within `timeout` seconds."""
         return self._engine.close(timeout)
+
+    def _model(self, request: EngineInput) -> ModelRef:
+        """Return the folders of the request's model; raises `PathRefused`."""
+        adapter = None if request.adapter is None else model_folder(request.adapter, self._folders)
+        return ModelRef(model_folder(request.weights, self._folders), adapter)
 
 
 def _constraint(request: EngineGenerateRequest, vocabulary: Vocabulary) -> JsonConstraint | None:

@@ -67,6 +67,18 @@ def test_streams_seeds_stops_schemas_and_logprobs_pass_through(platform, client,
     assert "".join(shown["logprobs"]["tokens"]) == shown["text"]
 
 
+def test_embeddings_are_the_backends(platform, client, model_id):
+    body = {"model": "tiny-llama", "input": [PROMPT, "fox"], "dimensions": 8}
+    front = client.post("/v1/embeddings", json=body).json()
+    behind = platform.http.post(f"http://127.0.0.1:{platform.ports['api']}/v1/embeddings", json=body).json()
+    for ours, theirs in zip(front["data"], behind["data"], strict=True):
+        assert ours["embedding"] == pytest.approx(theirs["embedding"], abs=1e-6)
+    assert front["usage"] == behind["usage"]
+    refused = client.post("/v1/embeddings", json={"model": "tiny-llama", "input": "word " * 2000})
+    assert refused.status_code == 400
+    assert "256" in refused.json()["error"]["message"]
+
+
 def test_what_the_backend_refuses_keeps_its_sense(client, model_id):
     too_long = client.post(f"/api/models/{model_id}/generate", json={"prompt": PROMPT, "max_length": 2})
     assert (too_long.status_code, too_long.json()["code"]) == (422, "prompt_too_long")

@@ -1,4 +1,4 @@
-"""The official `openai` package against the running platform: models, completions, chat, streams, errors."""
+"""The official `openai` package against the running platform: models, text, chat, streams, embeddings, errors."""
 
 import asyncio
 import json
@@ -53,6 +53,20 @@ def test_a_fine_tuned_model_answers_under_its_own_name(client, platform, undistu
     body = {"prompt": PROMPT, "temperature": 0, "max_new_tokens": 8}
     documented = platform.http.post(f"/models/{undisturbed['output_model_id']}/generate", json=body).json()
     assert documented["text"] == PROMPT + tuned
+
+
+def test_a_fine_tuned_model_has_embeddings_of_its_own(client, model, undisturbed):
+    tuned = next(one.id for one in client.models.list() if one.id.endswith(f":{undisturbed['output_model_id']}"))
+    base, own = (
+        torch.tensor([one.embedding for one in client.embeddings.create(model=name, input=[PROMPT, "fox"]).data])
+        for name in (model, tuned)
+    )
+    torch.testing.assert_close(torch.stack((base, own)).norm(dim=2), torch.ones(2, 2))
+    assert (own @ base.T).argmax(dim=1).tolist() == [
+        0,
+        1,
+    ]  # a short training moves a text less than another text is far
+    assert (own - base).norm(dim=1).min() > 1e-4
 
 
 def test_a_completion_counts_its_tokens_and_ends_at_a_stop_string(client, model, tokenizer):

@@ -179,7 +179,12 @@ def _prepare(platform: Platform, model_id: int, body: GenerateRequest) -> tuple[
 def engine_request(
     platform: Platform, model: Model, adapter: Path | None = None, **settings: Any
 ) -> EngineGenerateRequest:
-    """Return what the engine is asked for this model, with settings of `EngineGenerateRequest`.
+    """Return what the engine is asked for this model, with settings of `EngineGenerateRequest`; as `engine_model`."""
+    return EngineGenerateRequest(**engine_model(platform, model, adapter), **settings)
+
+
+def engine_model(platform: Platform, model: Model, adapter: Path | None = None) -> dict[str, str | None]:
+    """Return how a request to the engine names this model: fields of `EngineInput`.
 
     `adapter` is a folder with a checkpoint's adapter, to answer in the place of the model's own.
     Raises `Conflict` if the weights can't be loaded, and `PartDown` while they are being fetched.
@@ -190,12 +195,11 @@ def engine_request(
         message = f"The weights of {model.base_model} are being fetched from the hub; try again in a while."
         raise PartDown("weights", message, retry_after=30)
     adapter = adapter or _adapter_folder(platform, model)
-    return EngineGenerateRequest(
-        model=model.weights or model.base_model,
-        weights=str(folder),
-        adapter=str(adapter) if adapter is not None else None,
-        **settings,
-    )
+    return {
+        "model": model.weights or model.base_model,
+        "weights": str(folder),
+        "adapter": str(adapter) if adapter is not None else None,
+    }
 
 
 def _answer(model: Model, body: GenerateRequest, result: dict[str, Any], seconds: float) -> GenerateResponse:

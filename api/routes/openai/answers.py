@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from api.engine.schemas import EngineGenerateRequest, EngineGenerateResponse
@@ -13,6 +13,7 @@ from api.routes.models.service import count_generations, engine_request
 from api.routes.openai.fine_tuning.checkpoints import answering
 from api.routes.openai.schemas import CompletionUsage, GenerationOptions
 
+T = TypeVar("T")
 Event = tuple[int, dict[str, Any]]
 """Index of an answer, and what the engine says of it: a piece of text, or that it is done."""
 
@@ -68,14 +69,19 @@ def _seed(options: GenerationOptions, index: int) -> int | None:
 
 async def whole(platform: Platform, asked: Asked) -> list[EngineGenerateResponse]:
     """Return all answers; raises what the engine's client raises, after cancelling the others."""
-    tasks = [asyncio.ensure_future(platform.engine.generate(request)) for request in asked.requests]
+    answers = await all_of(platform.engine.generate(request) for request in asked.requests)
+    await asyncio.to_thread(count_generations, platform.database, len(answers))
+    return answers
+
+
+async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return all results, in order; the first failure is raised, after cancelling the others."""
+    tasks = [asyncio.create_task(one) for one in work]
     try:
-        answers = await asyncio.gather(*tasks)
+        return list(await asyncio.gather(*tasks))
     finally:
         for task in tasks:
             task.cancel()
-    await asyncio.to_thread(count_generations, platform.database, len(answers))
-    return list(answers)
 
 
 async def pieces(platform: Platform, asked: Asked) -> AsyncGenerator[Event, None]:

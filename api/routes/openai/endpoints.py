@@ -1,4 +1,4 @@
-"""OpenAI's doors: models, completions, chat."""
+"""OpenAI's doors: models, completions, chat, embeddings."""
 
 from collections.abc import Awaitable
 
@@ -11,6 +11,7 @@ from api.routes.models.service import delete_model
 from api.routes.openai import names
 from api.routes.openai.chat import chat
 from api.routes.openai.completions import complete
+from api.routes.openai.embeddings import EmbeddingsRequest, EmbeddingsResponse, embed
 from api.routes.openai.fine_tuning.checkpoints import checkpoint_of
 from api.routes.openai.schemas import ChatRequest, CompletionRequest, ModelDeleted, ModelObject, ModelObjects
 from api.schemas import EVENT_STREAM
@@ -60,6 +61,12 @@ async def create_completion(parts: Parts, request: Request, body: CompletionRequ
 async def create_chat_completion(parts: Parts, request: Request, body: ChatRequest) -> Response:
     """Answer a conversation."""
     return await _answer(request, chat(parts, body))
+
+
+@router.post("/embeddings", response_model=EmbeddingsResponse)
+async def create_embeddings(parts: Parts, request: Request, body: EmbeddingsRequest) -> Response:
+    """Turn texts into vectors of unit length."""
+    return await _answer(request, embed(parts, body))
 
 
 async def _answer(request: Request, work: Awaitable[Response]) -> Response:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from api.engine.client import EngineClient, EngineRefused, EngineUnavailable
-from api.engine.schemas import EngineGenerateRequest
+from api.engine.schemas import EngineEmbedRequest, EngineGenerateRequest
 from tests.api.engine.conftest import EngineProcess
 
 
@@ -142,3 +142,26 @@ def test_when_an_engine_dies_what_waited_in_line_goes_on(tiny_models_dir, data_d
 def test_the_client_imports_no_torch():
     code = "import sys, api.engine.client, api.engine.schemas; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_embedding_keeps_its_code_of_error_and_its_metrics(engine_process, tiny_llama_dir):
+    text = EngineEmbedRequest(weights=str(tiny_llama_dir), prompt="The future of")
+
+    async def work(client):
+        before = await client.metrics()
+        answer = await client.embed(text)
+        with pytest.raises(EngineRefused) as refused:
+            await client.embed(text.model_copy(update={"prompt": "word " * 500}))
+        return before, answer, refused.value, await client.metrics()
+
+    def read(metrics):
+        return next(
+            float(line.split()[1])
+            for line in metrics.splitlines()
+            if line.startswith("llm_engine_prompt_tokens_total ")
+        )
+
+    before, answer, refused, after = run(engine_process.url, work)
+    assert len(answer.embedding) == 32
+    assert read(after) - read(before) == answer.prompt_tokens
+    assert (refused.status, refused.code) == (422, "prompt_too_long")
