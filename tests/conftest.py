@@ -16,7 +16,7 @@ PLATFORM_TESTS = "tests/e2e/"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--screenshots", type=Path, metavar="DIR", help="save pictures of the pages that tests click through"
+        "--screenshots", type=Path, metavar="DIR", help="save pictures of the pages and terminals that tests use"
     )
 
 

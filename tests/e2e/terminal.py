@@ -4,6 +4,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import struct
 import subprocess
@@ -13,8 +14,10 @@ import time
 from fcntl import ioctl
 from pathlib import Path
 
+from tests.e2e.picture import save_picture
+
 COMMAND = Path(sys.executable).with_name("llm-platform")
-COLUMNS, ROWS = 110, 40
+COLUMNS, ROWS = 120, 40
 
 
 class Terminal:
@@ -36,6 +39,7 @@ class Terminal:
         )
         os.close(child)
         self.raw = ""
+        self._command = shlex.join(("llm-platform", *arguments))
 
     @property
     def text(self) -> str:
@@ -48,6 +52,11 @@ class Terminal:
         while (found := re.search(pattern, self.text)) is None:
             assert self._read(deadline), f"{pattern!r} did not appear:\n{self.text}"
         return found
+
+    def picture(self, folder: Path | None, name: str) -> None:
+        """Save what is shown as `command-line-NAME.svg`, if there is a folder for it."""
+        if folder is not None:
+            save_picture(folder / f"command-line-{name}.svg", self._command, self.raw, COLUMNS)
 
     def type(self, keys: str) -> None:
         """Press keys: `\\x03` is Ctrl-C, `\\x04` Ctrl-D, which the terminal turns into what they mean."""

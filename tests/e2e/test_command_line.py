@@ -28,14 +28,16 @@ def answer(platform):
     return run
 
 
-def test_a_job_is_watched_left_and_ended_from_a_terminal(platform, terminal, answer, tiny_model):
+def test_a_job_is_watched_left_and_ended_from_a_terminal(platform, terminal, answer, tiny_model, screenshots):
     shown = terminal("train", tiny_model, *ENDLESS, "--name", "Watched", "--watch")
     job_id = int(shown.expect(r"job (\d+) ")[1])
-    shown.expect(rf"job {job_id} RUNNING .*step \d+/5000, loss \d+\.\d+, .*tokens/s, .*left")
+    percent = r"\d+" if screenshots is None else r"\d\d"  # a picture should show something of the bar
+    shown.expect(rf"job {job_id} RUNNING .* {percent}% step \d+/5000, loss \d+\.\d+, .*tokens/s, .*left")
     assert "\x1b[" in shown.raw  # drawn in place, in colours
     shown.type(CTRL_C)
     assert shown.end() == 130
     assert f"Detached: job {job_id} goes on" in shown.text
+    shown.picture(screenshots, "watch")
     step = platform.job(job_id)["step"]
     platform.wait_until(lambda: platform.job(job_id)["step"] > step, 30, "the job to go on")
 
@@ -71,7 +73,7 @@ def test_a_job_watched_to_its_end_is_evaluated_and_compared(terminal, answer, ti
     compared.expect(r"perplexity +\d")
 
 
-def test_text_streams_and_a_chat_goes_on_after_an_answer_was_stopped(terminal, answer, tiny_model):
+def test_text_streams_and_a_chat_goes_on_after_an_answer_was_stopped(terminal, answer, tiny_model, screenshots):
     shown = terminal("generate", tiny_model, "The quick", "max_new_tokens=8", "temperature=0")
     assert shown.end() == 0
     whole = answer("generate", tiny_model, "The quick", "max_new_tokens=8", "temperature=0")
@@ -92,13 +94,15 @@ def test_text_streams_and_a_chat_goes_on_after_an_answer_was_stopped(terminal, a
     talk.expect("Stopped")
     talk.type("What is the capital of France?\n")
     talk.expect(r"France\?\s+[^>]*\w[^>]*\n> ")
+    talk.picture(screenshots, "chat")
     talk.type(CTRL_D)
     assert talk.end() == 0
 
 
-def test_status_shows_every_part(platform, terminal):
+def test_status_shows_every_part(platform, terminal, screenshots):
     shown = terminal("status")
     assert shown.end() == 0
+    shown.picture(screenshots, "status")
     assert "healthy" in shown.text
     for part in platform.http.get("/health").json()["parts"]:
         assert part in shown.text
