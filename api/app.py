@@ -21,6 +21,7 @@ from api.routes.models.endpoints import router as models
 from api.routes.openai.endpoints import router as openai
 from api.routes.openai.files.endpoints import router as files
 from api.routes.openai.fine_tuning.endpoints import router as fine_tuning
+from api.routes.openai.webhooks.endpoints import router as webhooks
 from api.routes.statistics.endpoints import router as statistics
 from api.routes.training.endpoints import router as training
 from api.version import VERSION
@@ -51,7 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (health, models, datasets, training, evaluations, statistics):
         doors.include_router(router)
     app.include_router(doors)
-    for router in (openai, files, fine_tuning):
+    for router in (openai, files, fine_tuning, webhooks):
         app.include_router(router, prefix="/v1", responses=in_openais_shape(errors))
     app.include_router(metrics, include_in_schema=False)
     _serve_documentation(app)

@@ -15,6 +15,7 @@ from api.monitor import Monitor
 from api.orchestrator import Orchestrator
 from api.reconciler import Reconciler
 from api.tracking import TrackingMirror
+from api.webhooks.sender import WebhookSender
 from configs.settings import Settings
 from registry.database import Database
 
@@ -37,6 +38,7 @@ class Platform:
     ingestion: Ingestion
     availability: AvailabilityWatch
     refusals: Refusals
+    webhooks: WebhookSender
 
     @classmethod
     def build(cls, settings: Settings) -> "Platform":
@@ -55,11 +57,12 @@ class Platform:
             ingestion=Ingestion(settings, database),
             availability=AvailabilityWatch(settings, database),
             refusals=Refusals(),
+            webhooks=WebhookSender(settings, database),
         )
 
     def start(self) -> list[asyncio.Task[None]]:
         """Start what works beside the requests."""
-        parts = (self.monitor, self.reconciler, self.tracking, self.ingestion, self.availability)
+        parts = (self.monitor, self.reconciler, self.tracking, self.ingestion, self.availability, self.webhooks)
         return [asyncio.create_task(part.run()) for part in parts]
 
     async def close(self) -> None:

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, FilePath, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from configs.keys import ApiKey, parse_keys
@@ -82,6 +82,17 @@ class Settings(BaseSettings):
     checkpoint_interval_seconds: float = Field(60.0, gt=0)
     training_memory_gb: float | None = Field(None, gt=0)
     """Memory that a training job may take; default what the device, for a CPU the machine, has free."""
+
+    webhook_allow_internal: bool = False
+    """Whether webhooks may be sent to addresses that are not public: this machine, its network, a cloud's metadata."""
+    webhook_ca_file: FilePath | None = None
+    """Certificates (PEM) of authorities that webhook targets may have theirs from, beside the public ones."""
+    webhook_timeout_seconds: float = Field(10.0, gt=0, le=60)
+    """How long a webhook's target may take to answer, its name's look-up included."""
+    webhook_retry_seconds: float = Field(5.0, gt=0)
+    """Pause before a webhook is sent again; each further one is about twice as long, six hours at most."""
+    webhook_attempts: int = Field(24, ge=1, le=100)
+    """How often a webhook is sent until it is given up; the default takes about three days."""
 
     @field_validator("api_keys")
     @classmethod

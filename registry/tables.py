@@ -195,6 +195,55 @@ class Dataset(Base):
     """A deleted data set is shown nowhere; its row stays, as jobs and evaluations name it."""
 
 
+class Webhook(Base):
+    """A target that is told of the ends of training jobs."""
+
+    __tablename__ = "webhooks"
+    __table_args__ = (NEVER_REUSED,)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    url: Mapped[str] = mapped_column(Text)
+    statuses: Mapped[list[str]] = mapped_column(JSON)
+    """Which ends it is told of: some of `registry.run_states.TERMINAL`."""
+    secret: Mapped[str] = mapped_column(String(100))
+    """What its messages are signed with; kept as it is, since signing needs it."""
+    old_secret: Mapped[str | None] = mapped_column(String(100))
+    """The secret before, with which messages are signed as well until `old_secret_until`."""
+    old_secret_until: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    updated_at: Mapped[datetime] = mapped_column(default=utcnow, onupdate=utcnow)
+
+
+class WebhookDelivery(Base):
+    """The message of one job's end to one target: written with the end, kept when it has been delivered."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (NEVER_REUSED,)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    webhook_id: Mapped[int] = mapped_column(ForeignKey("webhooks.id"), index=True)
+    uid: Mapped[str] = mapped_column(String(32), unique=True)
+    """The message's name, a UUID in hex; the same at every attempt."""
+    event_uid: Mapped[str] = mapped_column(String(32))
+    """The end's name, a UUID in hex; the same for every target."""
+    job_id: Mapped[int]
+    """The job that ended; no foreign key: it may be deleted before the message is delivered."""
+    job_status: Mapped[str] = mapped_column(String(20))
+    ended_at: Mapped[datetime]
+    attempts: Mapped[int] = mapped_column(default=0)
+    attempted_at: Mapped[datetime | None]
+    """Moment of the newest attempt's end."""
+    next_attempt_at: Mapped[datetime | None] = mapped_column(index=True)
+    """None: it has been delivered, or given up."""
+    answer_status: Mapped[int | None]
+    """HTTP status of the newest attempt's answer; none if there was no answer."""
+    error: Mapped[str | None] = mapped_column(Text)
+    """Why the newest attempt was in vain."""
+    delivered_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+
+
 class Counter(Base):
     """A number that only grows, such as answered generations."""
 

@@ -8,6 +8,7 @@ from typing import Any
 from openai.types import CreateEmbeddingResponse, FileDeleted, FileObject, Model, ModelDeleted
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+from openai.types.webhooks import DeletedWebhookEndpoint, WebhookEndpoint
 from pydantic import BaseModel
 
 TYPES: dict[str, type[BaseModel]] = {
@@ -16,8 +17,13 @@ TYPES: dict[str, type[BaseModel]] = {
     "fine_tuning.job": FineTuningJob,
     "fine_tuning.job.event": FineTuningJobEvent,
     "fine_tuning.job.checkpoint": FineTuningJobCheckpoint,
+    "webhook_endpoint": WebhookEndpoint,
 }
-DELETED: dict[str, type[BaseModel]] = {"file": FileDeleted, "model": ModelDeleted}
+DELETED: dict[str, type[BaseModel]] = {
+    "file": FileDeleted,
+    "model": ModelDeleted,
+    "webhook_endpoint.deleted": DeletedWebhookEndpoint,
+}
 
 
 def check_types(response: Any) -> None:

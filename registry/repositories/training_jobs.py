@@ -11,6 +11,7 @@ from registry.clock import utcnow
 from registry.repositories.flow_backed import DIED, FlowBackedRepository, Outcome
 from registry.repositories.idempotency import forget
 from registry.repositories.paging import page
+from registry.repositories.webhooks import WebhookRepository
 from registry.run_states import TERMINAL
 from registry.tables import JobEvent, TrainingJob
 
@@ -107,11 +108,13 @@ class TrainingJobRepository(FlowBackedRepository[TrainingJob]):
         return bool(attempts) and attempts[-1]["outcome"] in (None, DIED) and killed_for_memory_since(job)
 
     def record_state(self, record: TrainingJob, status: str, state_at: datetime, error: str | None = None) -> bool:
-        """Mirror a Prefect state, and tell of it as an event if the status has changed."""
+        """Mirror a Prefect state; a changed status is told of as an event, and an end to the webhooks."""
         before = record.status
         changed = super().record_state(record, status, state_at, error)
         if record.status != before:
             self.add_events(record.id, [("state", {"status": record.status, "error": record.error})])
+            if record.status in TERMINAL:
+                WebhookRepository(self.session).queue(record.id, record.status, state_at)
         return changed
 
     def begin_attempt(self, record: TrainingJob, host: str, pid: int, oom_kills: int | None = None) -> None:

@@ -5,8 +5,9 @@ import re
 from api.errors import NotFound
 
 FILE, RESULTS, JOB, EVENT, CHECKPOINT = "file-", "file-results-", "ftjob-", "ftevent-", "ftckpt-"
+WEBHOOK, DELIVERY = "webhook-", "delivery-"
 NUMBER = "[1-9][0-9]{0,8}"
-_KINDS = {FILE: "file", RESULTS: "file", JOB: "fine-tuning job"}
+_KINDS = {FILE: "file", RESULTS: "file", JOB: "fine-tuning job", WEBHOOK: "webhook endpoint"}
 
 
 def number_of(name: str, prefix: str) -> int:

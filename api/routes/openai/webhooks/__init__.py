@@ -1,0 +1,1 @@
+"""Webhooks in the shape of OpenAI's API."""

@@ -1,0 +1,1 @@
+"""Webhooks: tells targets on the network how training jobs ended."""

@@ -1,0 +1,171 @@
+"""Sends webhooks that are due, and writes down how it went, until each is delivered or given up."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import httpx
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.webhooks.addresses import Resolver, TargetUnreachable, host_of, parsed
+from api.webhooks.messages import body_of, headers_of
+from configs.settings import Settings
+from registry.clock import utcnow
+from registry.database import Database
+from registry.repositories.webhooks import WebhookRepository
+from registry.tables import Webhook, WebhookDelivery
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 6 * 3600.0
+LONGEST_ERROR = 500
+# An address that does not answer leaves time for the next one.
+CONNECT_SHARE = 1 / 3
+
+
+class WebhookSender:
+    """Sends to all targets at once, to each of them one message at a time, the oldest first."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        tls = httpx.create_ssl_context(trust_env=False)
+        if settings.webhook_ca_file is not None:
+            tls.load_verify_locations(settings.webhook_ca_file)
+        # A bare transport: no redirects, cookies, proxies. And no connection is kept, as the next request to the same
+        # address may be for another name, which that connection's certificate was not checked for.
+        self._transport = httpx.AsyncHTTPTransport(
+            verify=tls, trust_env=False, limits=httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        )
+        self._resolver = Resolver(allow_internal=settings.webhook_allow_internal)
+        self._busy: set[int] = set()
+        self._wake = asyncio.Event()
+        self._down = False
+
+    async def run(self) -> None:
+        """Send what is due, for as long as the API runs."""
+        try:
+            async with asyncio.TaskGroup() as sending:
+                while True:
+                    await self._start_due(sending)
+                    try:
+                        await asyncio.wait_for(self._wake.wait(), INTERVAL_SECONDS)
+                    except TimeoutError:
+                        continue
+                    self._wake.clear()
+        finally:
+            await self._transport.aclose()
+            self._resolver.close()
+
+    async def require_target(self, url: str) -> None:
+        """Raise `TargetUnreachable` if nothing could be sent to this URL now."""
+        try:
+            async with self._limited():
+                await self._resolver.addresses_of(parsed(url))
+        except TimeoutError as error:
+            raise TargetUnreachable("its name could not be looked up in time") from error
+
+    async def _start_due(self, sending: asyncio.TaskGroup) -> None:
+        # What is read of a target that is busy now may be out of date, even if it is not busy any more by then.
+        busy = set(self._busy)
+        try:
+            due = await asyncio.to_thread(self._due)
+        except SQLAlchemyError as error:
+            if not self._down:
+                logger.warning("webhooks wait: %s", error)
+            self._down = True
+            return
+        self._down = False
+        for delivery, webhook in due:
+            if webhook.id not in busy:
+                self._busy.add(webhook.id)
+                sending.create_task(self._attempt(delivery, webhook))
+
+    async def _attempt(self, delivery: WebhookDelivery, webhook: Webhook) -> None:
+        """Send a message once, and write down how it went."""
+        answer_status, error = await self._sent(delivery, webhook)
+        now = utcnow()
+        gone = answer_status == httpx.codes.GONE
+        next_attempt_at = None if error is None or gone else self._next_attempt(delivery, now)
+        if error is not None:
+            until = "given up" if next_attempt_at is None else f"tried again at {next_attempt_at:%Y-%m-%d %H:%M:%S} UTC"
+            logger.warning("webhook %d was not told of job %d: %s; %s", webhook.id, delivery.job_id, error, until)
+        try:
+            await asyncio.to_thread(self._record, delivery.id, now, answer_status, error, next_attempt_at)
+        except SQLAlchemyError as problem:
+            # It stays due: sent once more, under the same id, by which its receiver knows it.
+            logger.warning("how webhook delivery %d went could not be written down: %s", delivery.id, problem)
+        else:
+            self._wake.set()
+        finally:
+            self._busy.discard(webhook.id)
+
+    async def _sent(self, delivery: WebhookDelivery, webhook: Webhook) -> tuple[int | None, str | None]:
+        """Send a message once; return the answer's status, and what is wrong with it or kept it from coming."""
+        body = body_of(delivery)
+        headers = headers_of(delivery, webhook, body, utcnow())
+        try:
+            async with self._limited():
+                answer_status = await self._post(parsed(webhook.url), headers, body)
+        except TargetUnreachable as error:
+            return None, str(error)[:LONGEST_ERROR]
+        except TimeoutError:
+            return None, f"no answer within {self._settings.webhook_timeout_seconds:g} s"
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return None, (str(error) or type(error).__name__)[:LONGEST_ERROR]
+        return answer_status, None if httpx.codes.is_success(answer_status) else f"it answered {answer_status}"
+
+    async def _post(self, target: httpx.URL, headers: dict[str, str], body: bytes) -> int:
+        """Return the status that the target answers; its body is not read.
+
+        The connection goes to an address that was looked at, not to the name, which may have another one by then.
+        """
+        unreachable: httpx.TransportError | None = None
+        for address in await self._resolver.addresses_of(target):
+            request = httpx.Request(
+                "POST",
+                target.copy_with(host=address),
+                headers=headers | {"host": target.netloc.decode("ascii")},
+                content=body,
+                extensions={
+                    "sni_hostname": host_of(target),
+                    "timeout": {"connect": self._settings.webhook_timeout_seconds * CONNECT_SHARE},
+                },
+            )
+            try:
+                response = await self._transport.handle_async_request(request)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                unreachable = error
+                continue
+            await response.aclose()
+            return response.status_code
+        raise unreachable or TargetUnreachable(f"{host_of(target)} has no address")
+
+    def _next_attempt(self, delivery: WebhookDelivery, now: datetime) -> datetime | None:
+        """Return when to try again after a failure; None: no more."""
+        if delivery.attempts + 1 >= self._settings.webhook_attempts:
+            return None
+        pause = min(self._settings.webhook_retry_seconds * 2.0**delivery.attempts, LONGEST_PAUSE_SECONDS)
+        # Spread, so that what failed together does not come back together.
+        return now + timedelta(seconds=pause * random.uniform(0.75, 1.25))
+
+    def _limited(self) -> asyncio.Timeout:
+        return asyncio.timeout(self._settings.webhook_timeout_seconds)
+
+    def _due(self) -> Sequence[tuple[WebhookDelivery, Webhook]]:
+        with self._database.reading() as session:
+            return WebhookRepository(session).due(utcnow())
+
+    def _record(
+        self,
+        delivery_id: int,
+        at: datetime,
+        answer_status: int | None,
+        error: str | None,
+        next_attempt_at: datetime | None,
+    ) -> None:
+        with self._database.transaction() as session:
+            WebhookRepository(session).record_attempt(delivery_id, at, answer_status, error, next_attempt_at)
