@@ -5,6 +5,7 @@ loopback, its network, a cloud's metadata service.
 """
 
 import asyncio
+import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
@@ -14,6 +15,8 @@ import httpx
 PORTS = {"http": 80, "https": 443}
 LONGEST_URL = 2000
 THREADS = 4
+HOST = re.compile(rb"[A-Za-z0-9._:-]+")
+"""A name as DNS has it, or an address."""
 # The IPv4 address is in the last four bytes: what a translator (NAT64) makes of a name that has only such addresses.
 TRANSLATED = IPv6Network("64:ff9b::/96")
 
@@ -28,11 +31,11 @@ def parsed(url: str) -> httpx.URL:
         found = httpx.URL(url)
     except (httpx.InvalidURL, UnicodeError) as error:
         raise ValueError(f"It must be a URL: {error}") from error
-    if found.scheme not in PORTS or not found.host:
+    if found.scheme not in PORTS or not HOST.fullmatch(found.raw_host):
         raise ValueError("It must be an http:// or https:// URL with a host")
     if found.userinfo or found.fragment:
         raise ValueError("It must be a URL without user name, password and fragment")
-    if found.port == 0:
+    if found.port is not None and not 1 <= found.port <= 65535:
         raise ValueError("It must be a URL with a port from 1 to 65535, or none")
     return found
 
@@ -80,7 +83,10 @@ def is_internal(address: str) -> bool:
     """Return whether an address is anything but public: private, loopback, link-local, multicast, reserved …"""
     ip = ip_address(address)
     if isinstance(ip, IPv6Address):
-        ip = _carried(ip) or ip
+        carried = _carried(ip)
+        if carried is None:
+            return not ip.is_global or ip.is_multicast or ip.is_reserved or ip.is_site_local
+        ip = carried
     return not ip.is_global or ip.is_multicast or ip.is_reserved
 
 

@@ -19,7 +19,7 @@ from registry.tables import Webhook, WebhookDelivery
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_SECONDS = 1.0
+INTERVAL_SECONDS = 0.3
 LONGEST_PAUSE_SECONDS = 6 * 3600.0
 LONGEST_ERROR = 500
 # An address that does not answer leaves time for the next one.

@@ -1,0 +1,89 @@
+"""Requests go to the very addresses that were looked at, and keep the name: in `Host`, and for TLS."""
+
+import ssl
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from registry.clock import utcnow
+from tests.api.webhooks.receiver import Receiver, settled, unwrapped
+
+NAME = "hooks.test"
+ELSEWHERE = "127.0.0.9"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A file with a certificate of its own authority, for `NAME` alone, and its key."""
+    key, subject = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(utcnow() - timedelta(days=1))
+        .not_valid_after(utcnow() + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    file = tmp_path_factory.mktemp("tls") / "certificate.pem"
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    file.write_bytes(signed.public_bytes(pem) + private)
+    return file
+
+
+@pytest.fixture(scope="module")
+def settings(settings, certificate):
+    return settings.model_copy(
+        update={"webhook_allow_internal": True, "webhook_attempts": 1, "webhook_ca_file": certificate}
+    )
+
+
+@pytest.fixture
+def tls(certificate):
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    return context
+
+
+def test_a_name_that_changes_after_it_was_looked_at(client, job, names, target):
+    with Receiver() as receiver:
+        names[NAME] = [["127.0.0.1"], ["127.0.0.1"], [ELSEWHERE]]
+        endpoint = target(f"http://{NAME}:{receiver.port}/")
+        job("COMPLETED")
+        assert receiver.next().headers["host"] == f"{NAME}:{receiver.port}"
+        assert settled(client, endpoint)["status"] == "delivered"
+    assert names[NAME] == [[ELSEWHERE]], "only the third look-up would have been told of another address"
+
+
+def test_an_address_that_does_not_answer_is_not_the_last(client, job, names, target):
+    with Receiver() as receiver:
+        names[NAME] = [[ELSEWHERE, "127.0.0.1"]]
+        endpoint = target(f"http://{NAME}:{receiver.port}/")
+        job("COMPLETED")
+        receiver.next()
+        assert settled(client, endpoint)["status"] == "delivered"
+
+
+def test_tls_is_checked_for_the_name(client, job, names, target, tls):
+    asked = []
+    tls.sni_callback = lambda _connection, name, _context: asked.append(name)
+    with Receiver(tls=tls) as receiver:
+        names[NAME] = names["other.test"] = [["127.0.0.1"]]
+        right, wrong, nameless = (
+            target(f"https://{host}:{receiver.port}/") for host in (NAME, "other.test", "127.0.0.1")
+        )
+        job("COMPLETED")
+        received = receiver.next()
+        outcomes = [settled(client, endpoint) for endpoint in (right, wrong, nameless)]
+        assert receiver.received.empty()
+    unwrapped(received, right.signing_secret)
+    assert [one["status"] for one in outcomes] == ["delivered", "given_up", "given_up"]
+    assert all("certificate" in one["error"].lower() for one in outcomes[1:])
+    assert set(asked) == {NAME, "other.test", None}
