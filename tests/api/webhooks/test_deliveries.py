@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from typing import Any
 
 import openai
 import pytest
@@ -20,7 +21,7 @@ from registry.submissions import job_of_parameters
 from tests.api.webhooks.receiver import ALL, Receiver, deliveries, settled, until, unwrapped
 from tests.e2e.platform_process import free_ports
 
-ENDS = {
+ENDS: dict[str, Any] = {
     "COMPLETED": FineTuningJobSucceededWebhookEvent,
     "FAILED": FineTuningJobFailedWebhookEvent,
     "CANCELLED": FineTuningJobCancelledWebhookEvent,
@@ -171,11 +172,11 @@ def test_what_waits_is_sent_after_a_restart_and_after_its_job_is_deleted(setting
     own = settings.model_copy(update={"data_dir": tmp_path})
     (port,) = free_ports(1)
     body = {"name": "away", "url": f"http://localhost:{port}/", "event_types": ALL}
-    with TestClient(create_app(own), base_url="http://localhost") as before:
+    app = create_app(own)
+    with TestClient(app, base_url="http://localhost") as before:
         made = before.post("/v1/webhook_endpoints", json=body).json()
-        platform = before.app.state.platform
         ended_at = utcnow()
-        with platform.database.transaction() as session:
+        with app.state.platform.database.transaction() as session:
             jobs = TrainingJobRepository(session)
             one = jobs.add(job_of_parameters(FinetuneParameters(model_id=1)))
             jobs.record_state(one, "CANCELLED", ended_at)
