@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     webhook_timeout_seconds: float = Field(10.0, gt=0, le=60)
     """How long a webhook's target may take to answer, its name's look-up included."""
     webhook_retry_seconds: float = Field(5.0, gt=0)
-    """Pause before a webhook is sent again; each further one is about twice as long, six hours at most."""
+    """Time from a webhook's first attempt to its second; then about twice as long each time, six hours at most."""
     webhook_attempts: int = Field(24, ge=1, le=100)
     """How often a webhook is sent until it is given up; the default takes about three days."""
 

@@ -235,7 +235,7 @@ class WebhookDelivery(Base):
     attempted_at: Mapped[datetime | None]
     """Moment of the newest attempt's end."""
     next_attempt_at: Mapped[datetime | None] = mapped_column(index=True)
-    """None: it has been delivered, or given up."""
+    """None: it has been delivered, or given up. Set before each attempt, in case its sender dies."""
     answer_status: Mapped[int | None]
     """HTTP status of the newest attempt's answer; none if there was no answer."""
     error: Mapped[str | None] = mapped_column(Text)

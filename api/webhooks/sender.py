@@ -85,21 +85,23 @@ class WebhookSender:
                 sending.create_task(self._attempt(delivery, webhook))
 
     async def _attempt(self, delivery: WebhookDelivery, webhook: Webhook) -> None:
-        """Send a message once, and write down how it went."""
-        answer_status, error = await self._sent(delivery, webhook)
-        now = utcnow()
-        gone = answer_status == httpx.codes.GONE
-        next_attempt_at = None if error is None or gone else self._next_attempt(delivery, now)
-        if error is not None:
-            until = "given up" if next_attempt_at is None else f"tried again at {next_attempt_at:%Y-%m-%d %H:%M:%S} UTC"
-            logger.warning("webhook %d was not told of job %d: %s; %s", webhook.id, delivery.job_id, error, until)
+        """Send a message once.
+
+        The next attempt is in the table before this one begins: a database that can be read and not written, or a
+        process that dies in between, makes nobody get the same message without a pause.
+        """
+        next_attempt_at = utcnow() + self._pause_after(delivery.attempts)
         try:
-            await asyncio.to_thread(self._record, delivery.id, now, answer_status, error, next_attempt_at)
+            if await asyncio.to_thread(self._begin, delivery.id, next_attempt_at):
+                answer_status, error = await self._sent(delivery, webhook)
+                is_last = delivery.attempts + 1 >= self._settings.webhook_attempts or answer_status == httpx.codes.GONE
+                if error is not None:
+                    then = "given up" if is_last else f"again at {next_attempt_at:%Y-%m-%d %H:%M:%S} UTC"
+                    logger.warning("webhook %d: job %d not told (%s); %s", webhook.id, delivery.job_id, error, then)
+                await asyncio.to_thread(self._end, delivery.id, answer_status, error, is_last=is_last)
+                self._wake.set()
         except SQLAlchemyError as problem:
-            # It stays due: sent once more, under the same id, by which its receiver knows it.
-            logger.warning("how webhook delivery %d went could not be written down: %s", delivery.id, problem)
-        else:
-            self._wake.set()
+            logger.warning("webhook %d: what was sent can't be written down: %s", webhook.id, problem)
         finally:
             self._busy.discard(webhook.id)
 
@@ -144,13 +146,11 @@ class WebhookSender:
             return response.status_code
         raise unreachable or TargetUnreachable(f"{host_of(target)} has no address")
 
-    def _next_attempt(self, delivery: WebhookDelivery, now: datetime) -> datetime | None:
-        """Return when to try again after a failure; None: no more."""
-        if delivery.attempts + 1 >= self._settings.webhook_attempts:
-            return None
-        pause = min(self._settings.webhook_retry_seconds * 2.0**delivery.attempts, LONGEST_PAUSE_SECONDS)
+    def _pause_after(self, attempts: int) -> timedelta:
+        """Return how long after an attempt that comes after so many others the next one begins."""
+        pause = min(self._settings.webhook_retry_seconds * 2.0**attempts, LONGEST_PAUSE_SECONDS)
         # Spread, so that what failed together does not come back together.
-        return now + timedelta(seconds=pause * random.uniform(0.75, 1.25))
+        return timedelta(seconds=pause * random.uniform(0.75, 1.25))
 
     def _limited(self) -> asyncio.Timeout:
         return asyncio.timeout(self._settings.webhook_timeout_seconds)
@@ -159,13 +159,10 @@ class WebhookSender:
         with self._database.reading() as session:
             return WebhookRepository(session).due(utcnow())
 
-    def _record(
-        self,
-        delivery_id: int,
-        at: datetime,
-        answer_status: int | None,
-        error: str | None,
-        next_attempt_at: datetime | None,
-    ) -> None:
+    def _begin(self, delivery_id: int, next_attempt_at: datetime) -> bool:
         with self._database.transaction() as session:
-            WebhookRepository(session).record_attempt(delivery_id, at, answer_status, error, next_attempt_at)
+            return WebhookRepository(session).begin_attempt(delivery_id, next_attempt_at)
+
+    def _end(self, delivery_id: int, answer_status: int | None, error: str | None, *, is_last: bool) -> None:
+        with self._database.transaction() as session:
+            WebhookRepository(session).end_attempt(delivery_id, answer_status, error, is_last=is_last)

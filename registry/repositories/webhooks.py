@@ -65,26 +65,27 @@ class WebhookRepository:
         found = query.where(WebhookDelivery.id.in_(oldest.group_by(WebhookDelivery.webhook_id)))
         return self.session.execute(found.order_by(WebhookDelivery.id)).tuples().all()
 
-    def record_attempt(
-        self,
-        delivery_id: int,
-        at: datetime,
-        answer_status: int | None,
-        error: str | None,
-        next_attempt_at: datetime | None,
-    ) -> None:
-        """Record how an attempt went, unless its webhook has been deleted meanwhile; no `error`: it is delivered."""
-        sent = update(WebhookDelivery).where(WebhookDelivery.id == delivery_id)
-        self.session.execute(
-            sent.values(
-                attempts=WebhookDelivery.attempts + 1,
-                attempted_at=at,
-                answer_status=answer_status,
-                error=error,
-                next_attempt_at=next_attempt_at,
-                delivered_at=None if error is not None else at,
-            )
-        )
+    def begin_attempt(self, delivery_id: int, next_attempt_at: datetime) -> bool:
+        """Record that a message is about to be sent, and when again unless that succeeds.
+
+        Returns whether it is there: its webhook may have been deleted meanwhile.
+        """
+        begun = update(WebhookDelivery).where(WebhookDelivery.id == delivery_id).returning(WebhookDelivery.id)
+        values = {"attempts": WebhookDelivery.attempts + 1, "next_attempt_at": next_attempt_at}
+        return self.session.scalar(begun.values(values)) is not None
+
+    def end_attempt(self, delivery_id: int, answer_status: int | None, error: str | None, *, is_last: bool) -> None:
+        """Record how sending a message went: no `error` means delivered; a failure is given up if it `is_last`."""
+        now = utcnow()
+        values = {
+            "attempted_at": now,
+            "answer_status": answer_status,
+            "error": error,
+            "delivered_at": None if error is not None else now,
+        }
+        if error is None or is_last:
+            values["next_attempt_at"] = None
+        self.session.execute(update(WebhookDelivery).where(WebhookDelivery.id == delivery_id).values(values))
 
     def newest_deliveries(self, webhook_id: int, limit: int, before: int | None) -> Sequence[WebhookDelivery]:
         """Return the webhook's newest messages, with ids less than `before`, the newest first."""
