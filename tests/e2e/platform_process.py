@@ -43,6 +43,7 @@ class PlatformProcess:
             "LLM_PLATFORM_DATA_DIR": str(data_dir),
             "LLM_PLATFORM_LOCAL_MODELS_DIR": str(models_dir),
             "LLM_PLATFORM_ALLOW_HUB": "false",
+            "LLM_PLATFORM_WEBHOOK_ALLOW_INTERNAL": "true",
             "LLM_PLATFORM_CHECKPOINT_INTERVAL_SECONDS": "2",
             **{f"LLM_PLATFORM_{part.upper()}_PORT": str(port) for part, port in self.ports.items()},
         }

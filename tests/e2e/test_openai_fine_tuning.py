@@ -1,4 +1,4 @@
-"""The official `openai` package fine-tunes on the running platform: files, a job paused and resumed, checkpoints."""
+"""The official `openai` package fine-tunes on the running platform: files, a paused job, checkpoints, a webhook."""
 
 import csv
 import json
@@ -6,6 +6,7 @@ import json
 import openai
 import pytest
 
+from tests.api.webhooks.receiver import ALL, Receiver, unwrapped
 from tests.openai_types import check_types
 
 EPOCHS, ROWS, HELD_OUT, BATCH = 50, 24, 6, 2
@@ -20,6 +21,15 @@ def client(platform):
     checking = openai.DefaultHttpxClient(event_hooks={"response": [check_types]})
     with openai.OpenAI(base_url=base_url, api_key="none", http_client=checking, timeout=120) as client:
         yield client
+
+
+@pytest.fixture
+def told(client):
+    """Returns the next event that a webhook tells of, verified."""
+    with Receiver() as receiver:
+        endpoint = client.webhooks.create(name="test", url=receiver.url, event_types=ALL)
+        yield lambda: unwrapped(receiver.next(), endpoint.signing_secret)
+        client.webhooks.delete(endpoint.id)
 
 
 def upload(client, name, numbers):
@@ -43,7 +53,7 @@ def said(client, model):
     return answer.choices[0].message.content
 
 
-def test_from_rows_to_an_answer(platform, client, tiny_model):
+def test_from_rows_to_an_answer(platform, client, tiny_model, told):
     jobs = client.fine_tuning.jobs
     job = jobs.create(
         model="tiny-llama",
@@ -71,6 +81,8 @@ def test_from_rows_to_an_answer(platform, client, tiny_model):
     assert said(client, paused_at.fine_tuned_model_checkpoint) is not None
     assert jobs.resume(job.id).status in ("running", "queued")
     platform.wait_until(lambda: jobs.retrieve(job.id).status == "succeeded", 120, "the job to succeed")
+    event = told()
+    assert (event.type, event.data.id) == ("fine_tuning.job.succeeded", job.id)
     assert [one.id for one in jobs.list(metadata={"team": "blue"})] == [job.id]
     assert_told_of_every_step(client, job.id)
     assert_answers(client, jobs.retrieve(job.id), on_the_way)
