@@ -3,6 +3,7 @@
 Every field can be set as `LLM_PLATFORM_<FIELD>`, for example `LLM_PLATFORM_API_PORT=8000`.
 """
 
+import ssl
 from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
@@ -102,11 +103,21 @@ class Settings(BaseSettings):
             parse_keys(text)
         return text
 
-    @field_validator("data_dir", "local_models_dir")
+    @field_validator("data_dir", "local_models_dir", "webhook_ca_file")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         """Paths are handed to processes with other working directories."""
         return path.expanduser().resolve() if path is not None else None
+
+    @field_validator("webhook_ca_file")
+    @classmethod
+    def _holds_certificates(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+            except ssl.SSLError as error:
+                raise ValueError(f"It must be a file with certificates in PEM format: {error}") from error
+        return path
 
     @property
     def training_memory_bytes(self) -> int | None:

@@ -41,8 +41,9 @@ def test_lists_are_newest_first_and_paged(sdk, target):
     assert [one.id for one in first] == ids[::-1]
 
 
-def test_the_same_key_makes_one_endpoint(sdk):
-    body = {"name": "once", "url": "https://public.test/", "event_types": ALL}
+def test_the_same_key_makes_one_endpoint_even_if_its_name_leads_elsewhere_by_then(sdk, names):
+    names["turncoat.test"] = [["1.1.1.1"], ["10.0.0.1"]]
+    body = {"name": "once", "url": "https://turncoat.test/", "event_types": ALL}
     first, again = (sdk.webhooks.create(**body, extra_headers={"Idempotency-Key": "once"}) for _ in range(2))
     assert first == again
     sdk.webhooks.delete(first.id)

@@ -8,7 +8,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from pydantic import ValidationError
 
+from configs.settings import Settings
 from registry.clock import utcnow
 from tests.api.webhooks.receiver import Receiver, settled, unwrapped
 
@@ -87,3 +89,12 @@ def test_tls_is_checked_for_the_name(client, job, names, target, tls):
     assert [one["status"] for one in outcomes] == ["delivered", "given_up", "given_up"]
     assert all("certificate" in one["error"].lower() for one in outcomes[1:])
     assert set(asked) == {NAME, "other.test", None}
+
+
+def test_authorities_are_certificates(tmp_path):
+    file = tmp_path / "authority.pem"
+    with pytest.raises(ValidationError, match="webhook_ca_file"):
+        Settings(webhook_ca_file=file)
+    file.write_text("none")
+    with pytest.raises(ValidationError, match="certificates in PEM format"):
+        Settings(webhook_ca_file=file)

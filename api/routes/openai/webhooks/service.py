@@ -24,8 +24,11 @@ OLD_SECRET_LASTS = timedelta(hours=24)
 
 async def create(platform: Platform, body: EndpointCreate, once: IdempotentRequest | None) -> EndpointWithSecret:
     """Add a target; raises `Invalid` if its name leads nowhere, or to where nothing may be sent."""
-    await _require_target(platform, body.url)
-    created = await asyncio.to_thread(create_once, platform.database, once, lambda session: _insert(session, body))
+    # Looked at before the transaction: the answer to a repeated key does not depend on it.
+    refusal = await _refusal(platform, body.url)
+    created = await asyncio.to_thread(
+        create_once, platform.database, once, lambda session: _insert(session, body, refusal)
+    )
     return EndpointWithSecret(**created.answer)
 
 
@@ -44,12 +47,13 @@ def read(platform: Platform, endpoint_id: str) -> Endpoint:
 
 async def change(platform: Platform, endpoint_id: str, body: EndpointUpdate) -> Endpoint:
     """Change what is given; raises `NotFound`, and `Invalid` as `create` does."""
-    if body.url is not None:
-        await _require_target(platform, body.url)
+    refusal = None if body.url is None else await _refusal(platform, body.url)
 
     def update() -> Endpoint:
         with platform.database.transaction() as session:
             webhook = _webhook_in(session, endpoint_id)
+            if refusal is not None:
+                raise refusal
             webhook.name = body.name or webhook.name
             webhook.url = body.url or webhook.url
             webhook.statuses = _statuses(body.event_types) if body.event_types else webhook.statuses
@@ -84,7 +88,9 @@ def list_deliveries(platform: Platform, endpoint_id: str, limit: int, after: str
         return page_of([delivery_object(delivery) for delivery in found], limit)
 
 
-def _insert(session: Session, body: EndpointCreate) -> tuple[int, Answer]:
+def _insert(session: Session, body: EndpointCreate, refusal: Invalid | None) -> tuple[int, Answer]:
+    if refusal is not None:
+        raise refusal
     webhook = Webhook(name=body.name, url=body.url, statuses=_statuses(body.event_types), secret=new_secret())
     WebhookRepository(session).add(webhook)
     return webhook.id, endpoint_with_secret(webhook).model_dump()
@@ -103,8 +109,10 @@ def _webhook_in(session: Session, endpoint_id: str) -> Webhook:
     return webhook
 
 
-async def _require_target(platform: Platform, url: str) -> None:
+async def _refusal(platform: Platform, url: str) -> Invalid | None:
+    """Return why nothing can be sent to a URL; None if something can."""
     try:
         await platform.webhooks.require_target(url)
     except TargetUnreachable as error:
-        raise Invalid(f"url is {url!r}, to which nothing can be sent: {error}.") from error
+        return Invalid(f"url is {url!r}, to which nothing can be sent: {error}.")
+    return None
