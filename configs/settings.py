@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, FilePath, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from configs.keys import ApiKey, parse_keys
@@ -116,7 +117,8 @@ class Settings(BaseSettings):
             try:
                 ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
             except ssl.SSLError as error:
-                raise ValueError(f"It must be a file with certificates in PEM format: {error}") from error
+                message = "Input should be a file with certificates in PEM format"
+                raise PydanticCustomError("certificates", message) from error
         return path
 
     @property

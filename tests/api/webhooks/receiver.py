@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
 from typing import Any
 
 import openai
@@ -33,10 +34,12 @@ class Receiver:
         port: int = 0,
         tls: ssl.SSLContext | None = None,
         before_answering: Callable[[], Any] = lambda: None,
+        send_body: Callable[[BufferedIOBase], Any] = lambda _body: None,
     ) -> None:
         self.received: queue.Queue[Received] = queue.Queue()
         self._answers = list(answers)
         self._before_answering = before_answering
+        self._send_body = send_body
         self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
@@ -71,6 +74,7 @@ class Receiver:
                 if 300 <= status < 400:
                     self.send_header("location", receiver.url.replace("/hook", "/elsewhere"))
                 self.end_headers()
+                receiver._send_body(self.wfile)
 
             def log_message(self, *_: object) -> None:
                 """Tests print nothing."""

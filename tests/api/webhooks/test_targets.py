@@ -1,6 +1,7 @@
-"""Requests go to the very addresses that were looked at, and keep the name: in `Host`, and for TLS."""
+"""Requests go to the very addresses that were looked at, keep the name, and end whatever the target does."""
 
 import ssl
+import threading
 from datetime import timedelta
 
 import pytest
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from configs.settings import Settings
 from registry.clock import utcnow
-from tests.api.webhooks.receiver import Receiver, settled, unwrapped
+from tests.api.webhooks.receiver import PATIENCE_SECONDS, Receiver, settled, unwrapped
 
 NAME = "hooks.test"
 ELSEWHERE = "127.0.0.9"
@@ -43,7 +44,12 @@ def certificate(tmp_path_factory):
 @pytest.fixture(scope="module")
 def settings(settings, certificate):
     return settings.model_copy(
-        update={"webhook_allow_internal": True, "webhook_attempts": 1, "webhook_ca_file": certificate}
+        update={
+            "webhook_allow_internal": True,
+            "webhook_attempts": 1,
+            "webhook_ca_file": certificate,
+            "webhook_timeout_seconds": 3.0,
+        }
     )
 
 
@@ -71,6 +77,33 @@ def test_an_address_that_does_not_answer_is_not_the_last(client, job, names, tar
         job("COMPLETED")
         receiver.next()
         assert settled(client, endpoint)["status"] == "delivered"
+
+
+def test_an_answer_without_end_is_cut_off(client, job, target):
+    cut_off = threading.Event()
+
+    def send_without_end(body):
+        try:
+            while True:
+                body.write(bytes(65536))
+        except OSError:
+            cut_off.set()
+
+    with Receiver(send_body=send_without_end) as receiver:
+        endpoint = target(receiver.url)
+        job("COMPLETED")
+        assert cut_off.wait(PATIENCE_SECONDS)
+        assert settled(client, endpoint)["status"] == "delivered"
+
+
+def test_a_target_that_never_answers_is_left_after_a_while(client, job, target):
+    told = threading.Event()
+    with Receiver(before_answering=told.wait) as receiver:
+        endpoint = target(receiver.url)
+        job("COMPLETED")
+        delivery = settled(client, endpoint)
+        told.set()
+    assert (delivery["status"], delivery["error"]) == ("given_up", "no answer within 3 s")
 
 
 def test_tls_is_checked_for_the_name(client, job, names, target, tls):
