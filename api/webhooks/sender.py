@@ -116,7 +116,7 @@ class WebhookSender:
             return None, str(error)[:LONGEST_ERROR]
         except TimeoutError:
             return None, f"no answer within {self._settings.webhook_timeout_seconds:g} s"
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:  # a TLS alert comes as an OSError
             return None, (str(error) or type(error).__name__)[:LONGEST_ERROR]
         return answer_status, None if httpx.codes.is_success(answer_status) else f"it answered {answer_status}"
 

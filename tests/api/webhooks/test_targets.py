@@ -1,5 +1,7 @@
 """Requests go to the very addresses that were looked at, keep the name, and end whatever the target does."""
 
+import os
+import socket
 import ssl
 import threading
 from datetime import timedelta
@@ -122,6 +124,29 @@ def test_tls_is_checked_for_the_name(client, job, names, target, tls):
     assert [one["status"] for one in outcomes] == ["delivered", "given_up", "given_up"]
     assert all("certificate" in one["error"].lower() for one in outcomes[1:])
     assert set(asked) == {NAME, "other.test", None}
+
+
+def test_a_connection_that_breaks_spoils_no_later_one(client, job, names, target, tls):
+    def answer_without_tls():
+        connection, _ = listener.accept()
+        with tls.wrap_socket(connection, server_side=True) as encrypted:
+            encrypted.recv(65536)
+            os.write(encrypted.fileno(), b"this is no record of TLS")
+            os.read(encrypted.fileno(), 1)  # the other side's end
+
+    names[NAME] = [["127.0.0.1"]]
+    with socket.create_server(("127.0.0.1", 0)) as listener, Receiver() as receiver:
+        answering = threading.Thread(target=answer_without_tls)
+        answering.start()
+        broken = target(f"https://{NAME}:{listener.getsockname()[1]}/")
+        job("COMPLETED")
+        delivery = settled(client, broken)
+        answering.join(PATIENCE_SECONDS)
+        sound = target(receiver.url)
+        job("COMPLETED")
+        assert settled(client, sound)["status"] == "delivered"
+    assert (delivery["status"], delivery["status_code"]) == ("given_up", None)
+    assert "SSL" in delivery["error"]
 
 
 def test_authorities_are_certificates(tmp_path):
