@@ -11,7 +11,7 @@ from configs import keys
 from configs.keys import ApiKey
 
 READING = ("GET", "HEAD", "OPTIONS")
-COMPUTING = ("/api/models/{model_id}/generate", "/v1/completions", "/v1/chat/completions")
+COMPUTING = ("/api/models/{model_id}/generate", "/v1/completions", "/v1/chat/completions", "/v1/embeddings")
 """POST here computes an answer and changes nothing: reading, too."""
 DECIDING = ("/api/models/{model_id}/promote",)
 """POST here changes which model others are given."""

@@ -106,6 +106,7 @@ def test_what_needs_more_or_less_than_its_method_says(operations):
         "/api/models/{model_id}/generate",
         "/v1/completions",
         "/v1/chat/completions",
+        "/v1/embeddings",
     }
     admins = {(method, path) for method, path in operations if needed_scope(method, path) is Scope.ADMIN}
     assert admins == {
