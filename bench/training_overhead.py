@@ -22,6 +22,7 @@ import psutil
 from mlflow import MlflowClient
 
 from api.supervision.environment import platform_environment
+from bench.bare_loop import StepListener
 from configs.recipe import TrainingRecipe
 from configs.settings import Settings, get_settings
 from tasks.lora.observer import StepRecord
@@ -29,7 +30,6 @@ from tests.e2e.platform_process import ROOT, PlatformProcess
 
 SKIPPED = 3
 RECIPE = {"batch_size": 4, "max_seq_length": 256}
-NEVER = 1e9
 
 
 @dataclass
@@ -54,10 +54,8 @@ class Timing:
         return [after - before for before, after in pairwise(self.ends)][SKIPPED - 1 :]
 
 
-class Stopwatch(Timing):
+class Stopwatch(Timing, StepListener):
     """The bare loop's observer."""
-
-    def on_start(self, step: int, total_steps: int, total_epochs: int) -> None: ...
 
     def on_step(self, record: StepRecord) -> None:
         self.ends.append(time.time())
@@ -66,17 +64,13 @@ class Stopwatch(Timing):
         if record.step in (SKIPPED, record.total_steps):
             self.cpu = time.process_time() - self.cpu
 
-    def on_evaluation(self, step: int, eval_loss: float) -> None: ...
-
-    def on_checkpoint(self, step: int, path: Path) -> None: ...
-
 
 def train_bare(steps: int) -> Timing:
     """Train in this process: what `tasks.prepare` and `tasks.train` do, and nothing else."""
+    from bench.bare_loop import train
     from registry.database import Database
     from registry.repositories.models import ModelRepository
     from tasks.lora.adapter import attach_lora
-    from tasks.lora.loop import train
     from tasks.model_source import ModelSource
 
     settings = get_settings()
@@ -89,19 +83,8 @@ def train_bare(steps: int) -> Timing:
     data = source.prepare(database, recipe.dataset_id, recipe.max_seq_length).prepared
     database.close()
     stopwatch = Stopwatch()
-    with tempfile.TemporaryDirectory() as folder:
-        train(
-            attach_lora(source.load_base(), recipe),
-            data.train,
-            [],
-            recipe,
-            pad_token_id=source.pad_token_id,
-            checkpoints=Path(folder),
-            data_fingerprint=data.fingerprint,
-            observer=stopwatch,
-            should_pause=lambda: False,
-            checkpoint_interval=NEVER,
-        )
+    model_to_train = attach_lora(source.load_base(), recipe)
+    train(model_to_train, data.train, recipe, stopwatch, pad_token_id=source.pad_token_id)
     return stopwatch
 
 

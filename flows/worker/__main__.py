@@ -46,10 +46,12 @@ async def work(deployments_file: Path) -> None:
             await ensure_work_pools(client, specs)
             if await outdated(client, specs):
                 await apply_deployments(specs)
-        for pool in sorted({spec.work_pool for spec in specs}):
-            worker = WarmWorker(
-                pool, name=pool, limit=1, heartbeat_interval_seconds=HEARTBEAT_SECONDS, prefetch_seconds=0
-            )
+        workers = [
+            WarmWorker(pool, name=pool, limit=1, heartbeat_interval_seconds=HEARTBEAT_SECONDS, prefetch_seconds=0)
+            for pool in sorted({spec.work_pool for spec in specs})
+        ]
+        for worker in workers:
+            worker.companions = [other for other in workers if other is not worker]
             group.start_soon(worker.serve)
         prepare_forkserver(modules)
 

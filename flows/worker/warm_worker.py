@@ -1,9 +1,10 @@
 """Prefect's process worker with warm starts: polls one work pool and runs its flow runs in forked children."""
 
 import logging
+import math
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 import anyio.abc
@@ -17,6 +18,8 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, P
 from flows.worker.warm_start import ForkedEngineStarter, NoHooks
 
 POLL_SECONDS = 0.5
+BESIDE_POLL_SECONDS = 2.5
+"""While another pool's run computes: a poll costs the server 25 ms of a core, which that run could use."""
 FULL_POLL_SECONDS = 30.0
 """Prefect's UI calls a queue that was not asked for a minute "not ready"."""
 HEARTBEAT_SECONDS = 10
@@ -29,6 +32,8 @@ class WarmWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
 
     type = "process"
     _polled_at = 0.0
+    companions: Sequence["WarmWorker"] = ()
+    """The workers of this machine's other pools."""
     job_configuration = ProcessJobConfiguration
     job_configuration_variables = ProcessVariables
 
@@ -74,12 +79,23 @@ class WarmWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
             _logger.info("Worker '%s' polls work pool '%s'", self.name, self._work_pool_name)
 
     async def _poll(self) -> None:
-        """Ask for runs that are due; seldom while no slot is free, as a poll costs the server 25 ms of a core."""
-        full = self._limiter is not None and self._limiter.available_tokens < 1
-        if full and time.monotonic() - self._polled_at < FULL_POLL_SECONDS:
+        """Ask for runs that are due; seldom while no slot is free, and less often beside a run of another pool."""
+        beside = any(companion.slots_taken for companion in self.companions)
+        pause = FULL_POLL_SECONDS if self.slots_free < 1 else BESIDE_POLL_SECONDS if beside else 0.0
+        if time.monotonic() - self._polled_at < pause:
             return
         self._polled_at = time.monotonic()
         await self.get_and_submit_flow_runs()
+
+    @property
+    def slots_free(self) -> float:
+        """How many more runs this worker would start now."""
+        return math.inf if self._limiter is None else self._limiter.available_tokens
+
+    @property
+    def slots_taken(self) -> float:
+        """How many runs it has on their way."""
+        return 0 if self._limiter is None else self._limiter.borrowed_tokens
 
 
 async def _repeat(work: Callable[[], Awaitable[object]], seconds: float) -> None:

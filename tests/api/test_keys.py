@@ -116,6 +116,7 @@ def test_what_needs_more_or_less_than_its_method_says(operations):
         ("DELETE", "/api/training/{job_id}"),
         ("DELETE", "/v1/models/{name:path}"),
         ("DELETE", "/v1/files/{file_id}"),
+        ("DELETE", "/v1/webhook_endpoints/{endpoint_id}"),
     }
     for method, path in operations:
         reads = needed_scope(method, path) is Scope.READ

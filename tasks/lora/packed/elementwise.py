@@ -39,20 +39,21 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class _SwiGLU(torch.autograd.Function):
-    """Keeps the input alone."""
+    """Keeps what it computed: it is computed in the backward pass, and used there at once."""
 
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate_up)
         gate, up = gate_up.chunk(2, dim=-1)
-        return silu(gate).mul_(up)
+        activated = silu(gate)
+        ctx.save_for_backward(gate_up, activated)
+        return activated * up
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (gate_up,), dy = ctx.saved_tensors, gradients[0]
+        (gate_up, activated), dy = ctx.saved_tensors, gradients[0]
         gate, up = gate_up.chunk(2, dim=-1)
         d_gate_up = torch.empty_like(gate_up)
         d_gate, d_up = d_gate_up.chunk(2, dim=-1)
-        torch.mul(silu(gate), dy, out=d_up)
+        torch.mul(activated, dy, out=d_up)
         torch.ops.aten.silu_backward.grad_input(dy * up, gate, grad_input=d_gate)
         return d_gate_up

@@ -84,9 +84,10 @@ class _AdaptedProduct(torch.autograd.Function):
         dropped = x if mask is None else masked(x, mask)
         firsts = _stacked_firsts(layer, x.dtype)
         inner = dropped @ firsts.T
-        for adapter, part, second in _parts(layer, inner, mask is not None):
+        seconds = _scaled_seconds(layer, x.dtype, mask is not None)
+        for adapter, part, second in zip(layer.adapters, _split(layer, inner), seconds, strict=True):
             y[:, adapter.start : adapter.end].addmm_(part, second.T)
-        ctx.save_for_backward(source, mask, inner, firsts)
+        ctx.save_for_backward(source, mask, inner, firsts, *seconds)
         return y
 
     @staticmethod
@@ -106,13 +107,20 @@ def _as_it_is(source: Tensor) -> Tensor:
 
 
 def _factor_gradients(
-    layer: MergedLinear, x: Tensor, dx: Tensor | None, dy: Tensor, mask: Tensor | None, inner: Tensor, firsts: Tensor
+    layer: MergedLinear,
+    x: Tensor,
+    dx: Tensor | None,
+    dy: Tensor,
+    mask: Tensor | None,
+    inner: Tensor,
+    firsts: Tensor,
+    *seconds: Tensor,
 ) -> list[Tensor]:
     """Return the gradients of the adapters' A and B in turn, and add to `dx` what comes through the adapters."""
     d_inner = torch.empty_like(inner)
     d_seconds = []
-    for (adapter, part, second), d_part in zip(
-        _parts(layer, inner, mask is not None), _split(layer, d_inner), strict=True
+    for adapter, part, d_part, second in zip(
+        layer.adapters, _split(layer, inner), _split(layer, d_inner), seconds, strict=True
     ):
         d_output = dy[:, adapter.start : adapter.end]
         d_part.copy_(d_output @ second)
@@ -139,9 +147,6 @@ def _scale(layer: MergedLinear, adapter: Adapter, dropping: bool) -> float:
     return adapter.scale / keep_probability(layer.dropout) if dropping else adapter.scale
 
 
-def _parts(layer: MergedLinear, inner: Tensor, dropping: bool) -> list[tuple[Adapter, Tensor, Tensor]]:
-    """Return each adapter with its columns of `inner` and its scaled B in the format of `inner`."""
-    return [
-        (adapter, part, (adapter.second.detach() * _scale(layer, adapter, dropping)).to(inner.dtype))
-        for adapter, part in zip(layer.adapters, _split(layer, inner), strict=True)
-    ]
+def _scaled_seconds(layer: MergedLinear, dtype: torch.dtype, dropping: bool) -> list[Tensor]:
+    """Return the adapters' B, each times its scale."""
+    return [(adapter.second.detach() * _scale(layer, adapter, dropping)).to(dtype) for adapter in layer.adapters]

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from tasks.inference.engine import Generation
 from tasks.inference.errors import RequestTimedOut
 from tasks.inference.line import FairLine
 from tests.tasks.inference.conftest import greedy
-from tests.tasks.inference.test_engine import LONG, wait_until
+from tests.tasks.inference.test_engine import ENDLESS, wait_until
 from tests.tasks.inference.test_residency import ARENA, loaded, size
 
 ON_THEIR_WAY = 6
@@ -20,16 +21,16 @@ BASE, A, B = Path("base"), Path("a"), Path("b")
 class Stream:
     """Requests without end: some are always on their way, so that their base is never idle by itself."""
 
-    def __init__(self, engine, request):
-        self.engine, self.request = engine, request
-        self.generations = [engine.submit(request) for _ in range(ON_THEIR_WAY)]
+    def __init__(self, engine, *requests):
+        self.engine, self.requests = engine, cycle(requests)
+        self.generations = [engine.submit(next(self.requests)) for _ in range(ON_THEIR_WAY)]
 
     def go_on_until(self, condition, timeout=60.0):
         deadline = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < deadline
             if sum(not generation.done for generation in self.generations[-ON_THEIR_WAY:]) < ON_THEIR_WAY:
-                self.generations.append(self.engine.submit(self.request))
+                self.generations.append(self.engine.submit(next(self.requests)))
 
 
 def line_of(*adapters):
@@ -94,22 +95,25 @@ def test_a_steady_stream_to_one_base_does_not_keep_another_out(make_engine, tiny
 
 
 @pytest.mark.parametrize("waits", [False, True])
-def test_a_request_that_takes_too_long_is_told_so(make_engine, tiny_llama_dir, waits):
+def test_a_request_that_takes_too_long_is_told_so(make_engine, endless_llama_dir, waits):
     engine = make_engine(concurrency=1, request_seconds=0.05)
-    first = engine.submit(greedy(tiny_llama_dir, max_new_tokens=LONG))
-    late = engine.submit(greedy(tiny_llama_dir, max_new_tokens=LONG)) if waits else first
+    first = engine.submit(greedy(endless_llama_dir, max_new_tokens=ENDLESS))
+    late = engine.submit(greedy(endless_llama_dir, max_new_tokens=ENDLESS)) if waits else first
     with pytest.raises(RequestTimedOut, match=r"not done within 0\.05 s \(\d+ tokens were there\)"):
         late.result(30)
     wait_until(lambda: engine.stats().running == engine.stats().waiting == 0)
     assert sum(model.cache_tokens_used for model in engine.stats().models) == 0
 
 
-def test_a_request_that_waits_for_memory_has_its_time_too(make_engine, tiny_llama_dir, tmp_path):
-    a, b = (shutil.copytree(tiny_llama_dir, tmp_path / name) for name in "ab")
-    engine = make_engine(budget=int(size(a) * 1.5), kv_cache_bytes=ARENA, patience_seconds=60, request_seconds=0.5)
+def test_a_request_that_waits_for_memory_has_its_time_too(make_engine, endless_llama_dir, tmp_path):
+    a, b = (shutil.copytree(endless_llama_dir, tmp_path / name) for name in "ab")
+    arena = 30 * ARENA
+    budget = int((size(a) - ARENA + arena) * 1.5)
+    engine = make_engine(budget=budget, kv_cache_bytes=arena, patience_seconds=60, request_seconds=2.0)
     engine.submit(greedy(a, max_new_tokens=1))  # it may come too late itself: loading is slow the first time
     wait_until(lambda: loaded(engine) == ["a"])
-    stream = Stream(engine, greedy(a, max_new_tokens=40))
+    # Of different lengths, as all that end at once would leave their base idle.
+    stream = Stream(engine, *(greedy(a, max_new_tokens=length) for length in range(1000, 1800, 130)))
     other = engine.submit(greedy(b, max_new_tokens=3))
     stream.go_on_until(lambda: other.done)
     with pytest.raises(RequestTimedOut):
