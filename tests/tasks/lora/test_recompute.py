@@ -1,5 +1,7 @@
 """Activations that are computed again in the backward pass change nothing but what is kept for it."""
 
+import threading
+
 import pytest
 import torch
 
@@ -24,17 +26,23 @@ def test_a_run_gives_the_same_to_the_last_bit(tiny_models_dir, tmp_path, name, d
 
 
 def kept_bytes(model, path_name, recompute):
-    """Bytes of what the forward pass of one micro-batch keeps for the backward pass."""
-    storages = {}
+    """Bytes of what one micro-batch has kept when its backward pass begins."""
+    storages, backward = {}, threading.Event()
 
     def keep(tensor):
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        if not backward.is_set():
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    def give_back(tensor):
+        backward.set()
         return tensor
 
     path = choose_path(model.train(), 0, path_name, recompute=recompute)
     frozen = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, give_back):
         path.accumulate(path.batch(make_rows(8)), 1)
+    assert backward.is_set()
     return sum(size for place, size in storages.items() if place not in frozen)
 
 
