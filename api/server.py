@@ -9,6 +9,8 @@ from api.supervision.preflight import PreflightError, check_doors
 from configs.settings import get_settings
 
 SHUTDOWN_GRACE_SECONDS = 5
+KEEP_ALIVE_SECONDS = 75
+"""Longer than clients keep idle connections (httpx, and with it OpenAI's SDK: 5 s): else a request may meet its end."""
 
 
 def main() -> None:
@@ -24,6 +26,7 @@ def main() -> None:
         port=settings.api_port,
         access_log=False,
         timeout_graceful_shutdown=SHUTDOWN_GRACE_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
 
 
