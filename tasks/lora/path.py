@@ -160,7 +160,8 @@ class PackedPath:
 
         def compute(number: int) -> tuple[float, tuple[Tensor | None, ...]]:
             nll = self._packed.summed_nll(batch.shares[number], [seeds[row] for row in batch.row_numbers[number]])
-            return nll.item(), torch.autograd.grad(nll / labelled, weights, allow_unused=True)
+            gradients = torch.autograd.grad(nll / labelled, weights, allow_unused=True)
+            return nll.item(), gradients  # read last: on a GPU reading waits for all that was asked for
 
         computed = self._threads.map(compute, range(len(batch.shares)))
         for _, gradients in computed:  # always in the same order, so that their sum is the same to the bit
