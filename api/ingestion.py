@@ -13,7 +13,7 @@ from registry.database import Database
 from registry.repositories.datasets import DatasetRepository
 from registry.repositories.models import ModelRepository
 from registry.tables import Dataset
-from registry.weights import locate
+from registry.weights import weights_on_disk
 
 logger = logging.getLogger(__name__)
 
@@ -113,9 +113,7 @@ class Ingestion:
                 continue
             if model.adapter is not None:
                 return self._settings.adapters_dir / model.adapter
-            if model.weights is not None:
-                return self._settings.weights_dir / model.weights
-            folder = locate(model.base_model, self._settings.models_dir)
+            folder = weights_on_disk(model, self._settings)
             if folder is not None:
                 return folder
         raise PartDown("datasets", NO_TOKENIZER)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+from configs.settings import Settings
+from registry.tables import Model
+
 HUB_TIMEOUT_SECONDS = 3.0
 # Weights as safetensors, and text beside them. Pickles (`.bin`, `.pt`) are never fetched: loading one runs its code.
 HUB_FILES = (
@@ -40,6 +43,13 @@ def locate(base_model: str, models_dir: Path) -> Path | None:
         if folder is not None and (folder / "config.json").is_file() and next(_weight_files(folder), None):
             return folder
     return None
+
+
+def weights_on_disk(model: Model, settings: Settings) -> Path | None:
+    """Return the folder on this machine with the weights below a model's adapter: its own, else its base's; or None."""
+    if model.weights is not None:
+        return settings.weights_dir / model.weights
+    return locate(model.base_model, settings.models_dir)
 
 
 def probe(base_model: str, models_dir: Path, allow_hub: bool) -> Availability:

@@ -17,7 +17,7 @@ from registry.repositories.datasets import DatasetRepository
 from registry.repositories.models import ModelRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.tables import Model
-from registry.weights import count_parameters, locate
+from registry.weights import count_parameters, weights_on_disk
 from tasks.lora.errors import DoesNotFit
 from tasks.lora.estimate import ModelSizes, StepShape, likely_path, sizes_of
 from tasks.lora.machine import free_memory, gpus
@@ -68,8 +68,7 @@ def _devices_that_fit(workload: Workload, job: FinetuneParameters, available: in
 
 def _workload(session: Session, settings: Settings, model: Model, job: FinetuneParameters) -> Workload | None:
     """Return what the job amounts to; None where the weights are not on this machine, or of an unknown shape."""
-    own = model.weights
-    folder = settings.weights_dir / own if own is not None else locate(model.base_model, settings.models_dir)
+    folder = weights_on_disk(model, settings)
     if folder is None:
         return None
     try:
