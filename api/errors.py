@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from api.engine.client import EngineRefused, EngineUnavailable
+from api.generation.engine_client import EngineRefused, EngineUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -70,11 +70,11 @@ class EvaluationFailed(PlatformError):
     """An evaluation that was waited for ended without numbers."""
 
 
-class PartDown(PlatformError):
-    """A part of the platform does not answer; `part` names it."""
+class ServiceDown(PlatformError):
+    """A service of the platform does not answer; `part` names it, as clients read it."""
 
-    def __init__(self, part: str, message: str, retry_after: int = 5) -> None:
-        super().__init__(message, part=part)
+    def __init__(self, service: str, message: str, retry_after: int = 5) -> None:
+        super().__init__(message, part=service)
         self.retry_after = retry_after
 
 
@@ -97,7 +97,7 @@ STATUS_OF_ERROR: Mapping[type[PlatformError], tuple[int, str]] = {
     TooLittleMemory: (422, "too_little_memory"),
     DatasetInvalid: (422, "invalid_dataset"),
     EvaluationFailed: (500, "evaluation_failed"),
-    PartDown: (503, "part_down"),
+    ServiceDown: (503, "part_down"),
 }
 OPENAI_PREFIX = "/v1/"
 OPENAI_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -119,7 +119,7 @@ DOCUMENTED_ERRORS: dict[int | str, dict[str, Any]] = {
     422: {"model": ErrorResponse, "description": "A field is wrong"},
     429: {"model": ErrorResponse, "description": "Too many requests wait"},
     500: {"model": ErrorResponse, "description": "The platform failed"},
-    503: {"model": ErrorResponse, "description": "A part of the platform is down"},
+    503: {"model": ErrorResponse, "description": "A service of the platform is down"},
 }
 KEY_ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorResponse, "description": "No key, or an unknown one"},
@@ -194,7 +194,7 @@ def platform_error_response(error: PlatformError, path: str) -> JSONResponse:
 
 def _problem_of(error: PlatformError) -> Problem:
     status, code = STATUS_OF_ERROR[type(error)]
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, PartDown) else None
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, ServiceDown) else None
     if isinstance(error, Unauthorized):
         headers = {"WWW-Authenticate": "Bearer"}
     return Problem(status, error.message, code, error.details, headers)
@@ -214,7 +214,7 @@ def engine_problem(error: EngineUnavailable | EngineRefused) -> Problem:
     """Return what an error of the inference engine means to a client."""
     if isinstance(error, EngineUnavailable):
         sentence = str(error)
-        return _problem_of(PartDown("engine", f"{sentence[0].upper()}{sentence[1:]}."))
+        return _problem_of(ServiceDown("engine", f"{sentence[0].upper()}{sentence[1:]}."))
     status = STATUS_OF_ENGINE_CODE[error.code]
     return Problem(status, error.message, error.code, headers={"Retry-After": "5"} if status in (429, 503) else None)
 
@@ -257,7 +257,7 @@ def _problem_of_http(request: Request, error: HTTPException) -> Problem:
 async def _on_database_error(request: Request, error: Exception) -> JSONResponse:
     logger.error("database error", exc_info=error)
     message = "The database does not answer; try again in a few seconds."
-    return platform_error_response(PartDown("database", message), request.url.path)
+    return platform_error_response(ServiceDown("database", message), request.url.path)
 
 
 async def _on_unexpected(request: Request, error: Exception) -> JSONResponse:

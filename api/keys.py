@@ -1,4 +1,4 @@
-"""The guard before every door: which key a request carries, and whether its scope is enough (decision 17)."""
+"""The guard before every endpoint: which key a request carries, and whether its scope is enough (decision 17)."""
 
 from collections.abc import Sequence
 

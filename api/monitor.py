@@ -1,4 +1,4 @@
-"""Watches the platform's parts, so that `/api/health` answers at once with what was last seen."""
+"""Watches the platform's services, so that `/api/health` answers at once with what was last seen."""
 
 import asyncio
 import logging
@@ -9,11 +9,11 @@ from typing import Any
 import httpx
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.engine.client import EngineClient, EngineError
-from api.engine.openai_backend import OpenAIBackend
-from api.engine.schemas import EngineHealth
-from api.errors import PartDown
-from api.supervision.parts import WORK_POOLS
+from api.engine_server.schemas import EngineHealth
+from api.errors import ServiceDown
+from api.generation.engine_client import EngineClient, EngineError
+from api.generation.openai_backend import OpenAIBackend
+from api.launcher.services import WORK_POOLS
 from configs.settings import Settings
 from registry.database import Database
 
@@ -50,26 +50,26 @@ class Monitor:
         self._engine = engine
         self.engine: EngineHealth | None = None
         """What the engine last said of itself; None before that, and once it no longer answers."""
-        self.parts: dict[str, dict[str, Any]] = {name: {"status": STARTING} for name in self._probes}
+        self.services: dict[str, dict[str, Any]] = {name: {"status": STARTING} for name in self._probes}
 
     @property
     def healthy(self) -> bool:
-        """Whether every part answered when last asked."""
-        return all(self.answers(name) for name in self.parts)
+        """Whether every service answered when last asked."""
+        return all(self.answers(name) for name in self.services)
 
     def answers(self, name: str) -> bool:
-        """Return whether the part answered when last asked."""
-        return bool(self.parts[name]["status"] == OK)
+        """Return whether the service answered when last asked."""
+        return bool(self.services[name]["status"] == OK)
 
     def require(self, name: str) -> None:
-        """Raise `PartDown` unless the part answered when last asked."""
+        """Raise `ServiceDown` unless the service answered when last asked."""
         if not self.answers(name):
-            part = self.parts[name]
-            reason = part.get("reason", "it has not answered yet")
-            raise PartDown(name, f"{LABELS[name]} is {part['status']} ({reason}); try again in a few seconds.")
+            service = self.services[name]
+            reason = service.get("reason", "it has not answered yet")
+            raise ServiceDown(name, f"{LABELS[name]} is {service['status']} ({reason}); try again in a few seconds.")
 
     async def run(self) -> None:
-        """Probe every part for as long as the API runs, each at its own pace: a part that hangs delays no other."""
+        """Probe every service while the API runs, each at its own pace: one that hangs delays no other."""
         try:
             await asyncio.gather(*(self._watch(name, probe) for name, probe in self._probes.items()))
         finally:
@@ -83,18 +83,18 @@ class Monitor:
             except (httpx.HTTPError, EngineError, SQLAlchemyError, _NotReady) as error:
                 self._record_failure(name, str(error) or type(error).__name__)
             else:
-                self.parts[name] = {"status": OK, "latency_ms": round((time.monotonic() - started) * 1000, 1)}
+                self.services[name] = {"status": OK, "latency_ms": round((time.monotonic() - started) * 1000, 1)}
             settled = name == "worker" and self.answers(name)
             await asyncio.sleep(WORKER_INTERVAL_SECONDS if settled else INTERVAL_SECONDS)
 
     def _record_failure(self, name: str, reason: str) -> None:
         if name == "engine":
             self.engine = None
-        # Until a part has answered once it is starting, not down.
-        status = STARTING if self.parts[name]["status"] == STARTING else DOWN
-        if status == DOWN and self.parts[name]["status"] == OK:
+        # Until a service has answered once it is starting, not down.
+        status = STARTING if self.services[name]["status"] == STARTING else DOWN
+        if status == DOWN and self.services[name]["status"] == OK:
             logger.warning("%s does not answer: %s", name, reason)
-        self.parts[name] = {"status": status, "reason": reason.splitlines()[0][:200]}
+        self.services[name] = {"status": status, "reason": reason.splitlines()[0][:200]}
 
     async def _probe_database(self) -> None:
         await asyncio.to_thread(self._database.ping)
@@ -118,4 +118,4 @@ class Monitor:
 
 
 class _NotReady(Exception):
-    """A part answered, but not as one that works."""
+    """A service answered, but not as one that works."""

@@ -1,4 +1,4 @@
-"""What every route shares: the parts of the running API, made once by the app factory."""
+"""What every route shares: the services of the running API, made once by the app factory."""
 
 import asyncio
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from api.availability import AvailabilityWatch
-from api.engine.client import EngineClient
-from api.engine.openai_backend import OpenAIBackend
-from api.ingestion import Ingestion
+from api.controller.availability import AvailabilityWatch
+from api.controller.ingestion import Ingestion
+from api.controller.mlflow_sync import MlflowSync
+from api.controller.reconciler import Reconciler
+from api.controller.webhook_delivery import WebhookSender
+from api.generation.engine_client import EngineClient
+from api.generation.openai_backend import OpenAIBackend
 from api.keys import Refusals
 from api.monitor import Monitor
-from api.orchestrator import Orchestrator
-from api.reconciler import Reconciler
-from api.tracking import TrackingMirror
-from api.webhooks.sender import WebhookSender
+from api.orchestration.prefect_client import Orchestrator
 from configs.settings import Settings
 from registry.database import Database
 
@@ -26,7 +26,7 @@ Inference = EngineClient | OpenAIBackend
 
 @dataclass(frozen=True)
 class Platform:
-    """The API process's parts."""
+    """The API process's services."""
 
     settings: Settings
     database: Database
@@ -34,7 +34,7 @@ class Platform:
     engine: Inference
     monitor: Monitor
     reconciler: Reconciler
-    tracking: TrackingMirror
+    tracking: MlflowSync
     ingestion: Ingestion
     availability: AvailabilityWatch
     refusals: Refusals
@@ -42,7 +42,7 @@ class Platform:
 
     @classmethod
     def build(cls, settings: Settings) -> "Platform":
-        """Make the parts; nothing runs or connects yet."""
+        """Make the services; nothing runs or connects yet."""
         database = Database(settings.platform_database_url)
         engine = _inference(settings)
         orchestrator = Orchestrator(settings.prefect_api_url)
@@ -53,7 +53,7 @@ class Platform:
             engine=engine,
             monitor=Monitor(settings, database, engine),
             reconciler=Reconciler(database, orchestrator),
-            tracking=TrackingMirror(settings, database),
+            tracking=MlflowSync(settings, database),
             ingestion=Ingestion(settings, database),
             availability=AvailabilityWatch(settings, database),
             refusals=Refusals(),
@@ -62,8 +62,8 @@ class Platform:
 
     def start(self) -> list[asyncio.Task[None]]:
         """Start what works beside the requests."""
-        parts = (self.monitor, self.reconciler, self.tracking, self.ingestion, self.availability, self.webhooks)
-        return [asyncio.create_task(part.run()) for part in parts]
+        loops = (self.monitor, self.reconciler, self.tracking, self.ingestion, self.availability, self.webhooks)
+        return [asyncio.create_task(loop.run()) for loop in loops]
 
     async def close(self) -> None:
         """Close connections."""
@@ -84,4 +84,4 @@ def _of_request(request: Request) -> Platform:
     return cast(Platform, request.app.state.platform)
 
 
-Parts = Annotated[Platform, Depends(_of_request)]
+CurrentPlatform = Annotated[Platform, Depends(_of_request)]

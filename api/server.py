@@ -5,7 +5,7 @@ import sys
 import uvicorn
 
 from api.app import create_app
-from api.supervision.preflight import PreflightError, check_doors
+from api.launcher.preflight import PreflightError, check_bindings
 from configs.settings import get_settings
 
 SHUTDOWN_GRACE_SECONDS = 5
@@ -17,7 +17,7 @@ def main() -> None:
     """Serve the API until told to stop."""
     settings = get_settings()
     try:
-        check_doors(settings)
+        check_bindings(settings)
     except PreflightError as error:
         sys.exit(f"Can't start: {error}")
     uvicorn.run(

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from configs.recipe import TrainingRecipe
-from tasks.lora import loop
-from tasks.lora.adapter import TrainedModel
-from tasks.lora.batch import TokenRow
-from tasks.lora.estimate import PathName
-from tasks.lora.observer import StepRecord, TrainingObserver
-from tasks.lora.path import PaddedPath
-from tasks.lora.planning import StepPlan
+from tasks.training import loop
+from tasks.training.adapter import TrainedModel
+from tasks.training.batch import TokenRow
+from tasks.training.estimate import PathName
+from tasks.training.observer import StepRecord, TrainingObserver
+from tasks.training.planning import StepPlan
+from tasks.training.step_backend import PaddedPath
 
 NEVER = 1e9
 

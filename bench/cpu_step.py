@@ -22,10 +22,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tasks.inference.cpu.decoder import CpuDecoder
-from tasks.inference.loading import load_config
 from tasks.inference.network.decoder import Decoder
 from tasks.inference.network.shape import shape_of
 from tasks.inference.network.step import KVArena, Network, StepBatch
+from tasks.models.loading import load_config
 
 BASE = Path("data/models/HuggingFaceTB/SmolLM2-135M-Instruct")
 PROMPT, ROOM = 32, 1024

@@ -1,6 +1,6 @@
 """Generation speed of the engine beside its peers, in one go: `python -m bench.inference` (after `make model`).
 
-32 prompt tokens and 128 new ones, greedy, bfloat16, at 1, 8 and 32 streams: our engine in process and by its HTTP door,
+32 prompt tokens and 128 new ones, greedy, bfloat16, at 1, 8 and 32 streams: our engine in process and over HTTP,
 transformers' `generate` (a static batch), transformers' continuous batching, and llama.cpp's server if one is named.
 The contenders take turns within every round, each in a process of its own that sleeps meanwhile.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import httpx
 
-from api.engine.server import SPIN_COUNT
+from api.engine_server.server import SPIN_COUNT
 from bench.servers import MODEL, Server, llama_cpp, own_engine, running
 
 PROMPT_TOKENS = 32
@@ -109,7 +109,7 @@ def in_a_process(make: Callable[..., Run], *arguments: object) -> Iterator[Measu
 
 
 @dataclass(frozen=True)
-class Door:
+class Endpoint:
     """How to ask a server: where, with what, and what its answer calls the number of new tokens."""
 
     path: str
@@ -118,14 +118,16 @@ class Door:
     count: str
 
 
-OWN_DOOR = Door("/generate", {"weights": str(MODEL.resolve()), "temperature": 0}, "max_new_tokens", "generated_tokens")
-LLAMA_DOOR = Door(
+OWN_DOOR = Endpoint(
+    "/generate", {"weights": str(MODEL.resolve()), "temperature": 0}, "max_new_tokens", "generated_tokens"
+)
+LLAMA_DOOR = Endpoint(
     "/completion", {"temperature": 0, "ignore_eos": True, "cache_prompt": False}, "n_predict", "tokens_predicted"
 )
 
 
 @contextmanager
-def over_http(server: Server, door: Door) -> Iterator[Measure]:
+def over_http(server: Server, endpoint: Endpoint) -> Iterator[Measure]:
     """Yield a function that returns tokens per second of as many clients as there are prompts."""
     from transformers import AutoTokenizer
 
@@ -136,8 +138,8 @@ def over_http(server: Server, door: Door) -> Iterator[Measure]:
         http = stack.enter_context(httpx.Client(base_url=url, timeout=600, limits=limits, trust_env=False))
 
         def one(text: str, new: int) -> int:
-            response = http.post(door.path, json={**door.body, "prompt": text, door.limit: new})
-            return int(response.raise_for_status().json()[door.count])
+            response = http.post(endpoint.path, json={**endpoint.body, "prompt": text, endpoint.limit: new})
+            return int(response.raise_for_status().json()[endpoint.count])
 
         def measure(prompts: Prompts, new: int) -> float:
             texts = [tokenizer.decode(ids) for ids in prompts]

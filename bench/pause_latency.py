@@ -34,7 +34,7 @@ LONGEST_SECONDS = 120
 RECIPE = {"max_steps": 100_000, "epochs": 10_000, "batch_size": 1, "max_seq_length": 64}
 LOADS = 5
 
-Door = Callable[[PlatformProcess, dict[str, Any]], None]
+Endpoint = Callable[[PlatformProcess, dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def ask_prefect(platform: PlatformProcess, job: dict[str, Any], action: str, bod
     assert answer.json()["status"] == "ACCEPT", answer.text
 
 
-PAUSES: dict[str, Door] = {"API": pause_at_api, "Prefect": pause_at_prefect}
-RESUMES: dict[str, Door] = {"API": resume_at_api, "Prefect": resume_at_prefect}
+PAUSES: dict[str, Endpoint] = {"API": pause_at_api, "Prefect": pause_at_prefect}
+RESUMES: dict[str, Endpoint] = {"API": resume_at_api, "Prefect": resume_at_prefect}
 
 
 def seconds_until(condition: Callable[[], bool], since: float) -> float:
@@ -97,7 +97,7 @@ def without_limit(platform: PlatformProcess, job: dict[str, Any]) -> bool:
     return run["state"]["state_details"]["pause_timeout"] is None
 
 
-def cycle(platform: PlatformProcess, job_id: int, pause: Door, resume: Door, threads: Executor) -> Cycle:
+def cycle(platform: PlatformProcess, job_id: int, pause: Endpoint, resume: Endpoint, threads: Executor) -> Cycle:
     job = platform.job(job_id)
     folder = platform.data_dir / "jobs" / str(job_id)
     trace, checkpoints = folder / "trace.jsonl", folder / "checkpoints"
@@ -121,7 +121,7 @@ def cycle(platform: PlatformProcess, job_id: int, pause: Door, resume: Door, thr
 
 
 def measure(platform: PlatformProcess, cycles: int) -> tuple[dict[str, list[Cycle]], list[float]]:
-    """Return the cycles by their two doors, and the seconds of the job's steps."""
+    """Return the cycles by their two endpoints, and the seconds of the job's steps."""
     job_id = platform.train(model_id=1, **RECIPE)
     platform.wait_until(lambda: platform.job(job_id)["step"] > 5, 120, "the first steps")
     combinations = [(pause, resume) for resume in RESUMES for pause in PAUSES]
@@ -145,8 +145,8 @@ def measure(platform: PlatformProcess, cycles: int) -> tuple[dict[str, list[Cycl
 def load_seconds(data_dir: Path, base_model: str) -> list[float]:
     """Return the seconds in which weights and a new adapter come into memory, the files being in the cache."""
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # as every part of the platform has it; torch reads it on its import
-    from tasks.lora.adapter import attach_lora
-    from tasks.model_source import ModelSource
+    from tasks.models.sources import ModelSource
+    from tasks.training.adapter import attach_lora
 
     settings = Settings(data_dir=data_dir, local_models_dir=ROOT / "data" / "models", allow_hub=False)
     source = ModelSource(settings, Model(base_model=base_model))
@@ -189,9 +189,9 @@ def main() -> None:
     print(row("a step", steps) + f"p99 {sorted(steps)[int(0.99 * len(steps))]:.2f}")
     print(row("a save", saves))
     print(row("the model's load", loads))
-    for doors, group in measured.items():
-        print(row(f"{doors}: gone", [one.free for one in group]))
-        print(row(f"{doors}: step", [one.stepping for one in group]))
+    for endpoints, group in measured.items():
+        print(row(f"{endpoints}: gone", [one.free for one in group]))
+        print(row(f"{endpoints}: step", [one.stepping for one in group]))
 
 
 if __name__ == "__main__":

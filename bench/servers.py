@@ -52,7 +52,7 @@ def own_engine(*, int8: bool = False) -> Server:
         "LLM_PLATFORM_COMPUTE_DTYPE": "bfloat16",
         "LLM_PLATFORM_ENGINE_INT8": str(int8).lower(),
     }
-    return Server([sys.executable, "-m", "api.engine.server"], port, environment)
+    return Server([sys.executable, "-m", "api.engine_server.server"], port, environment)
 
 
 def own_api(engine: Server, data: Path) -> Server:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import psutil
 
-from api.engine.client import EngineClient
-from api.engine.schemas import EngineGenerateRequest
-from tests.api.engine.conftest import EngineProcess
+from api.engine_server.schemas import EngineGenerateRequest
+from api.generation.engine_client import EngineClient
+from tests.api.engine_server.conftest import EngineProcess
 from tests.tasks.inference.adapters import save_adapter
 
 MODELS = Path("data/models").resolve()

@@ -1,7 +1,7 @@
 """Time to the first token under streaming clients: `python -m bench.streaming` (after `make model`).
 
 Clients ask again and again, each for a stream, with prompts of different lengths; their first requests are spread over
-a second. Ours is asked at the API's `/v1/completions`, and at the engine's own door; llama.cpp's server, if it is
+a second. Ours is asked at the API's `/v1/completions`, and at the engine's own endpoint; llama.cpp's server, if it is
 named, at its `/v1/completions`. The contenders take turns within every round.
 """
 
@@ -112,7 +112,7 @@ def contenders(arguments: argparse.Namespace) -> Iterator[dict[str, Contender]]:
         weights = str(MODEL.resolve())
         found = {
             "ours": Contender(f"{api_url}/v1/completions", list(_children() - before), {"model": "1", **usage}),
-            "ours, the engine's own door": Contender(
+            "ours, the engine's own endpoint": Contender(
                 f"{engine_url}/generate", list(engine_pids), {"weights": weights, "temperature": 0}, "max_new_tokens"
             ),
         }

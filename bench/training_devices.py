@@ -15,10 +15,10 @@ import torch
 
 from bench.training import MODEL
 from configs.recipe import TrainingRecipe
-from tasks.lora.devices import TrainingRun, Weights, train_on_devices
-from tasks.lora.methods import METHODS
-from tasks.lora.observer import StepRecord
-from tasks.lora.planning import StepPlan
+from tasks.training.devices import TrainingRun, Weights, train_on_devices
+from tasks.training.methods import METHODS
+from tasks.training.observer import StepRecord
+from tasks.training.planning import StepPlan
 
 WARMUP = 2
 

@@ -21,11 +21,11 @@ from pathlib import Path
 import psutil
 from mlflow import MlflowClient
 
-from api.supervision.environment import platform_environment
+from api.launcher.environment import platform_environment
 from bench.bare_loop import StepListener
 from configs.recipe import TrainingRecipe
 from configs.settings import Settings, get_settings
-from tasks.lora.observer import StepRecord
+from tasks.training.observer import StepRecord
 from tests.e2e.platform_process import ROOT, PlatformProcess
 
 SKIPPED = 3
@@ -70,8 +70,8 @@ def train_bare(steps: int) -> Timing:
     from bench.bare_loop import train
     from registry.database import Database
     from registry.repositories.models import ModelRepository
-    from tasks.lora.adapter import attach_lora
-    from tasks.model_source import ModelSource
+    from tasks.models.sources import ModelSource
+    from tasks.training.adapter import attach_lora
 
     settings = get_settings()
     recipe = TrainingRecipe.model_validate({**RECIPE, "max_steps": steps})

@@ -20,11 +20,11 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 from bench import bare_loop
 from bench.training import ROOT
 from configs.recipe import Method, TrainingRecipe
-from tasks.lora.adapter import attach_lora
-from tasks.lora.estimate import PathName
-from tasks.lora.fitting import workload_of
-from tasks.lora.observer import StepRecord
-from tasks.lora.planning import StepPlan
+from tasks.training.adapter import attach_lora
+from tasks.training.estimate import PathName
+from tasks.training.fitting import workload_of
+from tasks.training.observer import StepRecord
+from tasks.training.planning import StepPlan
 
 MODELS = {
     "smollm2": LlamaConfig(

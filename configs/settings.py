@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     api_keys: str | None = Field(None, repr=False)
     """Keys one of which every request must carry, as `NAME:SCOPE:SHA256,…` (`llm-platform keys new`); none: no keys."""
     force_open: bool = False
-    """Whether doors without keys may be bound beyond loopback: Prefect's and MLflow's pages, the API if it has none."""
+    """Whether what asks for no key may be bound beyond loopback: Prefect's and MLflow's pages, an API without keys."""
     api_port: Port = Field(5000, ge=1, le=65535)
     mlflow_port: Port = Field(5001, ge=1, le=65535)
     engine_port: Port = Field(5002, ge=1, le=65535)
@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     @field_validator("api_keys")
     @classmethod
     def _parsable(cls, text: str | None) -> str | None:
-        """A variable that is empty by mistake must not open the doors: only one that is unset does."""
+        """A variable that is empty by mistake must not open the endpoints: only one that is unset does."""
         if text is not None:
             parse_keys(text)
         return text
@@ -196,7 +196,7 @@ class Settings(BaseSettings):
 
     @property
     def keyless_host(self) -> str:
-        """Address MLflow and Prefect bind to, whose doors know no keys."""
+        """Address MLflow and Prefect bind to, whose endpoints know no keys."""
         return self.host if self.loopback or self.force_open else "127.0.0.1"
 
     @property

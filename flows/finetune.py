@@ -9,8 +9,8 @@ from configs.recipe import FinetuneParameters
 def finetune(job: FinetuneParameters) -> None:
     """Train a model by the recipe's method and register a new version; the model trained from is untouched."""
     # Here, not above: to register the flow takes its parameters, and not the seconds in which torch is imported.
-    from tasks.attempt import begin_attempt
     from tasks.evaluate import sample_model
+    from tasks.job.attempt import begin_attempt
     from tasks.prepare import prepare
     from tasks.register import register
     from tasks.train import train

@@ -75,7 +75,7 @@ class FlowBacked:
     flow_state_at: Mapped[datetime | None]
     """Moment of the newest Prefect state seen; an older one, arriving late, changes nothing."""
     mlflow_run_id: Mapped[str | None] = mapped_column(String(64))
-    mlflow_behind: Mapped[bool] = mapped_column(default=False, index=True)
+    mlflow_sync_pending: Mapped[bool] = mapped_column(default=False, index=True)
     """MLflow has not been told of the newest status yet."""
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(default=utcnow)

@@ -16,10 +16,10 @@ from registry.database import Database
 from registry.repositories.models import ModelRepository
 from registry.tables import Model
 from registry.tracking import TrackedRun, until_available, version_tags
-from tasks.flow_run import UnknownModel, current_flow_run
 from tasks.harness.installed import harness_version
-from tasks.job_log import RunLogger
-from tasks.model_source import ModelSource
+from tasks.job.flow_run import UnknownModel, current_flow_run
+from tasks.job.log import RunLogger
+from tasks.models.sources import ModelSource
 
 EXPERIMENT = "benchmark"
 

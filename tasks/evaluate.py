@@ -17,13 +17,13 @@ from registry.repositories.evaluations import EvaluationRepository, evaluated_ro
 from registry.submissions import EVALUATION_TAG, evaluation_of_parameters
 from registry.tables import Evaluation, Model
 from registry.tracking import TrackedRun, until_available, version_tags
-from tasks.attempt import Attempt
-from tasks.before_and_after import describe_change
-from tasks.flow_run import claim, current_flow_run, full_disks_named, recorded_attempt
-from tasks.job_log import RunLogger
-from tasks.measuring import Measured, generate_samples, measure_rows
+from tasks.job.attempt import Attempt
+from tasks.job.before_and_after import describe_change
+from tasks.job.flow_run import claim, current_flow_run, full_disks_named, recorded_attempt
+from tasks.job.log import RunLogger
+from tasks.metrics.measuring import Measured, generate_samples, measure_rows
 from tasks.metrics.sample_file import sample_file, write_samples
-from tasks.model_source import ModelSource, NamedDataset
+from tasks.models.sources import ModelSource, NamedDataset
 from tasks.prepare import Prepared
 from tasks.train import Trained
 

@@ -7,10 +7,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from registry.tracking import until_available
-from tasks.attempt import Attempt
-from tasks.lora.devices import require_devices
-from tasks.lora.methods import require_method
-from tasks.model_source import ModelSource, NamedDataset
+from tasks.job.attempt import Attempt
+from tasks.models.sources import ModelSource, NamedDataset
+from tasks.training.devices import require_devices
+from tasks.training.methods import require_method
 
 
 class Prepared:

@@ -14,8 +14,8 @@ from configs.settings import get_settings
 from registry.database import Database
 from registry.repositories.evaluations import evaluated_rows
 from registry.repositories.models import ModelRepository
-from tasks.promotion import NotBetter, PromotionImpossible, enter, evidence
-from tasks.promotion import promote as hold_contest
+from tasks.metrics.promotion import NotBetter, PromotionImpossible, enter, evidence
+from tasks.metrics.promotion import promote as hold_contest
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,15 +18,15 @@ from registry.repositories.training_jobs import TrainingJobRepository
 from registry.submissions import evaluation_of_parameters
 from registry.tables import Model, TrainingJob
 from registry.tracking import until_available
-from tasks.attempt import Attempt
-from tasks.lora.methods import METHODS
-from tasks.loss_curve import draw_loss_curve
+from tasks.job.attempt import Attempt
+from tasks.job.loss_curve import draw_loss_curve
+from tasks.job.trace import Trace
 from tasks.prepare import Prepared
-from tasks.trace import Trace
 from tasks.train import Trained
+from tasks.training.methods import METHODS
 
 # A path, not an import: MLflow stores the file and runs it wherever the version is loaded.
-PYFUNC_CODE = Path(__file__).parent / "pyfunc_model.py"
+PYFUNC_CODE = Path(__file__).parent / "models" / "pyfunc.py"
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

@@ -1,4 +1,4 @@
-"""The `train` task: the loop of `tasks.lora` on the prepared data, within the memory there is, watched for pauses."""
+"""The `train` task: the loop of `tasks.training` on the prepared data, within free memory, watched for pauses."""
 
 import os
 import signal
@@ -7,19 +7,19 @@ from typing import NoReturn
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.attempt import Attempt, PauseWatch
 from tasks.data.durable import BuildingFolder
-from tasks.lora.adapter import TrainedModel, save_adapter
-from tasks.lora.devices import TrainingRun, load, train_on_devices
-from tasks.lora.errors import RankLost
-from tasks.lora.fitting import MemoryPlanner
-from tasks.lora.memory import available_memory
-from tasks.lora.methods import METHODS
-from tasks.lora.observer import TrainOutcome
-from tasks.lora.planning import StepPlan
-from tasks.lora.sharding import is_sharded
-from tasks.lora.snapshot import load_trained
+from tasks.job.attempt import Attempt, PauseWatch
 from tasks.prepare import Prepared
+from tasks.training.adapter import TrainedModel, save_adapter
+from tasks.training.devices import TrainingRun, load, train_on_devices
+from tasks.training.errors import RankLost
+from tasks.training.fitting import MemoryPlanner
+from tasks.training.memory import available_memory
+from tasks.training.methods import METHODS
+from tasks.training.observer import TrainOutcome
+from tasks.training.planning import StepPlan
+from tasks.training.sharding import is_sharded
+from tasks.training.snapshot import load_trained
 
 
 class Trained:

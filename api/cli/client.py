@@ -17,7 +17,7 @@ Json = dict[str, Any]
 _KEY_CHARACTERS = frozenset(string.digits + string.ascii_letters + string.punctuation)
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 660.0
-"""Longer than any door lets a request wait."""
+"""Longer than any endpoint lets a request wait."""
 KEY_VARIABLE = "LLM_PLATFORM_API_KEY"
 """No option: every user of a machine sees the options of its commands."""
 

@@ -26,13 +26,13 @@ def export(
     # Imported here: it brings torch.
     from transformers.utils.logging import disable_progress_bar
 
-    from api.cli.up import read_settings
+    from api.launcher.up import read_settings
     from registry.database import Database
     from registry.repositories.models import ModelRepository
     from registry.weights import WeightsUnavailable
-    from tasks.exporting import ExportImpossible, export_model
-    from tasks.inference.errors import WeightsError
-    from tasks.model_source import ModelSource
+    from tasks.models.errors import WeightsError
+    from tasks.models.export import ExportImpossible, export_model
+    from tasks.models.sources import ModelSource
 
     if folder.exists():
         raise WrongUsage(f"{folder} is there already: name a folder to make.")

@@ -1,4 +1,4 @@
-"""What there is: the platform's parts and unfinished jobs, and the models."""
+"""What there is: the platform's services and unfinished jobs, and the models."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ UNFINISHED = ("PENDING", "RUNNING", "PAUSED")
 
 
 def status(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """Show whether every part works, and which jobs are unfinished; exit code 1 unless every part answers."""
+    """Show whether every service works, and which jobs are unfinished; exit code 1 unless every service answers."""
     with PlatformClient(url) as client:
         health = client.get("/api/health")
         counts = client.get("/api/statistics")
@@ -20,7 +20,7 @@ def status(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
         print_json({"health": health, "statistics": counts, "unfinished_jobs": jobs})
     else:
         say(f"{url}: {health['status']}, version {health['version']}")
-        print_table(("PART", "STATE"), [(name, _state(part)) for name, part in health["parts"].items()])
+        print_table(("SERVICE", "STATE"), [(name, _state(service)) for name, service in health["parts"].items()])
         say(
             f"{counts['total_models']} models, {counts['total_training_jobs']} training jobs "
             f"({counts['running_training_jobs']} running), {counts['total_evaluations']} evaluations, "
@@ -29,7 +29,7 @@ def status(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
         if jobs:
             print_table(JOB_COLUMNS, [job_row(job) for job in jobs])
     if health["status"] != "healthy":
-        raise CommandFailed("The platform is degraded: a part does not answer.")
+        raise CommandFailed("The platform is degraded: a service does not answer.")
 
 
 def models(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
@@ -57,5 +57,5 @@ def job_row(job: dict[str, Any]) -> tuple[Any, ...]:
     return job["id"], job["job_name"], job["model_id"], job["status"], f"{job['progress']} %", created
 
 
-def _state(part: dict[str, Any]) -> str:
-    return ", ".join(str(value) for value in part.values() if isinstance(value, str)) or "-"
+def _state(service: dict[str, Any]) -> str:
+    return ", ".join(str(value) for value in service.values() if isinstance(value, str)) or "-"

@@ -5,8 +5,9 @@ import sys
 import typer
 from typer.main import get_command
 
-from api.cli import control, datasets, evaluations, export, keys, overview, talking, training, up
+from api.cli import control, datasets, evaluations, export, keys, overview, talking, training
 from api.cli.terminal import complain
+from api.launcher import up
 
 NAME = "llm-platform"
 INTERRUPTED = 130

@@ -7,7 +7,7 @@ import json
 import secrets
 from datetime import datetime
 
-from api.routes.openai.ids import JOB
+from api.openai_ids import JOB
 from api.version import VERSION
 from registry.clock import unix_seconds
 from registry.tables import Webhook, WebhookDelivery

@@ -2,7 +2,7 @@
 
 `python -m bench.chaos --minutes N [--seed S]`, on Linux, after `make model`. First each kind of job runs undisturbed.
 Then for N minutes three jobs are kept unfinished while parts are killed, the whole is stopped or killed and started,
-and jobs are paused, resumed, cancelled and restarted at the API's and Prefect's doors. Then everything goes on to its
+and jobs are paused, resumed, cancelled and restarted through the API and Prefect. Then everything goes on to its
 end. No job may be lost, none run twice at once, and every number and every adapter must equal the undisturbed one.
 
 The seed fixes which disturbances come in which order; when they hit is up to the machine. Exits with 1 if anything
@@ -26,7 +26,7 @@ from transformers.utils.logging import disable_progress_bar
 from bench.chaos.caretaker import Caretaker
 from bench.chaos.checks import check_job, check_leftovers, check_numbers, count_crashes
 from bench.chaos.disturbances import Disturbances
-from bench.chaos.doors import DONE, NO_ANSWER, REFUSED, Doors
+from bench.chaos.endpoints import DONE, NO_ANSWER, REFUSED, Endpoints
 from bench.chaos.kinds import Outcome, job_kinds, read_outcome
 from bench.chaos.ledger import Ledger
 from bench.chaos.observer import Observer
@@ -145,16 +145,16 @@ def run(arguments: argparse.Namespace, folder: Path, ledger: Ledger) -> None:
         ledger.say(f"ready after {platform.start():.1f} s; data in {platform.data_dir}")
         requests = add_models(platform, job_kinds(arguments.steps))
         references, reference_ids = run_undisturbed(platform, requests, ledger)
-        doors = Doors(platform, ledger)
-        disturbances = Disturbances(platform, doors, ledger, random.Random(rng.random()))
-        caretaker = Caretaker(doors, ledger, requests, random.Random(rng.random()))
+        endpoints = Endpoints(platform, ledger)
+        disturbances = Disturbances(platform, endpoints, ledger, random.Random(rng.random()))
+        caretaker = Caretaker(endpoints, ledger, requests, random.Random(rng.random()))
         observer.start()
         caretaker.start()
         disturb(disturbances, rng, 60 * arguments.minutes)
         finish(disturbances, caretaker, ledger)
         check(platform, ledger, references, reference_ids)
         attempts, died = count_crashes(platform, ledger)
-        doors.close()
+        endpoints.close()
         disturbances.press_ctrl_c()
         observer.end()
         for wrong in [*observer.violations(), *check_leftovers(platform)]:

@@ -5,21 +5,23 @@ import threading
 import time
 from typing import Any
 
-from bench.chaos.doors import DONE, DOORS, Doors
+from bench.chaos.endpoints import CLIENTS, DONE, Endpoints
 from bench.chaos.ledger import Job, Ledger
 
 ROUND_SECONDS = 0.5
 UNFINISHED_JOBS = 3
 GIVEN_UP = "times in a row from the same place"
-"""What a job's `error` says when it died too often at one place (api/reconciler.py)."""
+"""What a job's `error` says when it died too often at one place (api/controller/reconciler.py)."""
 
 
 class Caretaker(threading.Thread):
     """Follows the jobs by what the API shows; whatever it can't do now, it does in a later round."""
 
-    def __init__(self, doors: Doors, ledger: Ledger, requests: dict[str, dict[str, Any]], rng: random.Random) -> None:
+    def __init__(
+        self, endpoints: Endpoints, ledger: Ledger, requests: dict[str, dict[str, Any]], rng: random.Random
+    ) -> None:
         super().__init__(name="caretaker", daemon=True)
-        self._doors, self._ledger = doors, ledger
+        self._endpoints, self._ledger = endpoints, ledger
         self._requests, self._rng = requests, rng
         self._ended = threading.Event()
         self.submitting = True
@@ -45,14 +47,14 @@ class Caretaker(threading.Thread):
         for job in self._ledger.unfinished():
             if job.id is None:
                 body = {"job_name": f"chaos {job.kind}"} | self._requests[job.kind]
-                if self._doors.submit(job, body) != DONE:
+                if self._endpoints.submit(job, body) != DONE:
                     self._ledger.note("submissions repeated with their key, unanswered or refused")
                 elif self._rng.random() < 0.3:
-                    self._doors.submit(job, body)
+                    self._endpoints.submit(job, body)
                     self._ledger.note("submissions repeated with their key, accepted before")
 
     def _follow(self) -> None:
-        listed = self._doors.jobs()
+        listed = self._endpoints.jobs()
         if listed is None:
             return
         for job in self._ledger.unfinished():
@@ -64,7 +66,7 @@ class Caretaker(threading.Thread):
             if job.status != listed[job.id]["status"]:
                 job.status, job.judged = listed[job.id]["status"], False
             if job.flow_run_id is None:
-                self._doors.job(job)
+                self._endpoints.job(job)
             if not job.judged:
                 self._judge(job)
             if time.monotonic() >= job.hold_until:
@@ -77,7 +79,7 @@ class Caretaker(threading.Thread):
         elif job.status == "CANCELLED" and not job.cancels:
             self._ledger.violation(f"job {job.id} is CANCELLED, and nobody asked for it")
         elif job.status == "FAILED":
-            detail = self._doors.job(job)
+            detail = self._endpoints.job(job)
             if detail is None or detail["status"] != "FAILED":
                 return
             job.failures += 1
@@ -89,15 +91,15 @@ class Caretaker(threading.Thread):
     def _help(self, job: Job) -> None:
         if job.status == "PAUSED":
             self._check_pause(job)
-            self._doors.resume(job, job.resume_door)
-            # The next try, should this one be refused, goes through any door.
-            job.resume_door = self._rng.choice(DOORS)
+            self._endpoints.resume(job, job.resume_endpoint)
+            # The next try, should this one be refused, goes through any endpoint.
+            job.resume_endpoint = self._rng.choice(CLIENTS)
         elif job.status == "CANCELLED" or (job.status == "FAILED" and job.judged):
-            self._doors.restart(job)
+            self._endpoints.restart(job)
 
     def _check_pause(self, job: Job) -> None:
         """A job whose resume was accepted may not be paused again by itself."""
-        if job.pause_open or self._doors.prefect_state(job) != "PAUSED" or job.pause_open:
+        if job.pause_open or self._endpoints.prefect_state(job) != "PAUSED" or job.pause_open:
             return
         self._ledger.violation(f"job {job.id} is PAUSED in Prefect after a resume was accepted, and nobody asked again")
         job.pause_open = True

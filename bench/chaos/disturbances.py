@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import psutil
 
-from bench.chaos.doors import DONE, DOORS, Doors
+from bench.chaos.endpoints import CLIENTS, DONE, Endpoints
 from bench.chaos.ledger import Job, Ledger
 from bench.chaos.observer import trainers
 from bench.chaos.platform import ChaosPlatform
@@ -43,18 +43,18 @@ END_SECONDS = 30.0
 class Disturbances:
     """Draws one disturbance after the other, each as often as its weight says, in random order."""
 
-    def __init__(self, platform: ChaosPlatform, doors: Doors, ledger: Ledger, rng: random.Random) -> None:
-        self._platform, self._doors, self._ledger, self._rng = platform, doors, ledger, rng
+    def __init__(self, platform: ChaosPlatform, endpoints: Endpoints, ledger: Ledger, rng: random.Random) -> None:
+        self._platform, self._endpoints, self._ledger, self._rng = platform, endpoints, ledger, rng
         self._round: list[str] = []
-        # Doors are asked in threads, so that a kill can come while one waits for its answer; so is the start, which
+        # Endpoints are asked in threads, so that a kill can come while one waits for its answer; so is the start, which
         # is disturbed too.
-        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="door")
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="endpoint")
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="start")
         self._starting: Future[None] | None = None
         self._output_begins = 0
 
     def settle(self) -> None:
-        """Wait for the doors that have not answered yet; no disturbance may come after this."""
+        """Wait for the endpoints that have not answered yet; no disturbance may come after this."""
         self._threads.shutdown()
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ class Disturbances:
         elif name == "ctrl-c":
             self.press_ctrl_c()
         else:
-            return self._at_door(name)
+            return self._at_endpoint(name)
         self._ledger.count(name, DONE)
         self._start()
         return True
@@ -153,37 +153,37 @@ class Disturbances:
         else:
             self._ledger.violation(f"`make run` ended by itself or was never ready:\n{said[-2000:]}")
 
-    def _at_door(self, name: str) -> bool:
+    def _at_endpoint(self, name: str) -> bool:
         jobs = [job for job in self._ledger.accepted() if job.status in ("PENDING", "RUNNING") and job.flow_run_id]
         if not jobs or self._starting is not None:
             return False
         running = [job for job in jobs if job.status == "RUNNING"]
         # Mostly the running one: the others wait in the queue, where less can go wrong.
         job = self._rng.choice(running if running and self._rng.random() < 0.8 else jobs)
-        delay, doors = self._rng.uniform(0.2, 5.0), (self._rng.choice(DOORS), self._rng.choice(DOORS))
+        delay, endpoints = self._rng.uniform(0.2, 5.0), (self._rng.choice(CLIENTS), self._rng.choice(CLIENTS))
         if name == "cancel, restart":
             self._threads.submit(self._cancel, name, job, delay)
         elif name == "pause, resume 0.5 s later":
-            self._threads.submit(self._pause, name, job, doors[0], doors[1], 0.0)
-            self._threads.submit(self._resume_soon, job, doors[1])
+            self._threads.submit(self._pause, name, job, endpoints[0], endpoints[1], 0.0)
+            self._threads.submit(self._resume_soon, job, endpoints[1])
         else:
             pause, resume = (part.split()[1] for part in name.split(", "))
             self._threads.submit(self._pause, name, job, pause, resume, delay)
         return True
 
-    def _pause(self, name: str, job: Job, door: str, resume_door: str, delay: float) -> None:
-        job.resume_door, job.hold_until = resume_door, float("inf")
-        outcome = self._doors.pause(job, door)
+    def _pause(self, name: str, job: Job, endpoint: str, resume_endpoint: str, delay: float) -> None:
+        job.resume_endpoint, job.hold_until = resume_endpoint, float("inf")
+        outcome = self._endpoints.pause(job, endpoint)
         job.hold_until = time.monotonic() + delay
         self._ledger.count(name, outcome, f"(job {job.id})")
 
-    def _resume_soon(self, job: Job, door: str) -> None:
+    def _resume_soon(self, job: Job, endpoint: str) -> None:
         time.sleep(0.5)
-        outcome = self._doors.resume(job, door)
-        self._ledger.count("resume 0.5 s after the pause", outcome, f"(job {job.id}, {door})")
+        outcome = self._endpoints.resume(job, endpoint)
+        self._ledger.count("resume 0.5 s after the pause", outcome, f"(job {job.id}, {endpoint})")
 
     def _cancel(self, name: str, job: Job, delay: float) -> None:
         job.hold_until = float("inf")
-        outcome = self._doors.cancel(job)
+        outcome = self._endpoints.cancel(job)
         job.hold_until = time.monotonic() + delay
         self._ledger.count(name, outcome, f"(job {job.id})")

@@ -28,7 +28,7 @@ class Job:
     pauses_in_flight: int = 0
     hold_until: float = 0.0
     """Moment (monotonic) before which it is not resumed or restarted by the caretaker."""
-    resume_door: str = "api"
+    resume_endpoint: str = "api"
 
 
 class Ledger:

@@ -22,7 +22,7 @@ COMMANDS = {
     "prefect": "flows.prefect_server",
     "mlflow": "mlflow.server.fastapi_app:app",
     "api": "api.server",
-    "engine": "api.engine.server",
+    "engine": "api.engine_server.server",
     "supervisord": "supervisor.supervisord",
 }
 

@@ -13,10 +13,10 @@ from transformers import AutoTokenizer
 from bench import bare_loop
 from bench.training_peers import meter as bench
 from configs.recipe import TrainingRecipe
-from tasks.inference.loading import load_base_model
-from tasks.lora.adapter import attach_lora
-from tasks.lora.estimate import PathName
-from tasks.lora.observer import StepRecord
+from tasks.models.loading import load_base_model
+from tasks.training.adapter import attach_lora
+from tasks.training.estimate import PathName
+from tasks.training.observer import StepRecord
 
 
 class Counter(bare_loop.StepListener):

@@ -61,8 +61,8 @@ class DatasetRepository:
     def remove(self, dataset: Dataset) -> None:
         """Hide the data set from every list, and forget the request that made it: the same key may make a new one."""
         dataset.deleted_at = utcnow()
-        for door in ("%/datasets", "%/files"):
-            forget(self.session, door, dataset.id)
+        for endpoint in ("%/datasets", "%/files"):
+            forget(self.session, endpoint, dataset.id)
 
 
 def _names(parameters: Mapping[str, Any], dataset_id: int) -> bool:

@@ -97,7 +97,7 @@ class FlowBackedRepository(Generic[Record]):
         record.flow_state_at = state_at
         if record.status != status:
             record.status = status
-            record.mlflow_behind = True
+            record.mlflow_sync_pending = True
         if status == "RUNNING" and record.started_at is None:
             record.started_at = state_at
         # Restarted after an end: a run that goes on has not completed.
@@ -108,17 +108,17 @@ class FlowBackedRepository(Generic[Record]):
     def link_mlflow_run(self, record: Record, mlflow_run_id: str) -> None:
         """Record which MLflow run carries the record's numbers."""
         record.mlflow_run_id = mlflow_run_id
-        record.mlflow_behind = True
+        record.mlflow_sync_pending = True
 
-    def untold(self, limit: int = 100) -> Sequence[Record]:
+    def pending_mlflow_sync(self, limit: int = 100) -> Sequence[Record]:
         """Return records whose MLflow run does not show their status yet."""
-        behind = select(self.table).where(self.table.mlflow_behind, self.table.mlflow_run_id.is_not(None))
+        behind = select(self.table).where(self.table.mlflow_sync_pending, self.table.mlflow_run_id.is_not(None))
         return self.session.scalars(behind.order_by(self.table.id).limit(limit)).all()
 
-    def mark_told(self, record_id: int, status: str) -> None:
+    def mark_synced(self, record_id: int, status: str) -> None:
         """Record that MLflow shows `status`; if it has changed meanwhile, MLflow is still behind."""
         told = update(self.table).where(self.table.id == record_id, self.table.status == status)
-        self.session.execute(told.values(mlflow_behind=False))
+        self.session.execute(told.values(mlflow_sync_pending=False))
 
     def begin_attempt(self, record: Record, host: str, pid: int, oom_kills: int | None = None) -> None:
         """Record that a process has taken the record up; one before it that has not ended has died."""

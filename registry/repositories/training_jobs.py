@@ -151,6 +151,6 @@ class TrainingJobRepository(FlowBackedRepository[TrainingJob]):
     def remove(self, job: TrainingJob) -> None:
         """Delete the job with its events and the memory of the request that made it."""
         self.session.execute(delete(JobEvent).where(JobEvent.job_id == job.id))
-        for door in ("%/training", "%/fine_tuning/jobs"):
-            forget(self.session, door, job.id)
+        for endpoint in ("%/training", "%/fine_tuning/jobs"):
+            forget(self.session, endpoint, job.id)
         self.session.delete(job)

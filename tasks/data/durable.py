@@ -17,14 +17,14 @@ class BuildingFolder:
         parent.mkdir(parents=True, exist_ok=True)
         # A folder's maker holds a lock on it, which the kernel takes from a process that dies. The lock on `parent`
         # keeps others from taking a folder for abandoned before its maker has locked it.
-        door = _lock(parent)
+        endpoint = _lock(parent)
         try:
             for other in parent.glob(f"{prefix}.building-*"):
                 _clear_if_abandoned(other)
             self.path = Path(tempfile.mkdtemp(prefix=f"{prefix}.building-", dir=parent))
             self._claim: int | None = _lock(self.path)
         finally:
-            os.close(door)
+            os.close(endpoint)
 
     def publish(self, folder: Path) -> None:
         """Give the folder its name, in place of one that may be there."""

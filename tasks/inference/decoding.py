@@ -10,8 +10,8 @@ from torch import Tensor
 from tasks.inference.base import LoadedBase
 from tasks.inference.errors import InferenceError
 from tasks.inference.generation import TokenLogprobs
-from tasks.inference.handle import FinishReason
 from tasks.inference.network.step import StepBatch
+from tasks.inference.request import FinishReason
 from tasks.inference.sampling import log_probabilities, sample
 from tasks.inference.sequences import ActiveSequence, EmbeddedSequence, GeneratingSequence
 

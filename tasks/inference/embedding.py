@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tasks.inference.errors import EngineClosed
-from tasks.inference.handle import Handle, ModelRef
 from tasks.inference.listening import Listener
+from tasks.inference.request import Handle, ModelRef
 
 
 @dataclass(frozen=True)

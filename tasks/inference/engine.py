@@ -12,12 +12,12 @@ from tasks.inference.decoding import CPU_STEP, GPU_STEP, StepSize
 from tasks.inference.embedding import Embedding, EmbeddingRequest
 from tasks.inference.errors import EngineClosed, InputTooLong, PromptTooLong, RequestTooLarge, TooLargeForMemory
 from tasks.inference.generation import Generation, GenerationRequest, TokenLogprobs
-from tasks.inference.handle import Handle, ModelRef
 from tasks.inference.listening import Listener
-from tasks.inference.loading import context_length, load_config
 from tasks.inference.network.load import cache_bytes_per_token, needed_for_base
+from tasks.inference.request import Handle, ModelRef
 from tasks.inference.residency import Residency
 from tasks.inference.worker import BaseWorker, Limits, WorkerSettings
+from tasks.models.loading import context_length, load_config
 
 __all__ = [
     "Embedding",

@@ -1,12 +1,10 @@
 """Errors of inference, named after what went wrong; every one can be pickled and reads as a sentence."""
 
+from tasks.models.errors import WeightsError
+
 
 class InferenceError(Exception):
     """Base of every error that inference raises on purpose."""
-
-
-class WeightsError(InferenceError):
-    """A model or adapter folder is missing, damaged, too large, or holds no safetensors."""
 
 
 class TooLargeForMemory(WeightsError):

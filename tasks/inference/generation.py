@@ -7,8 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from tasks.inference.handle import Handle, ModelRef
 from tasks.inference.listening import Listener
+from tasks.inference.request import Handle, ModelRef
 from tasks.inference.sampling import SamplingParameters
 
 

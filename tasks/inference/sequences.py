@@ -7,7 +7,7 @@ from tasks.inference.base import LoadedBase
 from tasks.inference.embedding import Embedding
 from tasks.inference.errors import InferenceError
 from tasks.inference.generation import Generation, TokenLogprobs
-from tasks.inference.handle import FinishReason, Handle
+from tasks.inference.request import FinishReason, Handle
 from tasks.inference.sampling import Row
 
 NO_ADAPTER = -1

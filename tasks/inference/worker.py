@@ -11,12 +11,13 @@ import torch
 
 from tasks.inference.base import BasePlan, LoadedBase
 from tasks.inference.decoding import StepSize, decode_step
-from tasks.inference.errors import EngineBusy, InferenceError, TooLargeForMemory, WeightsError
-from tasks.inference.handle import FinishReason, Handle
-from tasks.inference.line import FairLine
+from tasks.inference.errors import EngineBusy, InferenceError, TooLargeForMemory
 from tasks.inference.network.load import needed_for_adapter
+from tasks.inference.queue import FairLine
+from tasks.inference.request import FinishReason, Handle
 from tasks.inference.residency import Evictable, Holder, Residency
 from tasks.inference.sequences import ActiveSequence, active_sequence
+from tasks.models.errors import WeightsError
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""With keys on, no door answers without a sufficient one, whatever it is; without keys every door is open."""
+"""With keys on, no endpoint answers without a sufficient one, whatever it is; without keys every endpoint is open."""
 
 import re
 
@@ -81,14 +81,14 @@ def assert_refused(response, status: int) -> None:
         ({"Authorization": f"Bearer {MADE[Scope.ADMIN][0]}x"}, "unknown"),
     ],
 )
-def test_no_door_answers_without_a_key(client, operations, headers, reason):
+def test_no_endpoint_answers_without_a_key(client, operations, headers, reason):
     before, asked = refusals(client), paths(operations)
     for method, path in asked:
         assert_refused(client.request(method, path, headers=headers), 401)
     assert refusals(client) == before | {reason: before[reason] + len(asked)}
 
 
-def test_no_door_answers_a_scope_that_is_too_small(client, operations):
+def test_no_endpoint_answers_a_scope_that_is_too_small(client, operations):
     before, asked = refusals(client), 0
     for method, path in paths(operations):
         for scope in Scope:
@@ -100,7 +100,7 @@ def test_no_door_answers_a_scope_that_is_too_small(client, operations):
 
 
 def test_what_needs_more_or_less_than_its_method_says(operations):
-    """A new door is to be thought about here, as far as it is neither a GET nor a plain change."""
+    """A new endpoint is to be thought about here, as far as it is neither a GET nor a plain change."""
     posts = {path for method, path in operations if method == "POST"}
     assert {path for path in posts if needed_scope("POST", path) is Scope.READ} == {
         "/api/models/{model_id}/generate",

@@ -12,10 +12,10 @@ from registry.repositories.datasets import DatasetRepository
 from registry.repositories.models import ModelRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.tables import Dataset, Model
-from tasks.inference.loading import load_base_model
-from tasks.job_folder import JobFolder
-from tasks.lora.adapter import attach_lora, save_adapter
-from tests.tasks.lora.job import Recorder, run
+from tasks.job.folder import JobFolder
+from tasks.models.loading import load_base_model
+from tasks.training.adapter import attach_lora, save_adapter
+from tests.tasks.training.job import Recorder, run
 
 MANY = 1000
 

@@ -5,8 +5,8 @@ import socket
 from dataclasses import replace
 from datetime import timedelta
 
-from api.orchestrator import FlowRun
-from api.recovery import CLAIM, MOST_CRASHES_AT_ONE_PLACE, SETTLE, has_died, objection
+from api.orchestration.prefect_client import FlowRun
+from api.orchestration.recovery import CLAIM, MOST_CRASHES_AT_ONE_PLACE, SETTLE, has_died, objection
 from configs.recipe import FinetuneParameters
 from registry.attempts import oom_kills
 from registry.clock import utcnow

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.lora.machine import gpus
+from tasks.training.machine import gpus
 from tests.api.test_jobs_without_prefect import create
 
 GB = 0.8  # room for two processes

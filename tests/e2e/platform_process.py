@@ -45,7 +45,7 @@ class PlatformProcess:
             "LLM_PLATFORM_ALLOW_HUB": "false",
             "LLM_PLATFORM_WEBHOOK_ALLOW_INTERNAL": "true",
             "LLM_PLATFORM_CHECKPOINT_INTERVAL_SECONDS": "2",
-            **{f"LLM_PLATFORM_{part.upper()}_PORT": str(port) for part, port in self.ports.items()},
+            **{f"LLM_PLATFORM_{service.upper()}_PORT": str(port) for service, port in self.ports.items()},
         }
         self.base_url = f"http://localhost:{self.ports['api']}/api"
         self.http = httpx.Client(base_url=self.base_url, timeout=600)
@@ -66,7 +66,7 @@ class PlatformProcess:
         return f"http://127.0.0.1:{self.ports['mlflow']}"
 
     def start(self) -> float:
-        """Run `make run` and wait until every part answers; return the seconds that took."""
+        """Run `make run` and wait until every service answers; return the seconds that took."""
         started = time.monotonic()
         self._process = subprocess.Popen(
             ["make", "run"],
@@ -79,7 +79,7 @@ class PlatformProcess:
         )
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
-        self.wait_until(lambda: self.health() == "healthy", READY_SECONDS, "every part to answer")
+        self.wait_until(lambda: self.health() == "healthy", READY_SECONDS, "every service to answer")
         return time.monotonic() - started
 
     def _read(self, process: subprocess.Popen[str]) -> None:
@@ -128,16 +128,16 @@ class PlatformProcess:
         self.wait_until(lambda: not self.processes(), 5, "every process to be gone")
         self._process = None
 
-    def control(self, action: str, part: str) -> str:
-        """Stop or start one part through the supervisor, or ask for its `pid`; return what the supervisor says."""
+    def control(self, action: str, service: str) -> str:
+        """Stop or start one service through the supervisor, or ask for its `pid`; return what the supervisor says."""
         configuration = self.data_dir / "run" / "supervisord.conf"
-        group = "used" if part in ("prefect", "mlflow") else "users"
-        command = [str(ROOT / ".venv/bin/supervisorctl"), "-c", str(configuration), action, f"{group}:{part}"]
+        group = "used" if service in ("prefect", "mlflow") else "users"
+        command = [str(ROOT / ".venv/bin/supervisorctl"), "-c", str(configuration), action, f"{group}:{service}"]
         return subprocess.run(command, check=True, capture_output=True, timeout=60, text=True).stdout
 
-    def pid(self, part: str) -> int:
-        """Return the process of one part."""
-        return int(self.control("pid", part))
+    def pid(self, service: str) -> int:
+        """Return the process of one service."""
+        return int(self.control("pid", service))
 
     def wait_until(self, condition: Callable[[], Any], seconds: float, what: str) -> Any:
         """Return the condition's first true value; fail with what the platform printed if none comes in time."""

@@ -34,7 +34,7 @@ def model_id(client):
     return client.post("/api/models", json={"name": "Tiny", "base_model": "tiny-llama"}).json()["id"]
 
 
-def test_the_documented_door_answers_as_the_backend_does(platform, client, model_id, tiny_model):
+def test_the_documented_endpoint_answers_as_the_backend_does(platform, client, model_id, tiny_model):
     body = {"prompt": PROMPT, "temperature": 0, "max_length": 20}
     behind = platform.http.post(f"/models/{tiny_model}/generate", json=body).json()
     answer = client.post(f"/api/models/{model_id}/generate", json=body).json()
@@ -91,10 +91,10 @@ def test_what_the_backend_refuses_keeps_its_sense(client, model_id):
 @pytest.mark.parametrize(
     ("weights", "said"),
     [(None, "--enable-lora"), ("4567", "not 4567, which the adapter is made for")],
-    ids=["no such door", "another base"],
+    ids=["no such endpoint", "another base"],
 )
 def test_an_adapter_that_the_backend_can_not_load_is_said(client, weights, said):
-    """vLLM loads adapters as it runs; this backend has no such door, and nothing that was trained as a whole."""
+    """vLLM loads adapters as it runs; this backend has no such endpoint, and nothing that was trained as a whole."""
     from registry.database import Database
     from registry.repositories.models import ModelRepository
     from registry.tables import Model
@@ -109,7 +109,7 @@ def test_an_adapter_that_the_backend_can_not_load_is_said(client, weights, said)
     assert said in answer.json()["error"]
 
 
-def test_a_backend_that_is_away_is_a_part_that_is_down(models_dir, tmp_path):
+def test_a_backend_that_is_away_is_a_service_that_is_down(models_dir, tmp_path):
     settings = Settings(
         data_dir=tmp_path, local_models_dir=models_dir, allow_hub=False, backend_url="http://127.0.0.1:9/v1"
     )

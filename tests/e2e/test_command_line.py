@@ -99,10 +99,10 @@ def test_text_streams_and_a_chat_goes_on_after_an_answer_was_stopped(terminal, a
     assert talk.end() == 0
 
 
-def test_status_shows_every_part(platform, terminal, screenshots):
+def test_status_shows_every_service(platform, terminal, screenshots):
     shown = terminal("status")
     assert shown.end() == 0
     shown.picture(screenshots, "status")
     assert "healthy" in shown.text
-    for part in platform.http.get("/health").json()["parts"]:
-        assert part in shown.text
+    for service in platform.http.get("/health").json()["parts"]:
+        assert service in shown.text

@@ -34,8 +34,8 @@ def test_a_killed_worker_leaves_a_job_that_goes_on(platform, tiny_model, undistu
 
 def test_killed_servers_do_not_disturb_the_trainer(platform, tiny_model, undisturbed):
     job_id = start(platform, tiny_model)
-    for part in ("prefect", "mlflow", "api"):
-        kill(platform.pid(part))
+    for service in ("prefect", "mlflow", "api"):
+        kill(platform.pid(service))
     platform.wait_until(lambda: platform.health() == "healthy", 120, "everything to be back")
     job = assert_equals(platform, job_id, undisturbed)
     assert [attempt["outcome"] for attempt in job["attempts"]] == ["completed"]

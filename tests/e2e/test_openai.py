@@ -27,7 +27,7 @@ def client(base_url):
 
 @pytest.fixture(scope="module")
 def model(tiny_model):
-    """The tiny Llama's name at these doors."""
+    """The tiny Llama's name at these endpoints."""
     return "tiny-llama"
 
 
@@ -103,11 +103,11 @@ def test_a_conversation_is_rendered_by_the_models_own_template(client, model, to
     plain = client.completions.create(model=model, prompt=rendered, temperature=0, max_tokens=10)
     assert (answer.choices[0].message.role, answer.choices[0].message.content) == ("assistant", plain.choices[0].text)
     assert answer.usage.prompt_tokens == len(rendered)
-    parts = [
+    services = [
         MESSAGES[0] | {"role": "developer"},
         {"role": "user", "content": [{"type": "text", "text": "Who are you?"}]},
     ]
-    same = client.chat.completions.create(model=model, messages=parts, temperature=0, max_completion_tokens=10)
+    same = client.chat.completions.create(model=model, messages=services, temperature=0, max_completion_tokens=10)
     assert same.choices[0].message.content == plain.choices[0].text
 
 

@@ -1,4 +1,4 @@
-"""A part is down: what needs it says so, the rest works, and everything recovers by itself."""
+"""A service is down: what needs it says so, the rest works, and everything recovers by itself."""
 
 import os
 import signal
@@ -7,21 +7,23 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 
 
-def down(platform, part: str):
-    platform.control("stop", part)
+def down(platform, service: str):
+    platform.control("stop", service)
     platform.wait_until(
-        lambda: platform.http.get("/health").json()["parts"][part]["status"] == "down", 20, f"{part} to be down"
+        lambda: platform.http.get("/health").json()["parts"][service]["status"] == "down",
+        20,
+        f"{service} to be down",
     )
 
 
-def up(platform, part: str):
-    platform.control("start", part)
+def up(platform, service: str):
+    platform.control("start", service)
     platform.wait_until(lambda: platform.health() == "healthy", 120, "everything to be back")
 
 
-def assert_names(response, part: str):
+def assert_names(response, service: str):
     assert response.status_code == 503, response.text
-    assert part in response.json()["error"].lower()
+    assert service in response.json()["error"].lower()
     assert int(response.headers["Retry-After"]) > 0
 
 

@@ -14,11 +14,11 @@ import httpx
 import psutil
 import pytest
 
-from api.supervision.environment import platform_environment
-from api.supervision.parts import worker_online
+from api.launcher.environment import platform_environment
+from api.launcher.services import worker_online
 from configs.settings import Settings
-from tests.api.supervision.test_preflight import free_port
-from tests.api.supervision.test_watch import alive
+from tests.api.launcher.test_preflight import free_port
+from tests.api.launcher.test_watch import alive
 
 REPOSITORY = Path(__file__).parents[2]
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}

@@ -205,26 +205,26 @@ def test_an_attempt_was_killed_for_memory_if_it_died_while_the_kernel_killed(dat
 def test_mlflow_is_behind_until_it_was_told_the_newest_status(database):
     job_id = add_job(database, "run-1")
 
-    def untold():
+    def pending_mlflow_sync():
         with database.reading() as session:
-            return [(job.id, job.status) for job in TrainingJobRepository(session).untold()]
+            return [(job.id, job.status) for job in TrainingJobRepository(session).pending_mlflow_sync()]
 
     with database.transaction() as session:
         jobs = TrainingJobRepository(session)
         jobs.record_state(jobs.get(job_id), "RUNNING", utcnow())
-    assert untold() == []  # there is no MLflow run to tell
+    assert pending_mlflow_sync() == []  # there is no MLflow run to tell
     with database.transaction() as session:
         jobs = TrainingJobRepository(session)
         jobs.link_mlflow_run(jobs.get(job_id), "abc")
-    assert untold() == [(job_id, "RUNNING")]
+    assert pending_mlflow_sync() == [(job_id, "RUNNING")]
     with database.transaction() as session:
         jobs = TrainingJobRepository(session)
         jobs.record_state(jobs.get(job_id), "PAUSED", utcnow())
-        jobs.mark_told(job_id, "RUNNING")
-    assert untold() == [(job_id, "PAUSED")]
+        jobs.mark_synced(job_id, "RUNNING")
+    assert pending_mlflow_sync() == [(job_id, "PAUSED")]
     with database.transaction() as session:
-        TrainingJobRepository(session).mark_told(job_id, "PAUSED")
-    assert untold() == []
+        TrainingJobRepository(session).mark_synced(job_id, "PAUSED")
+    assert pending_mlflow_sync() == []
 
 
 def test_the_queue_is_first_in_first_out_and_a_resumed_job_goes_to_its_end(database):

@@ -1,11 +1,11 @@
-"""Data set doors."""
+"""Data set endpoints."""
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response, status
 
 from api.idempotency import IdempotencyKey
-from api.platform import Parts
+from api.platform import CurrentPlatform
 from api.routes.datasets import service
 from api.routes.datasets.schemas import (
     DatasetCreated,
@@ -52,34 +52,34 @@ BODY = {
 
 
 @router.get("")
-def list_datasets(parts: Parts, limit: Limit = None, after: After = None) -> DatasetList:
+def list_datasets(platform: CurrentPlatform, limit: Limit = None, after: After = None) -> DatasetList:
     """Get all data sets."""
-    datasets = service.list_datasets(parts.database, limit, after)
+    datasets = service.list_datasets(platform.database, limit, after)
     return DatasetList(datasets=[DatasetSummary.model_validate(dataset) for dataset in datasets])
 
 
 @router.post("", status_code=status.HTTP_201_CREATED, responses=NOT_YET, openapi_extra=BODY)
 async def create_dataset(
-    parts: Parts,
+    platform: CurrentPlatform,
     request: Request,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> DatasetCreated:
     """Upload a data set (multipart field `file`) or name a local one or one of the hub (JSON); every row is checked."""
-    created = await service.create_dataset(parts, request, idempotency_key)
+    created = await service.create_dataset(platform, request, idempotency_key)
     response.status_code = status.HTTP_201_CREATED if created.status == "READY" else status.HTTP_202_ACCEPTED
     return created
 
 
 @router.get("/{dataset_id}")
-def get_dataset(parts: Parts, dataset_id: DatasetId) -> DatasetDetail:
+def get_dataset(platform: CurrentPlatform, dataset_id: DatasetId) -> DatasetDetail:
     """Get a data set with its report."""
-    return DatasetDetail.model_validate(service.read_dataset(parts.database, dataset_id))
+    return DatasetDetail.model_validate(service.read_dataset(platform.database, dataset_id))
 
 
 @router.get("/{dataset_id}/preview")
 async def preview_dataset(
-    parts: Parts,
+    platform: CurrentPlatform,
     dataset_id: DatasetId,
     rows: Annotated[int, Query(ge=1, le=100, description="How many of the first rows")] = 5,
     rendered: Annotated[bool, Query(description="Also the text and the tokens that a model is trained on")] = False,
@@ -88,11 +88,11 @@ async def preview_dataset(
     ] = None,
 ) -> DatasetPreview:
     """Get the first rows, and on demand what the model is trained on, token by token."""
-    return await service.preview(parts, dataset_id, rows, rendered, model_id)
+    return await service.preview(platform, dataset_id, rows, rendered, model_id)
 
 
 @router.delete("/{dataset_id}")
-def delete_dataset(parts: Parts, dataset_id: DatasetId) -> Deleted:
+def delete_dataset(platform: CurrentPlatform, dataset_id: DatasetId) -> Deleted:
     """Delete a data set with its rows; jobs that used it keep their results."""
-    service.delete_dataset(parts, dataset_id)
+    service.delete_dataset(platform, dataset_id)
     return Deleted(id=dataset_id, message="Data set deleted successfully")

@@ -1,4 +1,4 @@
-"""What the data set doors do: accept an upload, wait for its checks, show, preview and delete."""
+"""What the data set endpoints do: accept an upload, wait for its checks, show, preview and delete."""
 
 import asyncio
 import shutil

@@ -1,4 +1,4 @@
-"""Evaluation doors."""
+"""Evaluation endpoints."""
 
 import asyncio
 from typing import Annotated, Any
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response, status
 
 from api.idempotency import OnceOnly
-from api.platform import Parts
+from api.platform import CurrentPlatform
 from api.routes.evaluations import comparing, samples, service
 from api.routes.evaluations.samples import Order
 from api.routes.evaluations.schemas import (
@@ -27,31 +27,31 @@ NOT_YET: dict[int | str, dict[str, Any]] = {202: {"model": EvaluateResponse, "de
 
 
 @router.get("/evaluations")
-def list_evaluations(parts: Parts, limit: Limit = None, after: After = None) -> EvaluationList:
+def list_evaluations(platform: CurrentPlatform, limit: Limit = None, after: After = None) -> EvaluationList:
     """Get all model evaluations."""
-    evaluations = service.list_evaluations(parts.database, limit, after)
+    evaluations = service.list_evaluations(platform.database, limit, after)
     return EvaluationList(evaluations=[EvaluationSummary.model_validate(evaluation) for evaluation in evaluations])
 
 
 # Before the route whose id would be "compare".
 @router.get("/evaluations/compare")
 async def compare_evaluations(
-    parts: Parts,
+    platform: CurrentPlatform,
     ids: Annotated[str, Query(pattern=r"^[1-9][0-9]{0,9},[1-9][0-9]{0,9}$", description="Two ids, such as `1,2`")],
 ) -> Comparison:
     """Compare two evaluations row by row: which model is better, and whether that may be chance."""
-    return await asyncio.to_thread(comparing.compare_evaluations, parts, ids)
+    return await asyncio.to_thread(comparing.compare_evaluations, platform, ids)
 
 
 @router.get("/evaluations/{evaluation_id}")
-def get_evaluation(parts: Parts, evaluation_id: EvaluationId) -> EvaluationSummary:
+def get_evaluation(platform: CurrentPlatform, evaluation_id: EvaluationId) -> EvaluationSummary:
     """Get one evaluation."""
-    return EvaluationSummary.model_validate(service.read_evaluation(parts.database, evaluation_id))
+    return EvaluationSummary.model_validate(service.read_evaluation(platform.database, evaluation_id))
 
 
 @router.get("/evaluations/{evaluation_id}/samples")
 def list_samples(
-    parts: Parts,
+    platform: CurrentPlatform,
     evaluation_id: EvaluationId,
     order: Annotated[Order, Query(description="Which come first; `first`: as evaluated")] = "worst",
     by: Annotated[
@@ -64,12 +64,12 @@ def list_samples(
     limit: Annotated[int, Query(ge=1, le=MOST_SAMPLES, description="At most this many")] = 10,
 ) -> SampleList:
     """Get what the model answered to held-out rows, and what each answer scored."""
-    return samples.list_samples(parts, evaluation_id, order, by, limit)
+    return samples.list_samples(platform, evaluation_id, order, by, limit)
 
 
 @router.post("/models/{model_id}/evaluate", status_code=status.HTTP_201_CREATED, responses=NOT_YET)
 async def evaluate_model(
-    parts: Parts,
+    platform: CurrentPlatform,
     model_id: ModelId,
     response: Response,
     once: OnceOnly,
@@ -77,6 +77,6 @@ async def evaluate_model(
     wait: Annotated[bool, Query(description="Answer when the evaluation is done; else at once, with 202")] = True,
 ) -> EvaluateResponse:
     """Run evaluation on a specific model."""
-    answer = await service.evaluate(parts, model_id, body or EvaluateRequest(), once, wait)
+    answer = await service.evaluate(platform, model_id, body or EvaluateRequest(), once, wait)
     response.status_code = status.HTTP_201_CREATED if answer.status == "COMPLETED" else status.HTTP_202_ACCEPTED
     return answer

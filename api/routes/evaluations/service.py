@@ -1,11 +1,11 @@
-"""What the evaluation doors do: run an evaluation and wait for it, list what was found."""
+"""What the evaluation endpoints do: run an evaluation and wait for it, list what was found."""
 
 import asyncio
 from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from api.errors import EvaluationFailed, NotFound, PartDown
+from api.errors import EvaluationFailed, NotFound, ServiceDown
 from api.idempotency import Answer, IdempotentRequest, create_once
 from api.platform import Platform
 from api.routes.datasets.service import require_dataset
@@ -42,17 +42,17 @@ async def evaluate(
 ) -> EvaluateResponse:
     """Start an evaluation; with `wait`, answer when its numbers are there.
 
-    Raises `PartDown` before anything is accepted, and `EvaluationFailed` if the run ends without numbers.
+    Raises `ServiceDown` before anything is accepted, and `EvaluationFailed` if the run ends without numbers.
     """
-    for part in ("prefect", "mlflow", "worker"):
-        platform.monitor.require(part)
+    for service in ("prefect", "mlflow", "worker"):
+        platform.monitor.require(service)
     parameters = EvaluationParameters(model_id=model_id, **body.model_dump())
     created = await asyncio.to_thread(
         create_once, platform.database, once, lambda session: _insert_evaluation(session, parameters)
     )
     try:
         await platform.reconciler.submit_waiting()
-    except PartDown:
+    except ServiceDown:
         await asyncio.to_thread(_withdraw, platform.database, created.resource_id)
         raise
     evaluation = await asyncio.to_thread(read_evaluation, platform.database, created.resource_id)

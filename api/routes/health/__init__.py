@@ -1,1 +1,1 @@
-"""Health: is the API running, and what are its parts doing."""
+"""Health: is the API running, and what are its services doing."""

@@ -1,8 +1,8 @@
-"""Health door."""
+"""Health endpoint."""
 
 from fastapi import APIRouter
 
-from api.platform import Parts
+from api.platform import CurrentPlatform
 from api.routes.health.schemas import HealthResponse
 from api.version import VERSION
 from registry.clock import utcnow
@@ -11,7 +11,7 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/health")
-async def check_health(parts: Parts) -> HealthResponse:
+async def check_health(platform: CurrentPlatform) -> HealthResponse:
     """Check if the API is running."""
-    status = "healthy" if parts.monitor.healthy else "degraded"
-    return HealthResponse(status=status, timestamp=utcnow(), version=VERSION, parts=parts.monitor.parts)
+    status = "healthy" if platform.monitor.healthy else "degraded"
+    return HealthResponse(status=status, timestamp=utcnow(), version=VERSION, parts=platform.monitor.services)

@@ -8,9 +8,9 @@ from api.schemas import ResponseBody, Timestamp
 
 
 class HealthResponse(ResponseBody):
-    """Whether the platform works, and what each part's state is."""
+    """Whether the platform works, and what each service's state is."""
 
-    status: Literal["healthy", "degraded"] = Field(description="`healthy` only while every part answers")
+    status: Literal["healthy", "degraded"] = Field(description="`healthy` only while every service answers")
     timestamp: Timestamp
     version: str
     parts: dict[str, dict[str, Any]] = Field(description="State of database, prefect, mlflow, worker and engine")

@@ -1,22 +1,22 @@
-"""What the promotion door does: compares with the champion, and moves MLflow's alias if the model is better."""
+"""What the promotion endpoint does: compares with the champion, and moves MLflow's alias if the model is better."""
 
 import asyncio
 from dataclasses import asdict
 
 import httpx
 
-from api.errors import Conflict, PartDown
+from api.errors import Conflict, ServiceDown
 from api.platform import Platform
 from api.routes.models.schemas import Champion, Promoted, PromoteRequest, PromotionFigures
 from api.routes.models.service import read_model
 from registry.champions import CHAMPION
-from tasks.promotion import Contest, Figures, NotBetter, Promotion, PromotionImpossible, promote
+from tasks.metrics.promotion import Contest, Figures, NotBetter, Promotion, PromotionImpossible, promote
 
 
 async def promote_model(platform: Platform, model_id: int, body: PromoteRequest) -> Promoted:
     """Make the model champion; takes seconds of computing where the two are compared.
 
-    Raises `NotFound`, `PartDown`, and `Conflict` with the figures if the model is not better beyond noise.
+    Raises `NotFound`, `ServiceDown`, and `Conflict` with the figures if the model is not better beyond noise.
     """
     platform.monitor.require("mlflow")
     return await asyncio.to_thread(_promote, platform, model_id, body)
@@ -36,7 +36,7 @@ def _promote(platform: Platform, model_id: int, body: PromoteRequest) -> Promote
             figures=asdict(error.figures) if error.figures else None,
         ) from error
     except httpx.HTTPError as error:
-        raise PartDown("mlflow", f"MLflow's registry does not answer ({error}); try again soon.") from error
+        raise ServiceDown("mlflow", f"MLflow's registry does not answer ({error}); try again soon.") from error
     return _answer(promotion)
 
 

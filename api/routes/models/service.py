@@ -1,4 +1,4 @@
-"""What the model doors do: the catalogue, new models, generated text."""
+"""What the model endpoints do: the catalogue, new models, generated text."""
 
 import asyncio
 import json
@@ -10,9 +10,9 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from api.engine.client import EngineRefused, EngineUnavailable
-from api.engine.schemas import DEFAULT_MAX_LENGTH, EngineGenerateRequest
-from api.errors import Conflict, NotFound, PartDown
+from api.engine_server.schemas import DEFAULT_MAX_LENGTH, EngineGenerateRequest
+from api.errors import Conflict, NotFound, ServiceDown
+from api.generation.engine_client import EngineRefused, EngineUnavailable
 from api.idempotency import Answer, Created, IdempotentRequest, create_once
 from api.platform import Platform
 from api.routes.models.schemas import GenerateRequest, GenerateResponse, ModelCreate, ModelCreated
@@ -187,13 +187,13 @@ def engine_model(platform: Platform, model: Model, adapter: Path | None = None) 
     """Return how a request to the engine names this model: fields of `EngineInput`.
 
     `adapter` is a folder with a checkpoint's adapter, to answer in the place of the model's own.
-    Raises `Conflict` if the weights can't be loaded, and `PartDown` while they are being fetched.
+    Raises `Conflict` if the weights can't be loaded, and `ServiceDown` while they are being fetched.
     """
     require_loadable(model)
     folder = _weights_folder(platform, model)
     if folder is None:
         message = f"The weights of {model.base_model} are being fetched from the hub; try again in a while."
-        raise PartDown("weights", message, retry_after=30)
+        raise ServiceDown("weights", message, retry_after=30)
     adapter = adapter or _adapter_folder(platform, model)
     return {
         "model": model.weights or model.base_model,

@@ -1,1 +1,1 @@
-"""The doors that OpenAI's SDK knows, over the same models and engine as the documented API."""
+"""The endpoints that OpenAI's SDK knows, over the same models and engine as the documented API."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from api.engine.schemas import EngineGenerateRequest, EngineGenerateResponse
+from api.engine_server.schemas import EngineGenerateRequest, EngineGenerateResponse
 from api.platform import Platform
 from api.routes.models.service import count_generations, engine_request
 from api.routes.openai.fine_tuning.checkpoints import answering
@@ -46,7 +46,7 @@ async def ask(
 ) -> Asked:
     """Return what the engine is to be asked: each of the `inputs` (prompt, ids or messages) `n` times.
 
-    Raises `NotFound`, `Conflict` and `PartDown` where the model can't answer.
+    Raises `NotFound`, `Conflict` and `ServiceDown` where the model can't answer.
     """
 
     def prepare() -> list[EngineGenerateRequest]:

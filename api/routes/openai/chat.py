@@ -14,7 +14,7 @@ KIND, CHUNK = "chat.completion", "chat.completion.chunk"
 
 
 async def chat(platform: Platform, body: ChatRequest) -> Response:
-    """Return the answers, or a stream of them; raises `NotFound`, `Conflict`, `PartDown`, engine errors."""
+    """Return the answers, or a stream of them; raises `NotFound`, `Conflict`, `ServiceDown`, engine errors."""
     asked = await ask(
         platform,
         "chatcmpl",

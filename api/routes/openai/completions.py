@@ -14,7 +14,7 @@ KIND = "text_completion"
 
 
 async def complete(platform: Platform, body: CompletionRequest) -> Response:
-    """Return the continuations, or a stream of them; raises `NotFound`, `Conflict`, `PartDown`, engine errors."""
+    """Return the continuations, or a stream of them; raises `NotFound`, `Conflict`, `ServiceDown`, engine errors."""
     inputs: list[dict[str, Any]] = [
         {"prompt": prompt} if isinstance(prompt, str) else {"prompt_ids": prompt} for prompt in body.prompts()
     ]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Response
 from pydantic import Field, StringConstraints, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from api.engine.schemas import EngineEmbedRequest
+from api.engine_server.schemas import EngineEmbedRequest
 from api.errors import Invalid
 from api.platform import Platform
 from api.routes.models.service import engine_model
@@ -85,7 +85,7 @@ class EmbeddingsResponse(ResponseBody):
 
 
 async def embed(platform: Platform, body: EmbeddingsRequest) -> Response:
-    """Return the vectors of all inputs; raises `NotFound`, `Conflict`, `PartDown`, `Invalid`, engine errors."""
+    """Return the vectors of all inputs; raises `NotFound`, `Conflict`, `ServiceDown`, `Invalid`, engine errors."""
     places = asyncio.Semaphore(INPUTS_AT_ONCE)
 
     async def one(request: EngineEmbedRequest) -> tuple[bytes, int]:

@@ -1,12 +1,12 @@
-"""OpenAI's doors: models, completions, chat, embeddings."""
+"""OpenAI's endpoints: models, completions, chat, embeddings."""
 
 from collections.abc import Awaitable
 
 from fastapi import APIRouter, Request, Response
 
-from api.engine.answers import ClientGone, unless_gone
 from api.errors import Invalid
-from api.platform import Parts
+from api.generation.connections import ClientGone, unless_gone
+from api.platform import CurrentPlatform
 from api.routes.models.service import delete_model
 from api.routes.openai import names
 from api.routes.openai.chat import chat
@@ -23,50 +23,50 @@ CLIENT_CLOSED_REQUEST = 499
 
 
 @router.get("/models")
-def list_models(parts: Parts) -> ModelObjects:
+def list_models(platform: CurrentPlatform) -> ModelObjects:
     """Get all models that can be named."""
-    with parts.database.reading() as session:
+    with platform.database.reading() as session:
         found = names.all_named(session)
     return ModelObjects(data=[_model_object(model) for model in found.values()])
 
 
 @router.get("/models/{name:path}")
-def get_model(parts: Parts, name: str) -> ModelObject:
+def get_model(platform: CurrentPlatform, name: str) -> ModelObject:
     """Get one model, or a checkpoint, by its name."""
-    checkpoint = checkpoint_of(parts, name)
+    checkpoint = checkpoint_of(platform, name)
     if checkpoint is not None:
         return ModelObject(id=name, created=int(checkpoint.kept.saved_at))
-    with parts.database.reading() as session:
+    with platform.database.reading() as session:
         return _model_object(names.named(session, name))
 
 
 @router.delete("/models/{name:path}")
-def delete_fine_tuned_model(parts: Parts, name: str) -> ModelDeleted:
+def delete_fine_tuned_model(platform: CurrentPlatform, name: str) -> ModelDeleted:
     """Delete a fine-tuned model that nothing uses, and its adapter."""
-    with parts.database.reading() as session:
+    with platform.database.reading() as session:
         model = names.named(session, name)
     if model.adapter is None:
         raise Invalid(f"model is '{name}', a base model; only fine-tuned models are deleted here.")
-    delete_model(parts, model.id)
+    delete_model(platform, model.id)
     return ModelDeleted(id=name)
 
 
 @router.post("/completions", responses=EVENT_STREAM, response_model=None)
-async def create_completion(parts: Parts, request: Request, body: CompletionRequest) -> Response:
+async def create_completion(platform: CurrentPlatform, request: Request, body: CompletionRequest) -> Response:
     """Continue a text."""
-    return await _answer(request, complete(parts, body))
+    return await _answer(request, complete(platform, body))
 
 
 @router.post("/chat/completions", responses=EVENT_STREAM, response_model=None)
-async def create_chat_completion(parts: Parts, request: Request, body: ChatRequest) -> Response:
+async def create_chat_completion(platform: CurrentPlatform, request: Request, body: ChatRequest) -> Response:
     """Answer a conversation."""
-    return await _answer(request, chat(parts, body))
+    return await _answer(request, chat(platform, body))
 
 
 @router.post("/embeddings", response_model=EmbeddingsResponse)
-async def create_embeddings(parts: Parts, request: Request, body: EmbeddingsRequest) -> Response:
+async def create_embeddings(platform: CurrentPlatform, request: Request, body: EmbeddingsRequest) -> Response:
     """Turn texts into vectors of unit length."""
-    return await _answer(request, embed(parts, body))
+    return await _answer(request, embed(platform, body))
 
 
 async def _answer(request: Request, work: Awaitable[Response]) -> Response:

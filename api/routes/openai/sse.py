@@ -7,9 +7,9 @@ from typing import Any
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from api.engine.answers import following
-from api.engine.client import EngineRefused, EngineUnavailable
 from api.errors import OPENAI_PREFIX, engine_problem
+from api.generation.connections import following
+from api.generation.engine_client import EngineRefused, EngineUnavailable
 from api.routes.openai.answers import Asked, Event
 
 Chunks = Callable[[int, dict[str, Any]], list[dict[str, Any]]]

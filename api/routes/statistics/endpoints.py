@@ -1,8 +1,8 @@
-"""Statistics door."""
+"""Statistics endpoint."""
 
 from fastapi import APIRouter
 
-from api.platform import Parts
+from api.platform import CurrentPlatform
 from api.routes.statistics.schemas import StatisticsResponse
 from api.routes.statistics.service import read_statistics
 
@@ -10,6 +10,6 @@ router = APIRouter(tags=["statistics"])
 
 
 @router.get("/statistics")
-def get_statistics(parts: Parts) -> StatisticsResponse:
+def get_statistics(platform: CurrentPlatform) -> StatisticsResponse:
     """Get overall platform statistics."""
-    return read_statistics(parts.database)
+    return read_statistics(platform.database)

@@ -1,4 +1,4 @@
-"""Training doors."""
+"""Training endpoints."""
 
 import asyncio
 from typing import Annotated, Any
@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Request, Response, status
 from fastapi.responses import StreamingResponse
 
 from api.idempotency import OnceOnly
-from api.platform import Parts
+from api.platform import CurrentPlatform
 from api.routes.training import events, lifecycle, service
 from api.routes.training.presenter import summary_of
 from api.routes.training.schemas import (
@@ -29,33 +29,33 @@ NOT_YET: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("")
-def list_training_jobs(parts: Parts, limit: Limit = None, after: After = None) -> TrainingList:
+def list_training_jobs(platform: CurrentPlatform, limit: Limit = None, after: After = None) -> TrainingList:
     """Get all training jobs."""
-    return TrainingList(training_jobs=[summary_of(job) for job in service.list_jobs(parts.database, limit, after)])
+    return TrainingList(training_jobs=[summary_of(job) for job in service.list_jobs(platform.database, limit, after)])
 
 
 @router.post("", status_code=status.HTTP_201_CREATED)
-async def create_training_job(parts: Parts, body: TrainingCreate, once: OnceOnly) -> TrainingCreated:
+async def create_training_job(platform: CurrentPlatform, body: TrainingCreate, once: OnceOnly) -> TrainingCreated:
     """Create and start a new training job."""
-    return TrainingCreated(**await service.create_job(parts, body, once))
+    return TrainingCreated(**await service.create_job(platform, body, once))
 
 
 @router.get("/{job_id}")
-def get_training_job(parts: Parts, job_id: JobId) -> TrainingDetail:
+def get_training_job(platform: CurrentPlatform, job_id: JobId) -> TrainingDetail:
     """Get detailed information about a specific training job."""
-    return service.read_detail(parts.database, job_id)
+    return service.read_detail(platform.database, job_id)
 
 
 @router.delete("/{job_id}")
-def delete_training_job(parts: Parts, job_id: JobId) -> Deleted:
+def delete_training_job(platform: CurrentPlatform, job_id: JobId) -> Deleted:
     """Delete an ended training job with its events and checkpoints; the model that it made stays."""
-    service.delete_job(parts, job_id)
+    service.delete_job(platform, job_id)
     return Deleted(id=job_id, message="Training job deleted successfully")
 
 
 @router.get("/{job_id}/events", response_model=TrainingEvents, responses=EVENT_STREAM)
 async def get_training_events(
-    parts: Parts,
+    platform: CurrentPlatform,
     job_id: JobId,
     request: Request,
     limit: Limit = None,
@@ -63,38 +63,38 @@ async def get_training_events(
     last_event_id: Annotated[int, Header(ge=0, le=LARGEST_ID, description="Where a stream was cut off")] = 0,
 ) -> Response | TrainingEvents:
     """Get what happened to a training job; with `Accept: text/event-stream`, as it happens."""
-    first = await asyncio.to_thread(events.read_events, parts.database, job_id, after, limit)
+    first = await asyncio.to_thread(events.read_events, platform.database, job_id, after, limit)
     if "text/event-stream" not in request.headers.get("accept", ""):
         return TrainingEvents(events=first)
-    stream = events.stream_events(parts, job_id, last_event_id or after or 0)
+    stream = events.stream_events(platform, job_id, last_event_id or after or 0)
     return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
 
 @router.post("/{job_id}/pause", responses=NOT_YET)
-async def pause_training_job(parts: Parts, job_id: JobId, response: Response) -> TrainingTransition:
+async def pause_training_job(platform: CurrentPlatform, job_id: JobId, response: Response) -> TrainingTransition:
     """Pause a running training job."""
-    answer = await lifecycle.pause_job(parts, job_id)
+    answer = await lifecycle.pause_job(platform, job_id)
     response.status_code = status.HTTP_200_OK if answer.status == "PAUSED" else status.HTTP_202_ACCEPTED
     return answer
 
 
 @router.post("/{job_id}/resume", responses=NOT_YET)
-async def resume_training_job(parts: Parts, job_id: JobId, response: Response) -> TrainingTransition:
+async def resume_training_job(platform: CurrentPlatform, job_id: JobId, response: Response) -> TrainingTransition:
     """Resume a paused training job."""
-    answer = await lifecycle.resume_job(parts, job_id)
+    answer = await lifecycle.resume_job(platform, job_id)
     response.status_code = status.HTTP_200_OK if answer.status == "RUNNING" else status.HTTP_202_ACCEPTED
     return answer
 
 
 @router.post("/{job_id}/cancel", responses=NOT_YET)
-async def cancel_training_job(parts: Parts, job_id: JobId, response: Response) -> TrainingTransition:
+async def cancel_training_job(platform: CurrentPlatform, job_id: JobId, response: Response) -> TrainingTransition:
     """Cancel a training job; its last checkpoint is kept."""
-    answer = await lifecycle.cancel_job(parts, job_id)
+    answer = await lifecycle.cancel_job(platform, job_id)
     response.status_code = status.HTTP_200_OK if answer.status == "CANCELLED" else status.HTTP_202_ACCEPTED
     return answer
 
 
 @router.post("/{job_id}/restart")
-async def restart_training_job(parts: Parts, job_id: JobId) -> TrainingTransition:
+async def restart_training_job(platform: CurrentPlatform, job_id: JobId) -> TrainingTransition:
     """Start a cancelled or failed training job again from its last checkpoint."""
-    return await lifecycle.restart_job(parts, job_id)
+    return await lifecycle.restart_job(platform, job_id)

@@ -5,8 +5,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from api.errors import Conflict, PartDown
-from api.orchestrator import FlowRun
+from api.errors import Conflict, ServiceDown
+from api.orchestration.prefect_client import FlowRun
 from api.platform import Platform
 from api.routes.training.schemas import TrainingTransition
 from api.routes.training.service import read_job
@@ -104,7 +104,7 @@ async def _present(platform: Platform, job_id: int) -> TrainingJob:
         return job
     try:
         await platform.reconciler.refresh(TrainingJobRepository, job.flow_run_id)
-    except PartDown as error:
+    except ServiceDown as error:
         # What needs Prefect will say so; what the last known status forbids is answered by that.
         logger.warning("training job %d is as last seen: %s", job_id, error)
     return await asyncio.to_thread(read_job, platform.database, job_id)

@@ -18,10 +18,10 @@ from registry.repositories.models import ModelRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.tables import Model
 from registry.weights import count_parameters, weights_on_disk
-from tasks.lora.errors import DoesNotFit
-from tasks.lora.estimate import ModelSizes, StepShape, likely_path, sizes_of
-from tasks.lora.machine import free_memory, gpus
-from tasks.lora.planning import GB, Workload, plan_step
+from tasks.training.errors import DoesNotFit
+from tasks.training.estimate import ModelSizes, StepShape, likely_path, sizes_of
+from tasks.training.machine import free_memory, gpus
+from tasks.training.planning import GB, Workload, plan_step
 
 
 def lack_of_memory(platform: Platform, job: FinetuneParameters) -> TooLittleMemory | None:

@@ -1,4 +1,4 @@
-"""What the training doors do: create, show and delete jobs."""
+"""What the training endpoints do: create, show and delete jobs."""
 
 import asyncio
 import logging
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from api.errors import Conflict, Invalid, NotFound, PartDown, TooLittleMemory
+from api.errors import Conflict, Invalid, NotFound, ServiceDown, TooLittleMemory
 from api.idempotency import Answer, IdempotentRequest, create_once
 from api.platform import Platform
 from api.routes.datasets.service import require_dataset
@@ -23,10 +23,10 @@ from registry.repositories.training_jobs import TrainingJobRepository
 from registry.run_states import TERMINAL
 from registry.submissions import job_of_parameters
 from registry.tables import TrainingJob
-from tasks.job_folder import JobFolder, served_prefix
-from tasks.lora.errors import MethodUnavailable
-from tasks.lora.installed import require_bitsandbytes
-from tasks.lora.machine import gpus
+from tasks.job.folder import JobFolder, served_prefix
+from tasks.training.errors import MethodUnavailable
+from tasks.training.installed import require_bitsandbytes
+from tasks.training.machine import gpus
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ async def create_job(platform: Platform, body: TrainingCreate, once: IdempotentR
     )
     try:
         await platform.reconciler.submit_waiting()
-    except PartDown as error:
+    except ServiceDown as error:
         logger.warning("training job %d waits to be submitted: %s", created.resource_id, error)
     return created.answer
 

@@ -15,11 +15,11 @@ from tasks.inference.cpu.panel_product import GROUP, MULTIPLIES_PAIRS
 from tasks.inference.cpu.records import Array, Matrix, Model, Work
 from tasks.inference.cpu.team import Team
 from tasks.inference.cpu.work import Scratch, plain_batch
-from tasks.inference.loading import load_base_model, load_config
 from tasks.inference.network.adapter_weights import AdapterReader
 from tasks.inference.network.shape import Shape
 from tasks.inference.network.step import KVArena, LoadedAdapter, StepBatch
 from tasks.inference.network.weights import Weights, take_weights
+from tasks.models.loading import load_base_model, load_config
 
 _CPU = torch.device("cpu")
 _DTYPES = (torch.float32, torch.bfloat16)

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from tasks.inference.errors import WeightsError
-from tasks.inference.loading import LOAD_ERRORS, adapter_config, adapter_files, first_line, weight_shapes, wrap
-from tasks.inference.loading import check_adapter_tensors as check_tensors
 from tasks.inference.network.shape import ProductName, ProductShape, Shape
+from tasks.models.errors import WeightsError
+from tasks.models.loading import LOAD_ERRORS, adapter_config, adapter_files, first_line, weight_shapes, wrap
+from tasks.models.loading import check_adapter_tensors as check_tensors
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from tasks.inference.loading import attach_adapter, load_base_model
 from tasks.inference.network.step import KVArena, LoadedAdapter, StepBatch
+from tasks.models.loading import attach_adapter, load_base_model
 
 
 class AnyModel:

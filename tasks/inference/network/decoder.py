@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PretrainedConfig
 
-from tasks.inference.loading import load_base_model, load_config
 from tasks.inference.network.adapter_weights import AdapterReader
 from tasks.inference.network.adapters import AdapterPlan, AdapterTable
 from tasks.inference.network.attention import AttentionPlan
 from tasks.inference.network.shape import ProductName, Shape
 from tasks.inference.network.step import KVArena, LoadedAdapter, StepBatch
 from tasks.inference.network.weights import Affine, take_weights
+from tasks.models.loading import load_base_model, load_config
 
 LEAST_ROWS = 2
 """A single row would go to a matrix-vector kernel, which rounds differently: the same text alone and in a crowd."""

@@ -7,12 +7,12 @@ from transformers import PretrainedConfig
 
 from tasks.inference.cpu.adapters import bytes_of_adapter
 from tasks.inference.cpu.decoder import CpuDecoder, bytes_of, computes
-from tasks.inference.loading import adapter_files, load_config, model_files, weight_bytes
 from tasks.inference.network.adapter_weights import adapter_bytes
 from tasks.inference.network.any_model import AnyModel
 from tasks.inference.network.decoder import Decoder
 from tasks.inference.network.shape import Shape, shape_of
 from tasks.inference.network.step import Network
+from tasks.models.loading import adapter_files, load_config, model_files, weight_bytes
 
 
 def load_network(folder: Path, dtype: torch.dtype, device: torch.device, *, int8: bool = False) -> Network:

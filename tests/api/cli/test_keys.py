@@ -1,4 +1,4 @@
-"""Keys from a terminal: making one, using it, and what `up` and the API's process do about doors that have none."""
+"""Keys from a terminal: making one, using it, and what `up` and the API's process do about endpoints that have none."""
 
 import json
 import os
@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from api.cli.program import run
-from api.supervision.environment import platform_environment
-from api.supervision.parts import platform_parts, with_probe_key
+from api.launcher.environment import platform_environment
+from api.launcher.services import platform_services, with_probe_key
 from configs.keys import Scope, holder_of, new_key, parse_keys
 from configs.settings import Settings
 
@@ -73,7 +73,7 @@ def test_what_is_no_name_or_scope_is_refused(capsys, arguments, words):
 
 def test_up_asks_whether_the_api_is_ready_with_a_key_of_its_own(url, settings):
     served = settings.model_copy(update={"api_port": urlsplit(url).port})
-    with_key, without = (platform_parts(served, key)[-1] for key in (PROBE_KEY, None))
+    with_key, without = (platform_services(served, key)[-1] for key in (PROBE_KEY, None))
     assert (with_key.name, without.name) == ("api", "api")
     assert with_key.ready(datetime.now(UTC))
     assert not without.ready(datetime.now(UTC))
@@ -88,14 +88,14 @@ def test_no_part_gets_a_key_in_clear_text():
     assert with_probe_key(Settings()) == (Settings(), None)
 
 
-def test_up_refuses_a_door_without_keys_beyond_loopback(capsys, nowhere, monkeypatch):
+def test_up_refuses_a_endpoint_without_keys_beyond_loopback(capsys, nowhere, monkeypatch):
     def refusal(*options):
         assert run(["up", *options]) == 1
         return capsys.readouterr().err
 
-    open_door = "Can't start: The API would be open to anybody at '0.0.0.0': make a key by `llm-platform keys new`"
+    open_endpoint = "Can't start: The API would be open to anybody at '0.0.0.0': make a key by `llm-platform keys new`"
     stopped_by_the_next_check = "Can't start: Port 4201 is given to both the API and MLflow"
-    assert refusal("--host", "0.0.0.0").startswith(open_door)
+    assert refusal("--host", "0.0.0.0").startswith(open_endpoint)
     assert refusal("--host", "0.0.0.0", "--force-open").startswith(stopped_by_the_next_check)
     assert refusal("--host", "127.0.0.1").startswith(stopped_by_the_next_check)
     monkeypatch.setenv("LLM_PLATFORM_API_KEYS", str(CONFIGURED))

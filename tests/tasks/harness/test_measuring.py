@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from tasks.harness.errors import BenchmarkError
 from tasks.harness.measuring import Scores, measure
 from tasks.harness.task_files import load_tasks
-from tasks.inference.loading import attach_adapter, load_base_model, load_tokenizer
+from tasks.models.loading import attach_adapter, load_base_model, load_tokenizer
 from tests.tasks.harness.task_folder import ANSWER_TASK, CHOICE_ROWS, CHOICE_TASK, write_task
 
 CPU = torch.device("cpu")

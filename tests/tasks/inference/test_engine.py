@@ -10,9 +10,10 @@ import torch
 
 from tasks.inference.decoding import StepSize
 from tasks.inference.engine import GenerationRequest, ModelRef
-from tasks.inference.errors import EngineBusy, EngineClosed, PromptTooLong, WeightsError
+from tasks.inference.errors import EngineBusy, EngineClosed, PromptTooLong
 from tasks.inference.listening import STARTED
-from tasks.inference.loading import end_token_ids, load_tokenizer
+from tasks.models.errors import WeightsError
+from tasks.models.loading import end_token_ids, load_tokenizer
 from tests.tasks.inference.conftest import greedy, prompt_ids, reference
 
 LONG = 200

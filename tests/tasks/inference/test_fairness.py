@@ -9,7 +9,7 @@ import pytest
 
 from tasks.inference.engine import Generation
 from tasks.inference.errors import RequestTimedOut
-from tasks.inference.line import FairLine
+from tasks.inference.queue import FairLine
 from tests.tasks.inference.conftest import greedy
 from tests.tasks.inference.test_engine import ENDLESS, wait_until
 from tests.tasks.inference.test_residency import ARENA, loaded, size

@@ -10,14 +10,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, Qwen2Config
 
-from tasks.inference.errors import WeightsError
-from tasks.inference.loading import load_config
 from tasks.inference.network.adapter_weights import adapter_bytes
 from tasks.inference.network.attention import window
 from tasks.inference.network.decoder import Decoder
 from tasks.inference.network.load import load_network, needed_for_adapter
 from tasks.inference.network.shape import shape_of
 from tasks.inference.network.step import StepBatch
+from tasks.models.errors import WeightsError
+from tasks.models.loading import load_config
 from tests.tasks.inference.adapters import save_adapter
 
 CPU = torch.device("cpu")

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from tasks.inference.loading import load_tokenizer
 from tasks.inference.text import StopStrings, TextStream, continuation_text
+from tasks.models.loading import load_tokenizer
 
 TEXTS = [
     "plain words, then more",

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from configs.recipe import Method, TrainingRecipe
-from tasks.inference.loading import load_tokenizer
-from tasks.lora.methods import METHODS
+from tasks.models.loading import load_tokenizer
+from tasks.training.methods import METHODS
 from tests.tasks.inference.conftest import greedy, prompt_ids
-from tests.tasks.lora.job import Recorder, Row, Start, run
+from tests.tasks.training.job import Recorder, Row, Start, run
 
 NEW_TOKENS = 20
 

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from api.errors import NotFound
-from api.routes.openai.ids import RESULTS, number_of
+from api.openai_ids import RESULTS, number_of
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.run_states import TERMINAL
 from registry.tables import TrainingJob

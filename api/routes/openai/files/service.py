@@ -1,16 +1,16 @@
-"""What the file doors do, over the data sets and jobs of the documented API."""
+"""What the file endpoints do, over the data sets and jobs of the documented API."""
 
 from collections.abc import Iterator
 
 from sqlalchemy.orm import Session
 
 from api.errors import Conflict
+from api.openai_ids import FILE, cursor, is_of, number_of
+from api.openai_ids import RESULTS as RESULTS_ID
 from api.platform import Platform
 from api.routes.datasets.service import dataset_in, delete_dataset, require_dataset
 from api.routes.openai.files.results import ended_job, step_metrics
 from api.routes.openai.files.schemas import FINE_TUNE, RESULTS, FileObject
-from api.routes.openai.ids import FILE, cursor, is_of, number_of
-from api.routes.openai.ids import RESULTS as RESULTS_ID
 from api.routes.openai.pages import Page, page_of
 from registry.clock import unix_seconds
 from registry.repositories.datasets import DatasetRepository
@@ -99,6 +99,6 @@ def _size(platform: Platform, dataset: Dataset) -> int:
 
 def _lines(platform: Platform, dataset: Dataset) -> Iterator[bytes]:
     # Arrow is slow to import and large: the API has it once somebody reads rows.
-    from tasks.dataset_rows import rows_of
+    from tasks.data.dataset_rows import rows_of
 
     return chat_lines(rows_of(platform.settings.datasets_dir, dataset.source, dataset.content_hash))

@@ -8,9 +8,9 @@ from itertools import islice
 from pathlib import Path
 
 from api.errors import Conflict, NotFound
+from api.openai_ids import CHECKPOINT, JOB, NUMBER, cursor
 from api.platform import Platform
 from api.routes.openai.fine_tuning.schemas import Checkpoint, CheckpointMetrics
-from api.routes.openai.ids import CHECKPOINT, JOB, NUMBER, cursor
 from api.routes.openai.names import fine_tuned_name, named, no_model
 from api.routes.openai.pages import Page, page_of
 from api.routes.training.service import job_in
@@ -19,9 +19,9 @@ from registry.repositories.models import ModelRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.tables import Model, TrainingJob
 from tasks.file_lock import exclusive
-from tasks.job_folder import JobFolder, served_prefix
-from tasks.lora.export import export_adapter
-from tasks.lora.kept import KeptCheckpoint, folder_name, kept_checkpoints
+from tasks.job.folder import JobFolder, served_prefix
+from tasks.training.export import export_adapter
+from tasks.training.kept import KeptCheckpoint, folder_name, kept_checkpoints
 
 _NAME = re.compile(rf"ft:.+:{JOB}({NUMBER}):ckpt-step-([0-9]{{1,9}})")
 WHICH_ARE_KEPT = "the newest two and the one with the lowest held-out loss"

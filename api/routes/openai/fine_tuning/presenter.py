@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from sqlalchemy.orm import Session
 
+from api.openai_ids import EVENT, FILE, JOB, RESULTS
 from api.routes.openai.fine_tuning.schemas import (
     DEFAULT_RATE,
     FineTuningJob,
@@ -15,7 +16,6 @@ from api.routes.openai.fine_tuning.schemas import (
     UsedMethod,
     UsedSupervised,
 )
-from api.routes.openai.ids import EVENT, FILE, JOB, RESULTS
 from api.routes.openai.names import name_of
 from api.routes.training.presenter import eta_seconds
 from configs.dataset import BUILT_IN_DATASET_ID

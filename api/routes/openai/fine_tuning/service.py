@@ -1,4 +1,4 @@
-"""What the fine-tuning doors do, over the services of the documented API."""
+"""What the fine-tuning endpoints do, over the services of the documented API."""
 
 import asyncio
 import re
@@ -8,10 +8,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from api.errors import Invalid
 from api.idempotency import IdempotentRequest
+from api.openai_ids import FILE, cursor, number_of
 from api.platform import Platform
 from api.routes.openai.fine_tuning.presenter import event_object, job_objects
 from api.routes.openai.fine_tuning.schemas import FineTuningJob, JobCreate, JobEvent
-from api.routes.openai.ids import FILE, cursor, number_of
 from api.routes.openai.names import named
 from api.routes.openai.pages import Page, page_of
 from api.routes.training.schemas import MetadataKey, TrainingTransition

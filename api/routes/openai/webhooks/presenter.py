@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from api.routes.openai.ids import DELIVERY, JOB, WEBHOOK
+from api.openai_ids import DELIVERY, JOB, WEBHOOK
 from api.routes.openai.webhooks.schemas import Delivery, Endpoint, EndpointWithSecret
 from api.webhooks.messages import EVENT_TYPES, event_id, message_id
 from registry.clock import unix_seconds

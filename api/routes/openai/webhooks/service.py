@@ -1,4 +1,4 @@
-"""What the webhook doors do."""
+"""What the webhook endpoints do."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 
 from api.errors import Invalid, NotFound
 from api.idempotency import Answer, IdempotentRequest, create_once
+from api.openai_ids import WEBHOOK, cursor, number_of
 from api.platform import Platform
-from api.routes.openai.ids import WEBHOOK, cursor, number_of
 from api.routes.openai.pages import Page, page_of
 from api.routes.openai.webhooks.presenter import delivery_object, endpoint_object, endpoint_with_secret
 from api.routes.openai.webhooks.schemas import Delivery, Endpoint, EndpointCreate, EndpointUpdate, EndpointWithSecret

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from tasks.inference.cpu.decoder import CpuDecoder
 from tasks.inference.cpu.panel_product import MULTIPLIES_PAIRS
-from tasks.inference.loading import load_config
 from tasks.inference.network.shape import shape_of
+from tasks.models.loading import load_config
 from tests.tasks.inference.adapters import save_adapter
 from tests.tasks.inference.test_network import FOREIGN, VARIANTS, Reader, expected, small, texts, wide_llama
 

@@ -1,0 +1,1 @@
+"""The process that runs every background loop, each supervised; one leader at a time."""

@@ -1,0 +1,1 @@
+"""The inference process: HTTP around `tasks.inference`."""

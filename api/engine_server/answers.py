@@ -1,0 +1,130 @@
+"""From the engine to the client: tokens into text, as one answer or as a stream."""
+
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import TYPE_CHECKING
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from api.engine_server.errors import status_and_body
+from api.engine_server.event_bridge import News
+from api.engine_server.schemas import EngineEmbedResponse, EngineGenerateResponse, TokenLogprob
+from api.generation.connections import ClientGone, following, unless_gone
+
+if TYPE_CHECKING:
+    from api.engine_server.service import TextEmbedding, TextGeneration
+
+logger = logging.getLogger("uvicorn.error")
+
+
+Piece = tuple[str, list[TokenLogprob]]
+"""Text that has become certain, and the log-probabilities, if they were asked for, of the tokens read since."""
+BEGUN: Piece = ("", [])
+"""The first piece: the request has its place and its weights, and waits no longer."""
+
+
+async def pieces(generation: "TextGeneration", news: News) -> AsyncGenerator[Piece, None]:
+    """Yield `BEGUN`, then the continuation piece by piece, as often as there is `news`.
+
+    Raises the generation's error. Ending early cancels the generation.
+    """
+    try:
+        await news.wait()
+        if generation.generation.error is not None:
+            raise generation.generation.error
+        yield BEGUN
+        done = False
+        while not (done or generation.text.stopped):
+            done = generation.generation.done  # before its tokens are read: after it none comes
+            if piece := generation.new_text():
+                yield piece, generation.new_logprobs()
+            if not (done or generation.text.stopped):
+                await news.wait()
+        if generation.generation.error is not None:
+            raise generation.generation.error
+        rest, logprobs = "" if generation.text.stopped else generation.text.finish(), generation.new_logprobs()
+        if rest or logprobs:
+            yield rest, logprobs
+    finally:
+        generation.end()
+
+
+async def whole(request: Request, prompt: str, generation: "TextGeneration", news: News) -> AsyncGenerator[bytes, None]:
+    """Yield a space when the request waits no longer, and one JSON object when it is answered, or has failed.
+
+    An error while it waits is raised: the status is not out before the space.
+    """
+    texts, logprobs = [], list[TokenLogprob]()
+    found = pieces(generation, news)
+    await anext(found)
+    yield b" "
+    try:
+        while (piece := await unless_gone(request, anext(found, None))) is not None:
+            texts.append(piece[0])
+            logprobs += piece[1]
+    except ClientGone:
+        return
+    except Exception as error:
+        logger.exception("a generation failed")
+        yield json.dumps(status_and_body(error)[1]).encode()
+        return
+    continuation = "".join(texts)
+    answer = EngineGenerateResponse(
+        text=prompt + continuation,
+        continuation=continuation,
+        logprobs=logprobs,
+        **generation.usage().model_dump(),
+    )
+    yield answer.model_dump_json().encode()
+
+
+async def events(generation: "TextGeneration", news: News) -> AsyncGenerator[bytes, None]:
+    """Yield server-sent events: `{"running": true}`, `{"text": piece}` …, then `{"done": true}` with the usage.
+
+    An error before the first event is raised, a later one becomes an event, as the status is out by then.
+    """
+    found = pieces(generation, news)
+    await anext(found)
+    yield _event({"running": True})
+    try:
+        async for text, logprobs in found:
+            told = {"logprobs": [token.model_dump() for token in logprobs]} if logprobs else {}
+            yield _event({"text": text, **told})
+    except Exception as error:
+        logger.exception("a stream failed")
+        yield _event(status_and_body(error)[1])
+        return
+    yield _event({"done": True, **generation.usage().model_dump()})
+
+
+async def vector(embedding: "TextEmbedding", news: News) -> EngineEmbedResponse:
+    """Return the vector once it is there; raises what its request failed with. Ending early cancels it."""
+    try:
+        while not embedding.embedding.done:
+            await news.wait()
+        return embedding.answer()
+    finally:
+        embedding.end()
+
+
+def _event(data: Mapping[str, object]) -> bytes:
+    return f"data: {json.dumps(data)}\n\n".encode()
+
+
+class CancellingStream(StreamingResponse):
+    """An answer whose generation is cancelled however the response ends."""
+
+    def __init__(self, first: bytes, rest: AsyncIterator[bytes], generation: "TextGeneration", media_type: str) -> None:
+        super().__init__(following(first, rest), headers={"Cache-Control": "no-store"}, media_type=media_type)
+        self._generation = generation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events (ASGI)."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            # A generator that is not being iterated at that moment would notice only when it is collected.
+            self._generation.generation.cancel()

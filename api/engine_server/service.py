@@ -1,0 +1,264 @@
+"""Text in, text out: tokenizes prompts, hands them to the engine, and turns its tokens back into text."""
+
+import time
+from dataclasses import asdict
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from llguidance import LLTokenizer
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from api.engine_server.metrics import EngineMetrics
+from api.engine_server.paths import allowed_folders, model_folder
+from api.engine_server.schemas import (
+    DEFAULT_MAX_LENGTH,
+    EngineEmbedRequest,
+    EngineEmbedResponse,
+    EngineGenerateRequest,
+    EngineHealth,
+    EngineInput,
+    TokenLogprob,
+    TopLogprob,
+    Usage,
+)
+from configs.settings import Settings
+from tasks.data.examples import DatasetError, Message
+from tasks.data.opening import Openings
+from tasks.inference.constraint import JsonConstraint, constraint_tokenizer
+from tasks.inference.engine import (
+    Embedding,
+    EmbeddingRequest,
+    Engine,
+    Generation,
+    GenerationRequest,
+    Limits,
+    ModelRef,
+    TokenLogprobs,
+)
+from tasks.inference.errors import EmptyPrompt, InvalidRequest, PromptTooLong
+from tasks.inference.listening import Listener
+from tasks.inference.text import TextStream
+from tasks.models.device import choose_device, choose_dtype
+from tasks.models.loading import end_token_ids, load_tokenizer
+
+
+class Vocabulary:
+    """What is known of a model's tokenizer, made once: ends of text, chat format, and on demand the tokens' bytes."""
+
+    def __init__(self, weights: Path) -> None:
+        self.tokenizer = load_tokenizer(weights)
+        self.ends = end_token_ids(weights, self.tokenizer)
+
+    @cached_property
+    def openings(self) -> Openings:
+        """Writes conversations as the model was trained to read them."""
+        return Openings(self.tokenizer)
+
+    @cached_property
+    def for_constraints(self) -> LLTokenizer:
+        """What constraints need, and what knows the bytes of each token; raises `SchemaError` for a slow tokenizer."""
+        return constraint_tokenizer(self.tokenizer)
+
+    def shown(self, token_id: int, logprob: float) -> TopLogprob:
+        """Return a token as clients read it; a piece of a character has a replacement mark in its text."""
+        content = self.for_constraints.decode_bytes([token_id])
+        return TopLogprob(token=content.decode("utf-8", "replace"), logprob=logprob, bytes=list(content))
+
+    def input_ids(self, request: EngineInput) -> list[int]:
+        """Return the ids of a text; raises `EmptyPrompt`."""
+        return request.prompt_ids or _prompt_ids(self.tokenizer, request.prompt or "")
+
+    def rendered_ids(self, messages: list[dict[str, str]]) -> list[int]:
+        """Return the ids of a conversation that is to be answered; raises `InvalidRequest` if it can't be rendered."""
+        try:
+            return self.openings.token_ids([Message(**message) for message in messages])  # type: ignore[arg-type]
+        except DatasetError as error:
+            raise InvalidRequest(str(error)) from error
+
+
+class TextGeneration:
+    """One request on its way: read the text that its tokens have become, and at last the usage."""
+
+    def __init__(
+        self, generation: Generation, vocabulary: Vocabulary, stop: list[str], metrics: EngineMetrics, started: float
+    ) -> None:
+        self.generation = generation
+        self._metrics = metrics
+        self.text = TextStream(vocabulary.tokenizer, generation.request.prompt_ids, stop)
+        self._vocabulary = vocabulary
+        self._started = started
+        self._shown = 0
+
+    def new_text(self) -> str:
+        """Return the text that has become certain by the tokens that came since the last call."""
+        pieces = []
+        for token_id in self.generation.tokens[self.text.tokens :]:
+            pieces.append(self.text.push(token_id))
+            if self.text.stopped:
+                break
+        return "".join(pieces)
+
+    def end(self) -> None:
+        """Count how it ended, and take its place in the engine away if it has not."""
+        self.generation.cancel()
+        if (first := self.generation.first_token_at) is not None:
+            self._metrics.first_token.observe(first - self._started)
+        self._metrics.prompt_tokens.inc(len(self.generation.request.prompt_ids))
+        reason = "failed" if self.generation.error is not None else self.usage().finish_reason
+        self._metrics.requests.labels(reason).inc()
+
+    def new_logprobs(self) -> list[TokenLogprob]:
+        """Return those of the tokens that were pushed since the last call; empty unless they were asked for."""
+        before, self._shown = self._shown, self.text.tokens
+        told = self.generation.logprobs[before : self._shown]
+        return [self._token(token, its) for token, its in zip(self.generation.tokens[before:], told, strict=False)]
+
+    def _token(self, token_id: int, its: TokenLogprobs) -> TokenLogprob:
+        top = [self._vocabulary.shown(rival, logprob) for rival, logprob in its.top.items()]
+        return TokenLogprob(**self._vocabulary.shown(token_id, its.logprob).model_dump(), top_logprobs=top)
+
+    def usage(self) -> Usage:
+        """Return the counts so far; a stop string ends a generation as the end-of-text token does."""
+        reason = "stop" if self.text.stopped else self.generation.finish_reason
+        return Usage(
+            prompt_tokens=len(self.generation.request.prompt_ids),
+            generated_tokens=self.text.tokens,
+            finish_reason=reason or "cancelled",
+            seconds=time.monotonic() - self._started,
+        )
+
+
+class TextEmbedding:
+    """One text on its way to its vector."""
+
+    def __init__(self, embedding: Embedding, metrics: EngineMetrics) -> None:
+        self.embedding = embedding
+        self._metrics = metrics
+
+    def answer(self) -> EngineEmbedResponse:
+        """Return the vector of one that is done; raises what it failed with."""
+        vector = self.embedding.result()
+        return EngineEmbedResponse(embedding=vector.tolist(), prompt_tokens=len(self.embedding.prompt_ids))
+
+    def end(self) -> None:
+        """Count how it ended, and take its place in the engine away if it has not."""
+        self.embedding.cancel()
+        self._metrics.prompt_tokens.inc(len(self.embedding.prompt_ids))
+        reason = "failed" if self.embedding.error is not None else self.embedding.finish_reason or "cancelled"
+        self._metrics.requests.labels(reason).inc()
+
+
+class TextEngine:
+    """The engine with its tokenizers. `start` reads files and tokenizes: call it off the event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        device = choose_device(settings.device)
+        self._engine = Engine(
+            dtype=choose_dtype(settings.compute_dtype, device),
+            device=device,
+            memory_budget_bytes=int(settings.engine_memory_budget_gb * 1e9),
+            limits=Limits(
+                concurrency=settings.engine_concurrency,
+                queue_length=settings.engine_queue_length,
+                request_seconds=settings.generation_timeout_seconds,
+            ),
+            int8=settings.engine_int8,
+            kv_cache_bytes=int(settings.engine_kv_cache_gb * 1e9),
+        )
+        self.metrics = EngineMetrics(self.health)
+        self._folders = allowed_folders(settings)
+        self._vocabulary = lru_cache(maxsize=32)(Vocabulary)
+        transformers_logging.disable_progress_bar()
+
+    def start(self, request: EngineGenerateRequest, listener: Listener) -> TextGeneration:
+        """Submit a request; `listener` hears of its tokens on the engine's thread.
+
+        Raises:
+            PathRefused: a folder is not one that may be loaded from.
+            EmptyPrompt, InvalidRequest: there is nothing to continue, or this model can't do what is asked.
+            RequestTooLarge: prompt and continuation can never fit into the memory kept for sequences.
+            PromptTooLong: no token fits behind the prompt, in `max_length` or in the model's context.
+            EngineBusy, EngineClosed: no room in line.
+            WeightsError: there is no usable model or tokenizer in the folder.
+        """
+        started = time.monotonic()
+        model = self._model(request)
+        vocabulary = self._vocabulary(model.weights)
+        if request.messages is not None:
+            prompt_ids = vocabulary.rendered_ids(request.messages)
+        else:
+            prompt_ids = vocabulary.input_ids(request)
+        room = _room(request, len(prompt_ids), self._engine.context_length(model.weights))
+        try:
+            generation = self._engine.submit(
+                GenerationRequest(
+                    model=model,
+                    prompt_ids=prompt_ids,
+                    max_new_tokens=room,
+                    temperature=request.temperature,
+                    top_p=request.top_p,
+                    top_k=request.top_k,
+                    min_p=request.min_p,
+                    repetition_penalty=request.repetition_penalty,
+                    seed=request.seed,
+                    eos_token_ids=vocabulary.ends,
+                    logprobs=request.logprobs,
+                    constraint=_constraint(request, vocabulary),
+                ),
+                listener,
+            )
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from error
+        return TextGeneration(generation, vocabulary, request.stop, self.metrics, started)
+
+    def embed(self, request: EngineEmbedRequest, listener: Listener) -> TextEmbedding:
+        """Submit a text to be averaged; `listener` hears of its end. Raises what `start` raises, and `InputTooLong`."""
+        model = self._model(request)
+        ids = self._vocabulary(model.weights).input_ids(request)
+        try:
+            return TextEmbedding(self._engine.embed(EmbeddingRequest(model, ids), listener), self.metrics)
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from error
+
+    def health(self) -> EngineHealth:
+        """Return what is loaded, running and waiting."""
+        return EngineHealth.model_validate({"status": "ok", **asdict(self._engine.stats())})
+
+    def close(self, timeout: float) -> bool:
+        """Cancel everything; tell whether the engine's threads ended within `timeout` seconds."""
+        return self._engine.close(timeout)
+
+    def _model(self, request: EngineInput) -> ModelRef:
+        """Return the folders of the request's model; raises `PathRefused`."""
+        adapter = None if request.adapter is None else model_folder(request.adapter, self._folders)
+        return ModelRef(model_folder(request.weights, self._folders), adapter)
+
+
+def _constraint(request: EngineGenerateRequest, vocabulary: Vocabulary) -> JsonConstraint | None:
+    if request.json_schema is None:
+        return None
+    return JsonConstraint(request.json_schema, vocabulary.for_constraints)
+
+
+def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Return the prompt's ids as transformers makes them by default; an empty prompt is its first token."""
+    ids: list[int] = tokenizer(prompt, verbose=False)["input_ids"]
+    if ids:
+        return ids
+    for beginning in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if isinstance(beginning, int):
+            return [beginning]
+    raise EmptyPrompt
+
+
+def _room(request: EngineGenerateRequest, prompt_tokens: int, context: int) -> int:
+    """Return how many tokens may follow the prompt by the request's own limit (the engine keeps to the context)."""
+    if request.max_new_tokens is not None:
+        return request.max_new_tokens
+    max_length = request.max_length or DEFAULT_MAX_LENGTH
+    if prompt_tokens >= context:
+        raise PromptTooLong(prompt_tokens, context)
+    if prompt_tokens >= max_length:
+        raise PromptTooLong(prompt_tokens, max_length, "max_length")
+    return max_length - prompt_tokens

@@ -1,0 +1,242 @@
+"""A server of the user's that speaks OpenAI's protocol, such as vLLM, in the place of the engine."""
+
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from api.engine_server.schemas import (
+    DEFAULT_MAX_LENGTH,
+    EngineEmbedRequest,
+    EngineEmbedResponse,
+    EngineGenerateRequest,
+    EngineGenerateResponse,
+    EngineHealth,
+    EngineInput,
+    TokenLogprob,
+    TopLogprob,
+)
+from api.generation.engine_client import CONNECT_SECONDS, EngineRefused, EngineUnavailable
+
+END = "[DONE]"
+
+
+class OpenAIBackend:
+    """Has the methods of `EngineClient`, and raises what that raises.
+
+    A base model is asked for by its name in our catalogue. An adapter is loaded at its first use, by vLLM's
+    `/load_lora_adapter`, under the name of its folder, which never means another one; the server must see the folder.
+    """
+
+    def __init__(self, base_url: str, api_key: str | None, timeout_seconds: float = 600.0) -> None:
+        """`base_url` ends with the protocol's version, such as `http://gpu:8000/v1`."""
+        self._url = base_url
+        self._http = httpx.AsyncClient(
+            base_url=base_url,
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
+            timeout=httpx.Timeout(timeout_seconds, connect=CONNECT_SECONDS),
+            limits=httpx.Limits(max_connections=None),
+        )
+        self._adapters: set[str] = set()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def generate(self, request: EngineGenerateRequest) -> EngineGenerateResponse:
+        """Return the whole answer."""
+        pieces: list[str] = []
+        logprobs: list[TokenLogprob] = []
+        async for event in self.stream(request):
+            if event.get("done"):
+                break
+            pieces.append(event["text"])
+            logprobs += [TokenLogprob(**one) for one in event.get("logprobs", [])]
+        continuation = "".join(pieces)
+        usage = {name: event[name] for name in ("prompt_tokens", "generated_tokens", "finish_reason", "seconds")}
+        text = (request.prompt or "") + continuation
+        return EngineGenerateResponse(text=text, continuation=continuation, logprobs=logprobs, **usage)
+
+    async def stream(self, request: EngineGenerateRequest) -> AsyncIterator[dict[str, Any]]:
+        """Yield `{"text": piece}` as they come and at last `{"done": True, …}` with the fields of `Usage`."""
+        started = time.monotonic()
+        body = self._body(request) | {"model": await self._model(request)}
+        path = "/chat/completions" if request.messages is not None else "/completions"
+        body["max_tokens"] = await self._new_tokens(request, path, body)
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        usage: dict[str, Any] = {"finish_reason": "stop", "prompt_tokens": 0, "generated_tokens": 0}
+        async with self._answering(path, body) as response:
+            async for line in response.aiter_lines():
+                data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+                if not data or data == END:
+                    continue
+                chunk = json.loads(data)
+                if "error" in chunk:
+                    raise EngineUnavailable(
+                        f"the backend {self._url} failed in the middle of an answer: {_said(chunk)}"
+                    )
+                for choice in chunk["choices"]:
+                    usage["finish_reason"] = choice["finish_reason"] or usage["finish_reason"]
+                    if (event := _event(choice)) is not None:
+                        yield event
+                if told := chunk.get("usage"):
+                    usage |= {"prompt_tokens": told["prompt_tokens"], "generated_tokens": told["completion_tokens"]}
+        yield {"done": True, **usage, "seconds": time.monotonic() - started}
+
+    async def embed(self, request: EngineEmbedRequest) -> EngineEmbedResponse:
+        """Return what the server's own embeddings endpoint answers, pooled as that server does."""
+        text = request.prompt if request.prompt is not None else request.prompt_ids
+        body = {"model": await self._model(request), "input": text, "encoding_format": "float"}
+        response = await self._send("POST", "/embeddings", body)
+        answer = _json(response)
+        self._raise_for_error(response.status_code, answer)
+        return EngineEmbedResponse(
+            embedding=answer["data"][0]["embedding"], prompt_tokens=answer["usage"]["prompt_tokens"]
+        )
+
+    async def health(self) -> EngineHealth:
+        """Return that the server answers; what it has in memory it does not say."""
+        (await self._send("GET", "/models", None)).raise_for_status()
+        return EngineHealth(status="ok")
+
+    async def metrics(self) -> str:
+        """Return nothing: the server has metrics of its own."""
+        return ""
+
+    def _body(self, request: EngineGenerateRequest) -> dict[str, Any]:
+        body: dict[str, Any] = {"temperature": request.temperature, "top_p": request.top_p}
+        if request.messages is not None:
+            body["messages"] = request.messages
+        else:
+            body["prompt"] = request.prompt if request.prompt is not None else request.prompt_ids
+        # Only what is on: each of these has another way to say that it is off.
+        optional = {
+            "top_k": request.top_k,
+            "min_p": request.min_p,
+            "repetition_penalty": request.repetition_penalty if request.repetition_penalty != 1.0 else None,
+            "stop": request.stop,
+        }
+        body |= {name: value for name, value in optional.items() if value}
+        if request.seed is not None:
+            body["seed"] = request.seed
+        if request.logprobs is not None:
+            chat = {"logprobs": True, "top_logprobs": request.logprobs}
+            body |= chat if request.messages is not None else {"logprobs": request.logprobs}
+        if request.json_schema is not None:
+            schema = {"name": "answer", "schema": request.json_schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return body
+
+    async def _model(self, request: EngineInput) -> str:
+        """Return the server's name of the model, whose adapter is loaded first if need be."""
+        if request.adapter is None:
+            return request.model
+        name = Path(request.adapter).name
+        if name not in self._adapters:
+            await self._require_served(request.model)
+            body = {"lora_name": name, "lora_path": request.adapter}
+            response = await self._send("POST", "/load_lora_adapter", body)
+            if response.is_error and "already" not in response.text:
+                message = (
+                    f"the backend {self._url} can't load the adapter {name} ({_said(_json(response))}): vLLM does so "
+                    "with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, if it sees the folder"
+                )
+                raise EngineRefused(503, "weights", message)
+            self._adapters.add(name)
+        return name
+
+    async def _require_served(self, base: str) -> None:
+        """Raise EngineRefused unless the server has the base: another of its shape would take the adapter too."""
+        response = await self._send("GET", "/models", None)
+        self._raise_for_error(response.status_code, _json(response))
+        served = sorted(str(model.get("id")) for model in _json(response).get("data", []))
+        if base not in served:
+            message = f"the backend {self._url} serves {', '.join(served)}, not {base}, which the adapter is made for"
+            raise EngineRefused(503, "weights", message)
+
+    async def _new_tokens(self, request: EngineGenerateRequest, path: str, body: Mapping[str, Any]) -> int:
+        """Return how many tokens may come; a limit on prompt and answer together takes the prompt's length to know."""
+        if request.max_new_tokens is not None:
+            return request.max_new_tokens
+        limit = request.max_length or DEFAULT_MAX_LENGTH
+        response = await self._send("POST", path, {**body, "max_tokens": 1})
+        self._raise_for_error(response.status_code, _json(response))
+        prompt = int(response.json()["usage"]["prompt_tokens"])
+        if prompt >= limit:
+            message = (
+                f"the prompt has {prompt} tokens, and max_length allows {limit} for prompt and continuation together"
+            )
+            raise EngineRefused(422, "prompt_too_long", message)
+        return limit - prompt
+
+    async def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
+        try:
+            return await self._http.request(method, path, json=body)
+        except httpx.TransportError as error:
+            raise self._unavailable(error) from error
+
+    @asynccontextmanager
+    async def _answering(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[httpx.Response]:
+        try:
+            async with self._http.stream("POST", path, json=body) as response:
+                if response.is_error:
+                    await response.aread()
+                    self._raise_for_error(response.status_code, _json(response))
+                yield response
+        except httpx.TransportError as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: httpx.TransportError) -> EngineUnavailable:
+        return EngineUnavailable(f"the backend {self._url} does not answer ({str(error) or type(error).__name__})")
+
+    def _raise_for_error(self, status: int, body: Mapping[str, Any]) -> None:
+        if status < httpx.codes.BAD_REQUEST:
+            return
+        if status >= httpx.codes.INTERNAL_SERVER_ERROR:
+            raise EngineUnavailable(f"the backend {self._url} answered {status}: {_said(body)}")
+        code = {404: "weights", 429: "busy"}.get(status, "invalid")
+        raise EngineRefused(status, code, f"the backend {self._url} answered {status}: {_said(body)}")
+
+
+def _event(choice: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the event that a chunk's choice becomes, of either endpoint; None for one without text."""
+    text = choice["text"] if "text" in choice else choice["delta"].get("content") or ""
+    logprobs = _logprobs(choice.get("logprobs") or {})
+    if not text and not logprobs:
+        return None
+    return {"text": text} | ({"logprobs": [token.model_dump() for token in logprobs]} if logprobs else {})
+
+
+def _logprobs(told: Mapping[str, Any]) -> list[TokenLogprob]:
+    """Return the log-probabilities of both of OpenAI's shapes in ours, which is the chat's."""
+    if "content" in told:
+        return [TokenLogprob(**token) for token in told["content"] or []]
+    rows = zip(told.get("tokens", []), told.get("token_logprobs", []), told.get("top_logprobs") or [], strict=False)
+    return [
+        TokenLogprob(
+            **_shown(token, logprob),
+            top_logprobs=[TopLogprob(**_shown(rival, its)) for rival, its in (top or {}).items()],
+        )
+        for token, logprob, top in rows
+    ]
+
+
+def _shown(token: str, logprob: float) -> dict[str, Any]:
+    return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
+
+
+def _json(response: httpx.Response) -> dict[str, Any]:
+    try:
+        body = response.json()
+    except ValueError:
+        return {"error": response.text[:300]}
+    return body if isinstance(body, dict) else {"error": body}
+
+
+def _said(body: Mapping[str, Any]) -> str:
+    error = body.get("error", body.get("message", body))
+    return str(error.get("message", error) if isinstance(error, dict) else error)[:300]

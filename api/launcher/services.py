@@ -1,0 +1,130 @@
+"""The services of the platform: what each one runs, and how to tell that it is ready."""
+
+import http.client
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from configs.keys import Scope, new_key
+from configs.settings import Settings
+
+WORK_POOLS = ("training", "evaluation")
+"""The work pools of prefect.yaml, each served by the worker."""
+PROBE_TIMEOUT_SECONDS = 30
+PROBE_NAME = "up"
+"""Name of the key by which `llm-platform up` asks the API whether it is ready."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """One process of the platform."""
+
+    name: str
+    command: tuple[str, ...]
+    ready: Callable[[datetime], bool]
+    """Whether the service serves, given when it was started; raises OSError while it can't be reached."""
+    stops_first: bool = True
+    """Parts that use others stop before them."""
+    orphan_signal: str = "SIGKILL"
+    """What it gets should the process supervisor be killed."""
+    stop_seconds: int = 5
+    """Time to leave after SIGTERM."""
+
+
+def fetch(host: str, port: int, path: str, body: object | None = None, key: str | None = None) -> Any:
+    """Return the JSON answer of a GET (or a POST, given a body); None for any status but 200."""
+    connection = http.client.HTTPConnection(host, port, timeout=PROBE_TIMEOUT_SECONDS)
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    try:
+        if body is None:
+            connection.request("GET", path, headers=headers)
+        else:
+            connection.request("POST", path, json.dumps(body), headers | {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        text = response.read()
+        if response.status != http.client.OK:
+            return None
+        is_json = "json" in response.getheader("Content-Type", "")
+        return json.loads(text) if is_json else text.decode(errors="replace")
+    except http.client.HTTPException as error:
+        raise ConnectionError(str(error)) from error
+    finally:
+        connection.close()
+
+
+def answers(host: str, port: int, path: str, key: str | None = None) -> Callable[[datetime], bool]:
+    """Return a probe that is true once a GET of the path, with the key if there is one, answers 200."""
+
+    def probe(_started: datetime) -> bool:
+        return fetch(host, port, path, key=key) is not None
+
+    return probe
+
+
+def worker_online(host: str, port: int) -> Callable[[datetime], bool]:
+    """Return a probe that is true once every work pool has a worker whose heartbeat is newer than its start."""
+
+    def probe(started: datetime) -> bool:
+        for pool in WORK_POOLS:
+            workers = fetch(host, port, f"/api/work_pools/{pool}/workers/filter", {})
+            if not isinstance(workers, list):
+                return False
+            heartbeats = [datetime.fromisoformat(worker["last_heartbeat_time"]) for worker in workers]
+            if not any(heartbeat.astimezone(UTC) >= started for heartbeat in heartbeats):
+                return False
+        return True
+
+    return probe
+
+
+def with_probe_key(settings: Settings) -> tuple[Settings, str | None]:
+    """Return the settings with one more key, for `platform_services`, and that key; without keys there is none to add.
+
+    It is made at every start, may only read, and never leaves this process: the API gets its hash, as of any other.
+    """
+    if settings.api_keys is None:
+        return settings, None
+    key, configured = new_key(PROBE_NAME, Scope.READ)
+    return settings.model_copy(update={"api_keys": f"{settings.api_keys},{configured}"}), key
+
+
+def platform_services(settings: Settings, probe_key: str | None = None) -> list[Service]:
+    """Return the services of the whole platform; the API is probed with the key."""
+    host, python = settings.keyless_connect_host, sys.executable
+    engine = Service(
+        "engine", (python, "-m", "api.engine_server.server"), answers("127.0.0.1", settings.engine_port, "/health")
+    )
+    mlflow_options = ("--host", settings.keyless_host, "--port", str(settings.mlflow_port), "--log-level", "warning")
+    return [
+        Service(
+            "prefect",
+            (python, "-m", "flows.prefect_server"),
+            answers(host, settings.prefect_port, "/api/health"),
+            stops_first=False,
+        ),
+        Service(
+            "mlflow",
+            # Without MLflow's own command, which only starts this one, after importing as much again.
+            (python, "-m", "uvicorn", "mlflow.server.fastapi_app:app", *mlflow_options),
+            # Not /health: that answers before the tables exist.
+            answers(host, settings.mlflow_port, "/api/2.0/mlflow/experiments/search?max_results=1"),
+            stops_first=False,
+        ),
+        Service(
+            "worker",
+            (python, "-m", "flows.worker"),
+            worker_online(host, settings.prefect_port),
+            orphan_signal="SIGTERM",  # its runs get time to write their checkpoints
+            stop_seconds=12,
+        ),
+        # Another server may be in its place.
+        *([engine] if settings.backend_url is None else []),
+        Service(
+            "api",
+            (python, "-m", "api.server"),
+            answers(settings.connect_host, settings.api_port, "/api/health", probe_key),
+        ),
+    ]

@@ -1,0 +1,187 @@
+"""Prefect's REST API as the endpoints need it: submit a run by its deployment's name, read states, pause, resume."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import httpx
+
+from api.errors import ServiceDown
+from registry.clock import to_naive_utc, utcnow
+
+FINETUNE = "finetune/finetune"
+EVALUATE = "evaluate/evaluate"
+SUSPENDED = {"type": "PAUSED", "name": "Suspended", "state_details": {"pause_reschedule": True}}
+BUSY_PAUSES_SECONDS = (0.1, 0.3, 0.9)
+ACTIVE_STATES = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRun:
+    """What the platform reads of a Prefect flow run."""
+
+    id: str
+    state_type: str
+    state_name: str
+    state_message: str | None
+    state_at: datetime
+    parameters: dict[str, Any]
+    tags: list[str]
+    expected_start: datetime | None
+    has_deployment: bool
+    """Whether a worker would run it again; not so for a flow that another flow called."""
+    pause_limited: bool
+    """Paused with a time limit, after which Prefect refuses to resume the run."""
+
+    @classmethod
+    def parse(cls, body: dict[str, Any]) -> "FlowRun":
+        """Read a flow run from Prefect's JSON."""
+        state = body["state"]
+        expected = body.get("expected_start_time")
+        return cls(
+            id=body["id"],
+            state_type=state["type"],
+            state_name=state["name"],
+            state_message=state.get("message"),
+            state_at=to_naive_utc(datetime.fromisoformat(state["timestamp"])),
+            parameters=body.get("parameters") or {},
+            tags=body.get("tags") or [],
+            expected_start=to_naive_utc(datetime.fromisoformat(expected)) if expected else None,
+            has_deployment=body.get("deployment_id") is not None,
+            pause_limited=state["type"] == "PAUSED" and state["state_details"].get("pause_timeout") is not None,
+        )
+
+
+class Orchestrator:
+    """A client of the Prefect server; every method raises `ServiceDown` if it does not answer."""
+
+    def __init__(self, api_url: str, timeout_seconds: float = 10.0) -> None:
+        self._http = httpx.AsyncClient(base_url=api_url, timeout=timeout_seconds, trust_env=False)
+        self._deployment_ids: dict[str, str] = {}
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def submit(
+        self, deployment: str, name: str, parameters: dict[str, Any], tags: list[str], idempotency_key: str
+    ) -> FlowRun:
+        """Create a flow run, or return the one that the same key made before."""
+        deployment_id = await self.deployment_id(deployment)
+        body = {
+            "name": name,
+            "parameters": parameters,
+            "tags": tags,
+            "idempotency_key": idempotency_key,
+            "state": {"type": "SCHEDULED"},
+            "enforce_parameter_schema": False,
+        }
+        return FlowRun.parse(await self._call("POST", f"/deployments/{deployment_id}/create_flow_run", body))
+
+    async def flow_run(self, flow_run_id: str) -> FlowRun | None:
+        """Return the flow run, or None if Prefect knows none of this id."""
+        found = await self.flow_runs([flow_run_id])
+        return found[0] if found else None
+
+    async def flow_runs(self, flow_run_ids: Sequence[str]) -> list[FlowRun]:
+        """Return those of the flow runs that Prefect knows (at most 200 a call)."""
+        found = await self._call("POST", "/flow_runs/filter", {"flow_runs": {"id": {"any_": list(flow_run_ids)}}})
+        return [FlowRun.parse(body) for body in found]
+
+    async def active_flow_runs(self, deployments: Sequence[str]) -> dict[str, list[FlowRun]]:
+        """Return the runs of each deployment that have not ended; one request for all, the first 200 by start."""
+        ids = {await self.deployment_id(deployment): deployment for deployment in deployments}
+        body = {
+            "deployments": {"id": {"any_": list(ids)}},
+            "flow_runs": {"state": {"type": {"any_": ACTIVE_STATES}}},
+            "sort": "EXPECTED_START_TIME_ASC",
+        }
+        active: dict[str, list[FlowRun]] = {deployment: [] for deployment in deployments}
+        for found in await self._call("POST", "/flow_runs/filter", body):
+            active[ids[found["deployment_id"]]].append(FlowRun.parse(found))
+        return active
+
+    async def suspend(self, flow_run: FlowRun) -> bool:
+        """Ask for a pause without a time limit; return whether Prefect accepted it."""
+        # Prefect pauses a run that is only queued if forced to. A running one is asked without force, so that a
+        # run that ends at this very moment stays ended.
+        queued = flow_run.state_type in ("SCHEDULED", "PENDING")
+        body = {"state": SUSPENDED, "force": queued}
+        answer = await self._call("POST", f"/flow_runs/{flow_run.id}/set_state", body)
+        return bool(answer["status"] == "ACCEPT")
+
+    async def lift_pause_limit(self, flow_run_id: str) -> None:
+        """Let a pause last: Prefect's UI gives it five minutes, after which the run could not be resumed."""
+        run = await self.flow_run(flow_run_id)
+        # Looked at again just before the forced write, which would undo a resume pressed meanwhile.
+        if run is not None and run.pause_limited:
+            await self._call("POST", f"/flow_runs/{flow_run_id}/set_state", {"state": SUSPENDED, "force": True})
+
+    async def cancel(self, flow_run: FlowRun) -> bool:
+        """Ask for a run's end; return whether Prefect accepted it. A run that no process works on ends at once."""
+        state = {"type": "CANCELLING", "name": "Cancelling"}
+        answer = await self._call("POST", f"/flow_runs/{flow_run.id}/set_state", {"state": state})
+        # Prefect answers REJECT when it sets CANCELLED in place of CANCELLING, for a run without a process.
+        accepted = answer["status"] == "ACCEPT" or (answer.get("state") or {}).get("type") == "CANCELLED"
+        return bool(accepted)
+
+    async def end_cancelled(self, flow_run: FlowRun) -> None:
+        """Cancel a run whose worker died before it could."""
+        state = {"type": "CANCELLED", "message": "Its worker died while it was being cancelled."}
+        await self._call("POST", f"/flow_runs/{flow_run.id}/set_state", {"state": state, "force": True})
+
+    async def retry(self, flow_run: FlowRun, reason: str) -> bool:
+        """Schedule a run whose process died to run again, from its top; return whether Prefect accepted it."""
+        now = utcnow().isoformat() + "Z"
+        state = {
+            "type": "SCHEDULED",
+            "name": "AwaitingRetry",
+            "message": reason,
+            "state_details": {"scheduled_time": now},
+        }
+        # Forced: Prefect lets nobody leave a terminal state, nor a running one whose process it takes to be alive.
+        answer = await self._call("POST", f"/flow_runs/{flow_run.id}/set_state", {"state": state, "force": True})
+        return bool(answer["status"] == "ACCEPT")
+
+    async def give_up(self, flow_run: FlowRun, reason: str) -> None:
+        """Fail a run whose process died too often."""
+        state = {"type": "FAILED", "message": reason}
+        await self._call("POST", f"/flow_runs/{flow_run.id}/set_state", {"state": state, "force": True})
+
+    async def resume(self, flow_run_id: str) -> bool:
+        """Schedule a paused run to go on; return whether Prefect accepted it."""
+        answer = await self._call("POST", f"/flow_runs/{flow_run_id}/resume", {})
+        return bool(answer["status"] == "ACCEPT")
+
+    async def deployment_id(self, deployment: str) -> str:
+        """Return the id of the deployment `flow/name`."""
+        if deployment not in self._deployment_ids:
+            found = await self._call("GET", f"/deployments/name/{deployment}")
+            self._deployment_ids[deployment] = found["id"]
+        return self._deployment_ids[deployment]
+
+    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        response = await self._send(method, path, body)
+        for pause in BUSY_PAUSES_SECONDS:
+            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            # Prefect's way of saying that its database was locked; nothing was changed.
+            await asyncio.sleep(pause)
+            response = await self._send(method, path, body)
+        if response.status_code == httpx.codes.NOT_FOUND and path.startswith("/deployments"):
+            # A Prefect database made anew has new ids; and on the first start the worker applies them any moment now.
+            self._deployment_ids.clear()
+            raise ServiceDown("prefect", "The flows are not deployed to Prefect yet; try again in a few seconds.")
+        if response.is_error:
+            message = f"The Prefect server answered {response.status_code} to {method} {path}; try again soon."
+            raise ServiceDown("prefect", message)
+        return response.json()
+
+    async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
+        try:
+            return await self._http.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            reason = str(error) or type(error).__name__
+            raise ServiceDown("prefect", f"The Prefect server does not answer ({reason}); try again soon.") from error

@@ -1,0 +1,183 @@
+"""Reads an uploaded data set in a process of its own: `python -m tasks.data.ingest`, a request on its input, JSON out.
+
+Whatever a file does to its reader (memory, a crash of native code) ends here. The kernel holds the limits.
+"""
+
+import json
+import resource
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from configs.dataset import UPLOAD
+from configs.settings import Settings
+from tasks.data.dataset_rows import rows_of
+from tasks.data.examples import DatasetError, Example
+from tasks.data.importing import import_dataset
+from tasks.data.reading.source import open_source
+from tasks.data.rows import ExampleRows
+from tasks.data.split import split_by_hash, split_from_held_out
+from tasks.data.store import StoredDataset
+from tasks.data.template import Renderer
+from tasks.data.tokenizing import Encoder, cut
+
+GIGABYTE = 1024**3
+UNPACKED_TO_UPLOADED = 4
+"""Rows may take this many times the largest upload on disk: compressed files can hold far more than they weigh."""
+
+Answer = dict[str, Any]
+
+
+def ingest(settings: Settings, request: dict[str, Any]) -> Answer:
+    """Check and store a data set's rows; an answer that is not `ok` says why they can't be used."""
+    dataset, options = request["dataset"], request["dataset"]["settings"]
+    tokenizer = _tokenizer(request)
+    with _file_of(settings, dataset) as path:
+        source = open_source(path, options.get("columns"))
+        report, stored = import_dataset(
+            source,
+            tokenizer,
+            options["max_seq_length"],
+            settings.datasets_dir,
+            allow_errors=options.get("allow_errors", False),
+        )
+    answer: Answer = {"ok": stored is not None, "report": report.as_json()}
+    if stored is None:
+        return answer | {"error": _objection(answer["report"])}
+    # Raises now what would else be raised when a job has waited for its turn.
+    _training_positions(settings, stored, options)
+    return answer | {"rows": len(stored), "content_hash": stored.fingerprint}
+
+
+def preview(settings: Settings, request: dict[str, Any]) -> Answer:
+    """Return the first rows, and as a model would read them if that is asked for."""
+    dataset = request["dataset"]
+    options = dataset["settings"]
+    rows = rows_of(settings.datasets_dir, dataset["source"], dataset["content_hash"])
+    training = set(_training_positions(settings, rows, options).tolist())
+    reader = _Reader(_tokenizer(request), options.get("max_seq_length")) if request["rendered"] else None
+    shown = []
+    for position in range(min(request["rows"], len(rows))):
+        example = rows.example(position)
+        messages = [message.for_template() for message in example.messages] or None
+        row = {
+            "number": rows.number(position) if isinstance(rows, StoredDataset) else position + 1,
+            "side": "train" if position in training else "held_out",
+            "messages": messages,
+            "text": example.text,
+        }
+        shown.append(row | (reader.read(example) if reader else {}))
+    return {"ok": True, "rows": shown}
+
+
+class _Reader:
+    """Shows examples as a model reads them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int | None) -> None:
+        self._tokenizer = tokenizer
+        self._max_seq_length = max_seq_length
+        self._renderer, self._encoder = Renderer(tokenizer), Encoder(tokenizer)
+
+    def read(self, example: Example) -> Answer:
+        rendered = self._renderer.render(example)
+        batch = self._encoder.encode([rendered])
+        whole = cut(batch.token_ids, batch.spans, len(batch.token_ids))
+        learned = np.zeros(len(whole.input_ids), dtype=bool)
+        for start, end in whole.learned_spans:
+            learned[start:end] = True
+        tokens = [
+            {"id": token_id, "text": self._tokenizer.decode([token_id]), "learned": bool(is_learned)}
+            for token_id, is_learned in zip(whole.input_ids, learned, strict=True)
+        ]
+        is_cut = self._max_seq_length is not None and len(tokens) > self._max_seq_length
+        return {"rendered": rendered.text, "tokens": tokens, "cut": is_cut}
+
+
+def _training_positions(settings: Settings, rows: ExampleRows, options: dict[str, Any]) -> np.ndarray[Any, Any]:
+    held_out = options.get("held_out_content")
+    if held_out is not None:
+        own = rows_of(settings.datasets_dir, held_out["source"], held_out["content_hash"])
+        return split_from_held_out(rows.hashes, own.hashes).train
+    return split_by_hash(rows.hashes, options.get("held_out_fraction", 0.1)).train
+
+
+@contextmanager
+def _file_of(settings: Settings, dataset: dict[str, Any]) -> Iterator[Path]:
+    """Lend the file that holds the rows: the upload, a local one, or what the hub has."""
+    if dataset["source"] == UPLOAD:
+        yield settings.uploads_dir / dataset["uid"]
+        return
+    name, folder = dataset["source"], settings.local_datasets_dir
+    local = [folder / name, *sorted(folder.glob(f"{name}.*"))]
+    found = next((path for path in local if path.is_file()), None)
+    if found is not None:
+        yield found
+        return
+    if not settings.allow_hub:
+        raise DatasetError(f"there is no file {name} in {folder}, and fetching from the hub is turned off")
+    with tempfile.TemporaryDirectory(dir=settings.datasets_dir) as work:
+        yield _fetched(name, dataset["settings"].get("split", "train"), folder, Path(work))
+
+
+def _fetched(name: str, split: str, folder: Path, work: Path) -> Path:
+    """Download a data set of the hub into `work`, and return it as one Parquet file."""
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(name, split=split, cache_dir=str(work / "cache"))
+    except Exception as error:
+        reason = str(error).splitlines()[0][:200] or type(error).__name__
+        message = f"there is no file {name} in {folder}, and the hub did not provide it ({reason})"
+        raise DatasetError(message) from error
+    loaded.to_parquet(str(work / "rows.parquet"))
+    return work / "rows.parquet"
+
+
+def _tokenizer(request: dict[str, Any]) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        request["tokenizer"], local_files_only=True, trust_remote_code=False
+    )
+    return tokenizer
+
+
+def _objection(report: dict[str, Any]) -> str:
+    if report["error_count"]:
+        first = report["errors"][0]
+        return (
+            f"{report['error_count']} of {report['rows']} rows can't be used, the first is number {first['number']}: "
+            f"{first['message']}; mend them, or send allow_errors=true to leave them out"
+        )
+    return f"none of its {report['rows']} rows keeps an answer within {report['max_seq_length']} tokens"
+
+
+def _limit(settings: Settings) -> None:
+    memory, size = int(settings.ingest_memory_gb * GIGABYTE), UNPACKED_TO_UPLOADED * settings.max_upload_bytes
+    # Private memory, not address space: stored rows are mapped, and may be larger than memory.
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def main() -> None:
+    """Answer one request."""
+    request = json.load(sys.stdin)
+    settings = Settings(**request["settings"])
+    _limit(settings)
+    try:
+        answer = {"ingest": ingest, "preview": preview}[request["action"]](settings, request)
+    except DatasetError as error:
+        answer = {"ok": False, "error": str(error), "report": None}
+    except MemoryError:
+        answer = {"ok": False, "error": f"reading it takes more than {settings.ingest_memory_gb:g} GB of memory"}
+    except OSError as error:
+        answer = {"ok": False, "error": f"it can't be read or stored: {error}"}
+    json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

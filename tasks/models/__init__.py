@@ -1,0 +1,1 @@
+"""Weights and tokenizers from files, and back into files for other programs."""

@@ -1,0 +1,75 @@
+"""A model as files that other programs read: merged safetensors, a PEFT folder, or a GGUF file."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tasks.data.durable import BuildingFolder
+from tasks.models.gguf import GgufImpossible, largest_difference, write_gguf
+from tasks.models.sources import ModelSource
+from tasks.training.methods import folded
+
+Form = Literal["merged", "peft", "gguf"]
+TOLERANCE = 1e-3
+"""Most that a logit of the GGUF file, read back in float32, may differ: the order of float32 sums, and no more."""
+GGUF_FILE = "model-f32.gguf"
+
+
+class ExportImpossible(Exception):
+    """The model can't be written in the form that was asked for; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written."""
+
+    files: list[str]
+    difference: float | None
+    """Largest difference of a logit between the file, read back, and the merged model; none: not a GGUF file."""
+
+
+def export_model(source: ModelSource, form: Form, folder: Path) -> Exported:
+    """Write the model into `folder`, which appears whole or not at all.
+
+    Raises `ExportImpossible`, `WeightsError` (tasks.models.errors) for damaged weights, OSError.
+    """
+    building = BuildingFolder(folder.parent, f".{folder.name}")
+    try:
+        difference = None
+        if form == "peft":
+            _copy_adapter(source, building.path)
+        elif form == "merged":
+            # Folded in float32, and rounded once to the format that the platform computes in.
+            folded(source).to(source.dtype).save_pretrained(building.path)
+            source.tokenizer.save_pretrained(building.path)
+        else:
+            difference = _write_checked_gguf(source, building.path)
+        files = sorted(path.name for path in building.path.iterdir())
+        for file in building.path.iterdir():
+            file.chmod(0o644)  # safetensors writes files that only their owner can read
+        building.path.chmod(0o755)
+        building.publish(folder)
+    finally:
+        building.close()
+    return Exported(files, difference)
+
+
+def _copy_adapter(source: ModelSource, folder: Path) -> None:
+    if source.adapter_folder is None:
+        raise ExportImpossible("it has no adapter, as its weights are whole; export it as merged or gguf.")
+    shutil.copytree(source.adapter_folder, folder, dirs_exist_ok=True)
+
+
+def _write_checked_gguf(source: ModelSource, folder: Path) -> float:
+    """Write the file and return the largest difference of a logit once it is read back."""
+    model = folded(source).float().cpu().eval()
+    file = folder / GGUF_FILE
+    try:
+        write_gguf(model, source.tokenizer, source.context_length, file)
+        difference = largest_difference(model, source.tokenizer, file)
+    except GgufImpossible as error:
+        raise ExportImpossible(str(error)) from error
+    if not difference <= TOLERANCE:
+        raise ExportImpossible(f"the GGUF file's logits differ by {difference:.3g}, more than {TOLERANCE}.")
+    return difference

@@ -1,0 +1,110 @@
+"""From a model's record to what is in memory: weights found, tokenizer and model loaded, data set prepared."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from configs.dataset import BUILT_IN_DATASET_ID, DatasetSettings
+from configs.settings import Settings
+from registry.database import Database
+from registry.repositories.datasets import DatasetRepository
+from registry.tables import Model
+from registry.weights import obtain
+from tasks.data.dataset_rows import rows_of, tokens_dir
+from tasks.data.prepared import PreparedDataset
+from tasks.data.prepared import prepare as prepare_examples
+from tasks.models.device import choose_device, choose_dtype
+from tasks.models.loading import (
+    attach_adapter,
+    context_length,
+    end_token_ids,
+    load_base_model,
+    load_config,
+    load_tokenizer,
+)
+
+HELD_OUT_FRACTION = DatasetSettings.model_fields["held_out_fraction"].default
+
+
+class UnknownDataset(Exception):
+    """A job or evaluation names a data set that does not exist."""
+
+
+@dataclass(frozen=True)
+class NamedDataset:
+    """A prepared data set with the name that MLflow shows."""
+
+    name: str
+    source: str
+    prepared: PreparedDataset
+
+
+class ModelSource:
+    """Where a model's parts lie on this machine, and how they are loaded on its device."""
+
+    def __init__(self, settings: Settings, model: Model) -> None:
+        """Find the weights, fetching them if need be; raises `registry.weights.WeightsUnavailable`."""
+        self._settings = settings
+        self.base_model = model.base_model
+        self.base_folder, self.base_reference = _weights(settings, model)
+        self.adapter_folder: Path | None = settings.adapters_dir / model.adapter if model.adapter else None
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.adapter_folder or self.base_folder)
+        self.end_token_ids = end_token_ids(self.base_folder, self.tokenizer)
+        self.context_length = context_length(load_config(self.base_folder))
+        self.device = choose_device(settings.device)
+        self.dtype: torch.dtype = choose_dtype(settings.compute_dtype, self.device)
+
+    @property
+    def pad_token_id(self) -> int:
+        """Id to pad batches with; padding is masked, so any id serves where the tokenizer names none."""
+        for token_id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if isinstance(token_id, int):
+                return token_id
+        return 0
+
+    def load_base(self) -> PreTrainedModel:
+        """Return the weights without an adapter, on the device."""
+        return load_base_model(self.base_folder, self.dtype, self.device)
+
+    def load(self) -> PreTrainedModel:
+        """Return the model as it answers: its weights, and the adapter if it has one."""
+        base = self.load_base()
+        return base if self.adapter_folder is None else attach_adapter(base, self.adapter_folder)
+
+    def prepare(
+        self, database: Database, dataset_id: int | None, max_seq_length: int, held_out_dataset_id: int | None = None
+    ) -> NamedDataset:
+        """Return a data set tokenized for this model, with all rows of another one held out where one is named.
+
+        Raises `UnknownDataset`, or `DatasetError` for unusable rows.
+        """
+        wanted = dataset_id or BUILT_IN_DATASET_ID
+        with database.reading() as session:
+            datasets = DatasetRepository(session)
+            dataset = datasets.get(wanted)
+            if dataset is None:
+                raise UnknownDataset(f"There is no data set with the id {wanted}.")
+            own = held_out_dataset_id or dataset.settings.get("held_out_dataset_id")
+            held_out = datasets.get(own) if own is not None else None
+            if own is not None and held_out is None:
+                raise UnknownDataset(f"Data set {own}, the held-out rows of data set {wanted}, has been deleted.")
+        folder = self._settings.datasets_dir
+        prepared = prepare_examples(
+            rows_of(folder, dataset.source, dataset.content_hash),
+            self.tokenizer,
+            min(max_seq_length, self.context_length),
+            tokens_dir(folder, dataset.content_hash),
+            dataset.settings.get("held_out_fraction", HELD_OUT_FRACTION),
+            rows_of(folder, held_out.source, held_out.content_hash) if held_out is not None else None,
+        )
+        return NamedDataset(dataset.name, dataset.source, prepared)
+
+
+def _weights(settings: Settings, model: Model) -> tuple[Path, str]:
+    """Return the folder of the model's weights, and the name or path by which they are found again."""
+    if model.weights is not None:
+        folder = settings.weights_dir / model.weights
+        return folder, str(folder)
+    return obtain(model.base_model, settings.models_dir, settings.allow_hub), model.base_model

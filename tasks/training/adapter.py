@@ -1,0 +1,108 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv:2106.09685) on a causal language model: attach, name, save."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from configs.recipe import TrainingRecipe
+from tasks.training.errors import AdapterError
+from tasks.training.rng import private_rng
+from tasks.training.stacking import is_stacked, stack_on_parent, stacked_adapter
+
+TrainedModel = PeftModel | PreTrainedModel
+"""A model in training: adapters over a frozen base, or all of it."""
+
+
+def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """Return every linear layer but the head by its full dotted name. GPT-2's Conv1D is a transposed Linear."""
+    head = model.get_output_embeddings()
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    }
+
+
+def default_target_modules(model: PreTrainedModel) -> list[str]:
+    """Return the last names of every linear layer but the head, sorted: `q_proj`, `c_attn`, and so on."""
+    return sorted({name.rpartition(".")[2] for name in _linear_layers(model)})
+
+
+def _matches(layer: str, target: str) -> bool:
+    """Tell whether `target` is the layer's name or a dotted end of it, which is peft's rule."""
+    return layer == target or layer.endswith(f".{target}")
+
+
+def _chosen_layers(model: PreTrainedModel, targets: list[str]) -> list[nn.Module]:
+    """Return the layers named by `targets`. Raises AdapterError naming those that name none."""
+    layers = _linear_layers(model)
+    unknown = sorted({target for target in targets if not any(_matches(layer, target) for layer in layers)})
+    if unknown:
+        accepted = ", ".join(default_target_modules(model))
+        raise AdapterError(f"target_modules not in this model: {', '.join(unknown)}; it has: {accepted}")
+    return [module for name, module in layers.items() if any(_matches(name, target) for target in targets)]
+
+
+def attach_lora(model: PreTrainedModel, recipe: TrainingRecipe, parent: Path | None = None) -> PeftModel:
+    """Freeze `model` and add the recipe's adapters: float32 whatever the base's format, drawn from `recipe.seed`.
+
+    The new adapter changes nothing until trained, as its second factor starts at zero. `parent` is the folder of an
+    adapter to go on from: it answers too, and stays as it is. Raises AdapterError when a name in
+    `recipe.target_modules` is no linear layer of the model's body.
+    """
+    targets = recipe.target_modules or default_target_modules(model)
+    chosen = _chosen_layers(model, targets)
+    if not chosen:
+        raise AdapterError(f"{type(model).__name__} has no linear layer to adapt")
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=recipe.lora_r,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        use_rslora=recipe.method == "rslora",
+        use_dora=recipe.method == "dora",
+        target_modules=list(targets),
+        fan_in_fan_out=all(isinstance(module, Conv1D) for module in chosen),  # Conv1D stores its weight transposed
+        bias="none",
+    )
+    # The generators are the CPU's: drawn there and moved, the adapter is the same on every device.
+    device = model.get_input_embeddings().weight.device
+    with private_rng(device, recipe.seed), warnings.catch_warnings():
+        # peft still asks under a name that transformers has renamed; nobody who runs a job can do anything about it.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        if parent is None:
+            return get_peft_model(model, config, autocast_adapter_dtype=True)
+        return stack_on_parent(model, config, parent)
+
+
+def trainable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that train by name, in the model's order: the adapter's, or all of them."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def save_adapter(model: PeftModel, folder: Path, base_reference: str) -> Path:
+    """Write the adapter in peft's format and return `folder`: the same weights give the same bytes.
+
+    `base_reference` is what `base_model_name_or_path` says: the name or path the base model is found by. peft's own
+    `save_pretrained` lists `target_modules` in the order of a set, which differs between processes.
+    """
+    settings, weights = stacked_adapter(model) if is_stacked(model) else _single_adapter(model)
+    settings |= {"base_model_name_or_path": base_reference, "inference_mode": True}
+    settings = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
+    tensors = {name: weight.detach().to("cpu", torch.float32).contiguous() for name, weight in weights.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    (folder / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
+    return folder
+
+
+def _single_adapter(model: PeftModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    return model.peft_config["default"].to_dict(), get_peft_model_state_dict(model, save_embedding_layers=False)

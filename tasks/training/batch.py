@@ -1,0 +1,97 @@
+"""From rows of token ids to micro-batches, and to the padded tensors that any model reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tasks.training.errors import RowError
+
+IGNORED = -100  # the label of a token that is read but not learned, transformers' convention
+
+
+class TokenRow(Protocol):
+    """One sample: token ids, and for each the id to learn, or -100 where there is nothing to learn; not shifted."""
+
+    @property
+    def input_ids(self) -> list[int]:
+        """The tokens."""
+        ...
+
+    @property
+    def labels(self) -> list[int]:
+        """As long as `input_ids`."""
+        ...
+
+
+@dataclass(frozen=True)
+class BlankRow:
+    """A row of one token, with nothing to learn: it adds zero to a loss and to its gradient."""
+
+    input_ids: list[int] = field(default_factory=lambda: [0])
+    labels: list[int] = field(default_factory=lambda: [IGNORED])
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Padded rows. All tensors are int64 of shape (rows, longest row); `targets[i, t]` is the label of token t + 1."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    targets: Tensor
+
+    @property
+    def labelled(self) -> int:
+        """The number of tokens to predict."""
+        return int((self.targets != IGNORED).sum())
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens that are not padding."""
+        return int(self.attention_mask.sum())
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """Return the same batch on `device`."""
+        return MicroBatch(self.input_ids.to(device), self.attention_mask.to(device), self.targets.to(device))
+
+
+def check_rows(rows: Sequence[TokenRow], longest: int | None) -> None:
+    """Raise RowError, naming the row, for one that can't be trained on.
+
+    `longest` is the most tokens the model takes. The first label has no token before it to predict it from, so it
+    does not count.
+    """
+    for number, row in enumerate(rows):
+        length, labels = len(row.input_ids), row.labels
+        if len(labels) != length:
+            raise RowError(f"row {number} has {length} tokens but {len(labels)} labels")
+        if all(label == IGNORED for label in labels[1:]):
+            raise RowError(f"row {number} has no answer token to learn: raise max_seq_length or leave the row out")
+        if longest is not None and length > longest:
+            raise RowError(f"row {number} has {length} tokens, the model takes {longest}: lower max_seq_length")
+
+
+def collate(rows: Sequence[TokenRow], pad_token_id: int) -> MicroBatch:
+    """Pad `rows` on the right to the longest of them."""
+    width = max(len(row.input_ids) for row in rows)
+    input_ids = torch.full((len(rows), width), pad_token_id)
+    attention_mask = torch.zeros((len(rows), width), dtype=torch.long)
+    targets = torch.full((len(rows), width), IGNORED)
+    for number, row in enumerate(rows):
+        length = len(row.input_ids)
+        input_ids[number, :length] = torch.tensor(row.input_ids)
+        attention_mask[number, :length] = 1
+        targets[number, : length - 1] = torch.tensor(row.labels[1:])
+    return MicroBatch(input_ids, attention_mask, targets)
+
+
+def longest_first(rows: Sequence[TokenRow], batch_size: int) -> list[list[TokenRow]]:
+    """Split `rows` into parts of `batch_size`, rows of like length together.
+
+    Within one optimizer step the order of rows changes nothing but the padding. The longest come first: a step that
+    does not fit in memory fails at once.
+    """
+    ordered = sorted(rows, key=lambda row: len(row.input_ids), reverse=True)
+    return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]

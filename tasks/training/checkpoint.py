@@ -1,0 +1,194 @@
+"""Checkpoints that are whole or not there: written aside, synced, hashed in a manifest, renamed into place."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from tasks.data.durable import sync
+from tasks.training.errors import BestCheckpointLost, CheckpointMismatch
+from tasks.training.kept import MANIFEST, STATE, folder_name, folders, step_of
+from tasks.training.planning import StepPlan
+from tasks.training.sampler import Cursor
+
+FORMAT = 1
+_TENSOR_FILES = {f"{part}.safetensors": part for part in ("adapter", "optimizer", "rng")}
+_UNFINISHED = ".unfinished-"
+_KEPT = 2
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, SafetensorError)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The scalars of a run between two steps."""
+
+    cursor: Cursor = field(default_factory=Cursor)
+    tokens_seen: int = 0
+    """Tokens read so far, padding not counted."""
+    last_loss: float | None = None
+    """Training loss of the last step, in nats per labelled token."""
+    eval_step: int | None = None
+    eval_loss: float | None = None
+    """Newest held-out loss and the step it was measured after."""
+    best_step: int | None = None
+    best_loss: float | None = None
+    """Lowest held-out loss so far and the step it was measured after."""
+    plan: StepPlan | None = None
+    """How the steps are cut to fit in memory; None in a checkpoint of an earlier version."""
+
+    def evaluated(self, step: int, eval_loss: float) -> "Progress":
+        """Return the progress with a held-out loss measured after `step`."""
+        evaluated = replace(self, eval_step=step, eval_loss=eval_loss)
+        # A loss that is no number is never the lowest: as the best one it would stay so, being above nothing.
+        if math.isfinite(eval_loss) and (self.best_loss is None or eval_loss < self.best_loss):
+            return replace(evaluated, best_step=step, best_loss=eval_loss)
+        return evaluated
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Everything the next step depends on but the base model and the rows. Tensors are on the CPU."""
+
+    progress: Progress
+    identity: dict[str, Any]
+    """What the run is: recipe, data fingerprint, device. JSON values; a checkpoint fits no other run."""
+    adapter: dict[str, Tensor]
+    """The weights that train: those of the adapter, or all there are."""
+    optimizer: dict[str, Tensor]
+    rng: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint, read and verified."""
+
+    path: Path
+    state: TrainingState
+
+    def require_match(self, identity: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+        """Raise CheckpointMismatch, naming what differs, unless the checkpoint was saved by a run like `identity`.
+
+        `defaults` stand in for what the checkpoint does not say: a version without a field trained as its default does.
+        """
+        saved = {**defaults, **self.state.identity}
+        differing = [key for key in sorted(saved.keys() | identity.keys()) if saved.get(key) != identity.get(key)]
+        if differing:
+            changes = "; ".join(f"{key} was {saved.get(key)!r}, is {identity.get(key)!r}" for key in differing)
+            raise CheckpointMismatch(f"{self.path} belongs to another run: {changes}")
+
+
+def save_checkpoint(folder_root: Path, state: TrainingState) -> Path:
+    """Write `state` as `folder_root/step-NNNNNNNN` and return that folder; it appears complete or not at all.
+
+    Keeps the newest two checkpoints and the one of the lowest held-out loss, and removes what an interrupted save
+    left. One process at a time may save in `folder_root`.
+    """
+    folder_root.mkdir(parents=True, exist_ok=True)
+    for leftover in folder_root.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(leftover)
+    name = folder_name(state.progress.cursor.step)
+    unfinished, target = folder_root / f"{_UNFINISHED}{name}", folder_root / name
+    unfinished.mkdir()
+    scalars = _to_json({"progress": asdict(state.progress), "identity": state.identity})
+    hashes = {STATE: _write_through(unfinished / STATE, scalars)}
+    for file, part in _TENSOR_FILES.items():  # one after the other: where all weights train, each is large
+        hashes[file] = _write_through(unfinished / file, save(getattr(state, part)))
+    # The manifest comes last: a folder without one was never finished.
+    _write_through(unfinished / MANIFEST, _to_json({"format": FORMAT, "sha256": hashes}))
+    sync(unfinished)
+    if target.exists():
+        # A folder can't be renamed onto another; until the new one is there, the old one still counts.
+        aside = folder_root / f"{name}.replaced"
+        shutil.rmtree(aside, ignore_errors=True)
+        target.rename(aside)
+    unfinished.rename(target)
+    sync(folder_root)
+    _prune(folder_root, state.progress.best_step)
+    return target
+
+
+def latest_checkpoint(folder_root: Path, log: Callable[[str], None]) -> Checkpoint | None:
+    """Return the newest complete checkpoint under `folder_root`, or None.
+
+    One that is torn or was tampered with (a missing file, another hash, unreadable JSON) is passed over with a line
+    to `log`, for the one before it. Only reads.
+    """
+    for folder in folders(folder_root):
+        try:
+            return Checkpoint(folder, _read(folder))
+        except _UNREADABLE as error:
+            log(f"checkpoint {folder} is not complete and is skipped: {type(error).__name__}: {error}")
+    return None
+
+
+def best_checkpoint(folder_root: Path, step: int) -> Checkpoint:
+    """Return the complete checkpoint of `step`, the best one. Raises BestCheckpointLost if it is not as it was saved.
+
+    No other may take its place, as `latest_checkpoint` lets it: this one was asked for.
+    """
+    folder = folder_root / folder_name(step)
+    try:
+        return Checkpoint(folder, _read(folder))
+    except _UNREADABLE as error:
+        raise BestCheckpointLost(
+            f"the checkpoint with the lowest held-out loss, {folder}, is damaged ({type(error).__name__}: {error}): "
+            "put it back from a backup, or start a new job"
+        ) from error
+
+
+def discard_newer(folder_root: Path, step: int) -> None:
+    """Remove the checkpoints after `step`: broken ones, which would otherwise count among those to keep."""
+    for folder in folders(folder_root):
+        if step_of(folder) > step:
+            shutil.rmtree(folder)
+
+
+def _prune(folder_root: Path, best_step: int | None) -> None:
+    current = [folder for folder in folders(folder_root) if not folder.suffix]
+    kept = current[:_KEPT] + [folder for folder in current if step_of(folder) == best_step]
+    for folder in folders(folder_root):
+        if folder not in kept:
+            shutil.rmtree(folder)
+
+
+def _read(folder: Path) -> TrainingState:
+    """Return a folder's state. Raises one of several errors when it is not exactly what was written."""
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    if manifest["format"] != FORMAT:
+        raise ValueError(f"format {manifest['format']}, not {FORMAT}")
+    for file in (STATE, *_TENSOR_FILES):
+        if _sha256(folder / file) != manifest["sha256"][file]:
+            raise ValueError(f"{file} is not what was written")
+    scalars = json.loads((folder / STATE).read_bytes())
+    told = scalars["progress"]
+    plan = StepPlan(**told["plan"]) if told.get("plan") else None  # an earlier version does not say it
+    progress = Progress(**told | {"cursor": Cursor(**told["cursor"]), "plan": plan})
+    tensors = {part: load_file(folder / file) for file, part in _TENSOR_FILES.items()}
+    return TrainingState(progress, scalars["identity"], **tensors)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _to_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _write_through(path: Path, content: bytes) -> str:
+    """Write the content to the disk itself, and return its hash."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return hashlib.sha256(content).hexdigest()

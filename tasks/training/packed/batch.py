@@ -1,0 +1,62 @@
+"""Rows laid end to end, without padding; where each begins and ends is kept, so that none sees another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tasks.training.batch import IGNORED, TokenRow
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """One micro-batch. `input_ids` and `positions` are int64 of shape (tokens,); positions restart with every row."""
+
+    input_ids: Tensor
+    positions: Tensor
+    lengths: list[int]
+    """Tokens of each row, in order."""
+    predicting: Tensor
+    """int64, ascending: the tokens after which a labelled one comes. Logits are needed there only."""
+    targets: Tensor
+    """int64, as long as `predicting`: the token to predict."""
+    predicted: list[int]
+    """Tokens to predict of each row, in order; they add up to `labelled`."""
+
+    @property
+    def labelled(self) -> int:
+        """The number of tokens to predict."""
+        return len(self.targets)
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens read."""
+        return len(self.input_ids)
+
+    def to(self, device: torch.device) -> "PackedBatch":
+        """Return the same batch on `device`."""
+        return PackedBatch(
+            self.input_ids.to(device),
+            self.positions.to(device),
+            self.lengths,
+            self.predicting.to(device),
+            self.targets.to(device),
+            self.predicted,
+        )
+
+
+def pack(rows: Sequence[TokenRow]) -> PackedBatch:
+    """Lay `rows` end to end."""
+    # The label of token t + 1 is predicted at token t; a row's last token predicts nothing.
+    labels = [(*row.labels[1:], IGNORED) for row in rows]
+    shifted = torch.tensor([label for its in labels for label in its])
+    predicting = (shifted != IGNORED).nonzero().squeeze(1)
+    return PackedBatch(
+        input_ids=torch.tensor([token for row in rows for token in row.input_ids]),
+        positions=torch.cat([torch.arange(len(row.input_ids)) for row in rows]),
+        lengths=[len(row.input_ids) for row in rows],
+        predicting=predicting,
+        targets=shifted[predicting],
+        predicted=[len(its) - its.count(IGNORED) for its in labels],
+    )
