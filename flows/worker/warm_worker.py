@@ -22,7 +22,7 @@ from flows.worker.warm_start import ForkedEngineStarter, NoHooks
 from registry.run_events import RunEvents
 
 POLL_SECONDS = 0.5
-"""While a run is expected, or Prefect's events can't be heard. A poll costs the server 25 ms of a core."""
+"""While a run is expected, or Prefect's events can't be heard. A poll costs the server 17 ms of a core."""
 BESIDE_POLL_SECONDS = 2.5
 """The same while another pool's run computes, which could use that core."""
 IDLE_POLL_SECONDS = 30.0
