@@ -1,7 +1,9 @@
 """The app factory: guards, endpoints, errors and documentation put together."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI, Security
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -13,6 +15,7 @@ from api.errors import DOCUMENTED_ERRORS, KEY_ERRORS, in_openais_shape, install_
 from api.guards import BodyLimit, HostGuard
 from api.keys import KeyGuard
 from api.platform import Platform
+from api.process_probes import ProcessProbes
 from api.routes.datasets.endpoints import router as datasets
 from api.routes.evaluations.endpoints import router as evaluations
 from api.routes.health.endpoints import router as health
@@ -28,6 +31,8 @@ from api.version import VERSION
 from configs.settings import Settings
 from registry.database import upgrade
 
+THREADS = 40
+"""As many requests may wait for the database or the disk at once, beside those of plain functions."""
 DESCRIPTION = "Fine-tune, evaluate and serve language models. Runs show in Prefect, metrics and artifacts in MLflow."
 
 
@@ -63,6 +68,8 @@ def create_app(settings: Settings) -> FastAPI:
     if keyed:
         # The last to be added is the first to be asked.
         app.add_middleware(KeyGuard, known=settings.known_keys, refusals=platform.refusals)
+    # Before every guard: who asks whether a process lives has no key, and calls it by its address.
+    app.add_middleware(ProcessProbes, objection=platform.monitor.objection)
     return app
 
 
@@ -70,11 +77,12 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     platform: Platform = app.state.platform
     upgrade(platform.settings.platform_database_url)
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(platform.close)
-        for task in platform.start():
-            stack.callback(task.cancel)
-        yield
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="api") as threads:
+        asyncio.get_running_loop().set_default_executor(threads)
+        try:
+            yield
+        finally:
+            await platform.close()
 
 
 def _serve_documentation(app: FastAPI) -> None:

@@ -31,6 +31,8 @@ class Settings(BaseSettings):
     force_open: bool = False
     """Whether what asks for no key may be bound beyond loopback: Prefect's and MLflow's pages, an API without keys."""
     api_port: Port = Field(5000, ge=1, le=65535)
+    api_workers: int = Field(1, ge=1, le=64)
+    """Processes that serve the API beside each other."""
     mlflow_port: Port = Field(5001, ge=1, le=65535)
     engine_port: Port = Field(5002, ge=1, le=65535)
     """The inference engine's own process; loopback only, spoken to by the API alone."""

@@ -55,6 +55,8 @@ class Model(Base):
     """The job that made it; no foreign key, as jobs point at models already (a cycle can't be created in order)."""
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     updated_at: Mapped[datetime] = mapped_column(default=utcnow, onupdate=utcnow)
+    fetch_requested_at: Mapped[datetime | None]
+    """When a request needed weights that only the hub has; the controller fetches them, and sets it to None."""
     deleted_at: Mapped[datetime | None]
     """A deleted model is shown nowhere; its row stays, as jobs and evaluations point at it."""
 
@@ -266,3 +268,50 @@ class IdempotencyKey(Base):
     response: Mapped[dict[str, Any]]
     """The answer as first sent; an evaluation's is made from its record once that is done."""
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
+
+
+class ControllerLease(Base):
+    """Which controller process leads: one row, renewed by the leader and taken over by another when it no longer is."""
+
+    __tablename__ = "controller_lease"
+
+    name: Mapped[str] = mapped_column(String(20), primary_key=True)
+    holder: Mapped[str] = mapped_column(String(300))
+    """Host, process id and a random word of the process that leads."""
+    term: Mapped[int] = mapped_column(default=0)
+    """Grows with every change of the leader: a former one finds that its term is over."""
+    renewals: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Grows while the leader lives. Others watch whether it does, by their own clocks: no two clocks are compared."""
+    renewed_at: Mapped[datetime] = mapped_column(default=utcnow)
+    """For people, and for the health check; nobody is deposed by it."""
+    released: Mapped[bool] = mapped_column(default=False)
+    """Whether the leader has left in order."""
+
+
+class LoopState(Base):
+    """How one of the controller's background loops fares, as its leader last recorded it."""
+
+    __tablename__ = "loop_states"
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    interval_seconds: Mapped[float]
+    passes: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Passes that ended without an error since the leader began."""
+    failures: Mapped[int] = mapped_column(default=0)
+    """Passes in a row that have failed."""
+    last_ok_at: Mapped[datetime | None]
+    last_error: Mapped[str | None] = mapped_column(Text)
+    last_error_at: Mapped[datetime | None]
+
+
+class ServiceState(Base):
+    """Whether a service of the platform answered when the controller last asked it."""
+
+    __tablename__ = "service_states"
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    status: Mapped[str] = mapped_column(String(20))
+    """`starting`, `ok` or `down`."""
+    reason: Mapped[str | None] = mapped_column(Text)
+    latency_ms: Mapped[float | None]
+    checked_at: Mapped[datetime]

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from api.services import OK, WORK_POOLS
 from configs.keys import Scope, new_key
 from configs.settings import Settings
 
-WORK_POOLS = ("training", "evaluation")
-"""The work pools of prefect.yaml, each served by the worker."""
 PROBE_TIMEOUT_SECONDS = 30
 PROBE_NAME = "up"
 """Name of the key by which `llm-platform up` asks the API whether it is ready."""
@@ -80,6 +79,16 @@ def worker_online(host: str, port: int) -> Callable[[datetime], bool]:
     return probe
 
 
+def controller_leads(host: str, port: int, key: str | None = None) -> Callable[[datetime], bool]:
+    """Return a probe that is true once the API sees that a controller leads, and that its loops run."""
+
+    def probe(_started: datetime) -> bool:
+        health = fetch(host, port, "/api/health", key=key)
+        return isinstance(health, dict) and health["parts"]["controller"]["status"] == OK
+
+    return probe
+
+
 def with_probe_key(settings: Settings) -> tuple[Settings, str | None]:
     """Return the settings with one more key, for `platform_services`, and that key; without keys there is none to add.
 
@@ -123,8 +132,13 @@ def platform_services(settings: Settings, probe_key: str | None = None) -> list[
         # Another server may be in its place.
         *([engine] if settings.backend_url is None else []),
         Service(
+            "controller",
+            (python, "-m", "api.controller"),
+            controller_leads(settings.connect_host, settings.api_port, probe_key),
+        ),
+        Service(
             "api",
             (python, "-m", "api.server"),
-            answers(settings.connect_host, settings.api_port, "/api/health", probe_key),
+            answers(settings.connect_host, settings.api_port, "/readyz"),
         ),
     ]

@@ -15,7 +15,13 @@ FINETUNE = "finetune/finetune"
 EVALUATE = "evaluate/evaluate"
 SUSPENDED = {"type": "PAUSED", "name": "Suspended", "state_details": {"pause_reschedule": True}}
 BUSY_PAUSES_SECONDS = (0.1, 0.3, 0.9)
+REFUSALS = (400, 409, 413, 422)
+"""What Prefect answers to a request that it will refuse again and again."""
 ACTIVE_STATES = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
+
+
+class PrefectRefused(Exception):
+    """Prefect has answered, and will not do what was asked; the message is for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +74,7 @@ class Orchestrator:
     async def submit(
         self, deployment: str, name: str, parameters: dict[str, Any], tags: list[str], idempotency_key: str
     ) -> FlowRun:
-        """Create a flow run, or return the one that the same key made before."""
+        """Create a flow run, or return the one that the same key made before; raises `PrefectRefused`."""
         deployment_id = await self.deployment_id(deployment)
         body = {
             "name": name,
@@ -78,7 +84,12 @@ class Orchestrator:
             "state": {"type": "SCHEDULED"},
             "enforce_parameter_schema": False,
         }
-        return FlowRun.parse(await self._call("POST", f"/deployments/{deployment_id}/create_flow_run", body))
+        path = f"/deployments/{deployment_id}/create_flow_run"
+        return FlowRun.parse(await self._call("POST", path, body, may_refuse=True))
+
+    async def delete(self, flow_run_id: str) -> None:
+        """Delete a flow run that nobody needs; one that is not there is no error."""
+        await self._call("DELETE", f"/flow_runs/{flow_run_id}", missing_is_fine=True)
 
     async def flow_run(self, flow_run_id: str) -> FlowRun | None:
         """Return the flow run, or None if Prefect knows none of this id."""
@@ -162,7 +173,16 @@ class Orchestrator:
             self._deployment_ids[deployment] = found["id"]
         return self._deployment_ids[deployment]
 
-    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        may_refuse: bool = False,
+        missing_is_fine: bool = False,
+    ) -> Any:
+        """Return the JSON of the answer; raises `ServiceDown`, and `PrefectRefused` where the caller `may_refuse`."""
         response = await self._send(method, path, body)
         for pause in BUSY_PAUSES_SECONDS:
             if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
@@ -174,10 +194,14 @@ class Orchestrator:
             # A Prefect database made anew has new ids; and on the first start the worker applies them any moment now.
             self._deployment_ids.clear()
             raise ServiceDown("prefect", "The flows are not deployed to Prefect yet; try again in a few seconds.")
+        if response.status_code == httpx.codes.NOT_FOUND and missing_is_fine:
+            return None
+        if may_refuse and response.status_code in REFUSALS:
+            raise PrefectRefused(f"Prefect refuses it ({response.status_code}): {response.text[:300]}")
         if response.is_error:
             message = f"The Prefect server answered {response.status_code} to {method} {path}; try again soon."
             raise ServiceDown("prefect", message)
-        return response.json()
+        return response.json() if response.content else None
 
     async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         try:

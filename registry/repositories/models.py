@@ -78,6 +78,20 @@ class ModelRepository:
         rows = self.session.execute(needed.distinct())
         return {base_model: (status, reason) for base_model, status, reason in rows}
 
+    def request_fetch(self, base_model: str) -> None:
+        """Ask the controller to fetch weights that only the hub has."""
+        needing = update(Model).where(Model.base_model == base_model, Model.fetch_requested_at.is_(None))
+        self.session.execute(needing.values(fetch_requested_at=utcnow()))
+
+    def wanted_from_hub(self) -> Sequence[str]:
+        """Return the base models that are to be fetched."""
+        wanted = select(Model.base_model).where(Model.fetch_requested_at.is_not(None), Model.deleted_at.is_(None))
+        return self.session.scalars(wanted.distinct()).all()
+
+    def end_fetch(self, base_model: str) -> None:
+        """Record that fetching has ended, one way or the other."""
+        self.session.execute(update(Model).where(Model.base_model == base_model).values(fetch_requested_at=None))
+
     def set_availability(self, base_model: str, status: str, reason: str | None, model_size: str | None) -> None:
         """Record whether the weights named `base_model` can be loaded, and their size where it was not given."""
         changes: dict[str, Any] = {"status": status, "status_reason": reason, "updated_at": utcnow()}

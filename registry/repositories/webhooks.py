@@ -65,12 +65,14 @@ class WebhookRepository:
         found = query.where(WebhookDelivery.id.in_(oldest.group_by(WebhookDelivery.webhook_id)))
         return self.session.execute(found.order_by(WebhookDelivery.id)).tuples().all()
 
-    def begin_attempt(self, delivery_id: int, next_attempt_at: datetime) -> bool:
+    def begin_attempt(self, delivery_id: int, attempts: int, next_attempt_at: datetime) -> bool:
         """Record that a message is about to be sent, and when again unless that succeeds.
 
-        Returns whether it is there: its webhook may have been deleted meanwhile.
+        Returns whether it is there, and has been tried so many times as the caller has seen: its webhook may have been
+        deleted meanwhile, and another sender may have been quicker.
         """
-        begun = update(WebhookDelivery).where(WebhookDelivery.id == delivery_id).returning(WebhookDelivery.id)
+        unchanged = (WebhookDelivery.id == delivery_id) & (WebhookDelivery.attempts == attempts)
+        begun = update(WebhookDelivery).where(unchanged).returning(WebhookDelivery.id)
         values = {"attempts": WebhookDelivery.attempts + 1, "next_attempt_at": next_attempt_at}
         return self.session.scalar(begun.values(values)) is not None
 

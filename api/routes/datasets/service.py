@@ -2,8 +2,8 @@
 
 import asyncio
 import shutil
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,6 +21,7 @@ from registry.database import Database
 from registry.repositories.datasets import DatasetRepository
 from registry.tables import Dataset
 
+POLL_SECONDS = 0.2
 DONE = "Data set checked and stored"
 Receive = Callable[[Request, Path], Awaitable[Upload]]
 WAITING = "Data set received; its rows are being checked"
@@ -64,7 +65,7 @@ async def create_dataset(
     Raises `DatasetInvalid` with the report if it can't be used; nothing of it is kept then.
     """
     uid = uuid4().hex
-    path = platform.ingestion.upload_path(uid)
+    path = platform.settings.uploads_dir / uid
     try:
         upload = await take(request, path)
         once = IdempotentRequest(f"POST {request.url.path}", key, upload.body_hash) if key else None
@@ -78,15 +79,21 @@ async def create_dataset(
     if dataset.uid != uid:
         # The same key has made it before.
         path.unlink(missing_ok=True)
-    with suppress(TimeoutError):
-        checks = asyncio.shield(platform.ingestion.start(dataset.id))
-        await asyncio.wait_for(checks, platform.settings.upload_wait_seconds)
-    dataset = await asyncio.to_thread(read_dataset, platform.database, created.resource_id)
+    dataset = await _checked(platform, dataset)
     if dataset.status == "INVALID":
         await asyncio.to_thread(delete_dataset, platform, dataset.id)
         raise DatasetInvalid(f"The data set can't be used: {dataset.error}", report=dataset.report)
     detail = DatasetDetail.model_validate(dataset)
     return DatasetCreated(**detail.model_dump(), message=DONE if dataset.status == "READY" else WAITING)
+
+
+async def _checked(platform: Platform, dataset: Dataset) -> Dataset:
+    """Return the data set once the controller has checked it, or as it is when the waiting time is over."""
+    deadline = time.monotonic() + platform.settings.upload_wait_seconds
+    while dataset.status == "VALIDATING" and time.monotonic() < deadline:
+        await asyncio.sleep(POLL_SECONDS)
+        dataset = await asyncio.to_thread(read_dataset, platform.database, dataset.id)
+    return dataset
 
 
 def _insert(session: Session, uid: str, upload: Upload) -> tuple[int, Answer]:
@@ -115,7 +122,7 @@ async def preview(
 ) -> DatasetPreview:
     """Return the first rows of a data set that is ready."""
     dataset = await asyncio.to_thread(_ready, platform.database, dataset_id, model_id)
-    found = await platform.ingestion.preview(dataset, rows, rendered, model_id)
+    found = await platform.dataset_process.preview(dataset, rows, rendered, model_id)
     return DatasetPreview(id=dataset_id, rows=[PreviewRow(**row) for row in found])
 
 

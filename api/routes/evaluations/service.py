@@ -44,14 +44,13 @@ async def evaluate(
 
     Raises `ServiceDown` before anything is accepted, and `EvaluationFailed` if the run ends without numbers.
     """
-    for service in ("prefect", "mlflow", "worker"):
-        platform.monitor.require(service)
+    await asyncio.to_thread(_require_services, platform)
     parameters = EvaluationParameters(model_id=model_id, **body.model_dump())
     created = await asyncio.to_thread(
         create_once, platform.database, once, lambda session: _insert_evaluation(session, parameters)
     )
     try:
-        await platform.reconciler.submit_waiting()
+        await platform.submission.submit_waiting()
     except ServiceDown:
         await asyncio.to_thread(_withdraw, platform.database, created.resource_id)
         raise
@@ -63,6 +62,11 @@ async def evaluate(
         reason = evaluation.error or "no reason was recorded"
         raise EvaluationFailed(f"Evaluation {evaluation.id} ended {evaluation.status} without numbers: {reason}")
     return _answer(evaluation)
+
+
+def _require_services(platform: Platform) -> None:
+    for service in ("controller", "prefect", "mlflow", "worker"):
+        platform.monitor.require(service)
 
 
 def _insert_evaluation(session: Session, parameters: EvaluationParameters) -> tuple[int, Answer]:

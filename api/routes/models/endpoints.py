@@ -1,5 +1,7 @@
 """Model endpoints."""
 
+import asyncio
+
 from fastapi import APIRouter, Response, status
 from fastapi.responses import StreamingResponse
 
@@ -30,10 +32,11 @@ def list_models(platform: CurrentPlatform, limit: Limit = None, after: After = N
 
 
 @router.get("/{model_id}")
-def get_model(platform: CurrentPlatform, model_id: ModelId) -> ModelDetail:
+async def get_model(platform: CurrentPlatform, model_id: ModelId) -> ModelDetail:
     """Get specific model information."""
-    model = service.read_model(platform.database, model_id)
-    return ModelDetail.model_validate(model).model_copy(update={"loaded": service.is_loaded(platform, model)})
+    model = await asyncio.to_thread(service.read_model, platform.database, model_id)
+    loaded = await service.is_loaded(platform, model)
+    return ModelDetail.model_validate(model).model_copy(update={"loaded": loaded})
 
 
 @router.delete("/{model_id}")

@@ -21,7 +21,7 @@ from registry.database import Database
 from registry.repositories.models import ModelRepository
 from registry.repositories.statistics import StatisticsRepository
 from registry.tables import Model
-from registry.weights import Availability
+from registry.weights import Availability, probe, weights_on_disk
 
 
 def list_models(database: Database, limit: int | None, after: int | None) -> Sequence[Model]:
@@ -58,24 +58,28 @@ def delete_model(platform: Platform, model_id: int) -> None:
         shutil.rmtree(platform.settings.weights_dir / model.weights, ignore_errors=True)
 
 
-def is_loaded(platform: Platform, model: Model) -> bool | None:
+async def is_loaded(platform: Platform, model: Model) -> bool | None:
     """Return whether the engine has the model, with its adapter, in memory; None if it does not answer."""
-    if platform.monitor.engine is None:
+    engine = await platform.monitor.engine()
+    if engine is None:
         return None
-    folder, adapter = _weights_folder(platform, model), _adapter_folder(platform, model)
+    folder = await asyncio.to_thread(weights_on_disk, model, platform.settings)
+    adapter = _adapter_folder(platform, model)
     return any(
         loaded["weights"] == str(folder)
         and loaded["loaded"]
         and (adapter is None or str(adapter) in loaded["adapters"])
-        for loaded in platform.monitor.engine.models
+        for loaded in engine.models
     )
 
 
 def _weights_folder(platform: Platform, model: Model) -> Path | None:
-    """Return where the model's weights lie; None while the base's are being fetched from the hub."""
-    if model.weights is not None:
-        return platform.settings.weights_dir / model.weights
-    return platform.availability.folder(model.base_model)
+    """Return where the model's weights lie; if they are only on the hub, ask the controller to fetch them: None."""
+    folder = weights_on_disk(model, platform.settings)
+    if folder is None:
+        with platform.database.transaction() as session:
+            ModelRepository(session).request_fetch(model.base_model)
+    return folder
 
 
 def _adapter_folder(platform: Platform, model: Model) -> Path | None:
@@ -91,7 +95,7 @@ def require_loadable(model: Model) -> None:
 def create_model(platform: Platform, body: ModelCreate, once: IdempotentRequest | None) -> Created:
     """Add a model over weights that exist, or that may come to exist: its status says which."""
     # Asked before the transaction: the hub may take seconds to answer, and nobody's write waits for that.
-    found = platform.availability.check(body.base_model)
+    found = probe(body.base_model, platform.settings.models_dir, platform.settings.allow_hub)
     return create_once(platform.database, once, lambda session: _insert_model(session, body, found))
 
 

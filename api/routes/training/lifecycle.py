@@ -17,7 +17,7 @@ from registry.tables import TrainingJob
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.2
 
 
 async def pause_job(platform: Platform, job_id: int) -> TrainingTransition:
@@ -103,7 +103,7 @@ async def _present(platform: Platform, job_id: int) -> TrainingJob:
     if job.flow_run_id is None:
         return job
     try:
-        await platform.reconciler.refresh(TrainingJobRepository, job.flow_run_id)
+        await platform.state_sync.refresh(TrainingJobRepository, job.flow_run_id)
     except ServiceDown as error:
         # What needs Prefect will say so; what the last known status forbids is answered by that.
         logger.warning("training job %d is as last seen: %s", job_id, error)
@@ -112,7 +112,7 @@ async def _present(platform: Platform, job_id: int) -> TrainingJob:
 
 async def _flow_run_of(platform: Platform, job: TrainingJob) -> FlowRun:
     if job.flow_run_id is None:
-        await platform.reconciler.submit_waiting()
+        await platform.submission.submit_waiting()
         job = await asyncio.to_thread(read_job, platform.database, job.id)
     assert job.flow_run_id is not None
     run = await platform.orchestrator.flow_run(job.flow_run_id)
@@ -125,8 +125,7 @@ async def _wait(platform: Platform, job_id: int, done: Callable[[TrainingJob], b
     """Return the job once `done` holds of it, or as it is when the waiting time is over."""
     deadline = time.monotonic() + platform.settings.pause_wait_seconds
     while True:
-        platform.reconciler.wake()
-        job = await asyncio.to_thread(read_job, platform.database, job_id)
+        job = await _present(platform, job_id)
         if done(job) or time.monotonic() > deadline:
             return job
         await asyncio.sleep(POLL_SECONDS)

@@ -88,7 +88,7 @@ async def create_job(platform: Platform, body: TrainingCreate, once: IdempotentR
         create_once, platform.database, once, lambda session: _insert_job(session, body, message, lack)
     )
     try:
-        await platform.reconciler.submit_waiting()
+        await platform.submission.submit_waiting()
     except ServiceDown as error:
         logger.warning("training job %d waits to be submitted: %s", created.resource_id, error)
     return created.answer

@@ -112,7 +112,7 @@ def _webhook_in(session: Session, endpoint_id: str) -> Webhook:
 async def _refusal(platform: Platform, url: str) -> Invalid | None:
     """Return why nothing can be sent to a URL; None if something can."""
     try:
-        await platform.webhooks.require_target(url)
+        await platform.resolver.require_target(url, platform.settings.webhook_timeout_seconds)
     except TargetUnreachable as error:
         return Invalid(f"url is {url!r}, to which nothing can be sent: {error}.")
     return None
