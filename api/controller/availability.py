@@ -46,9 +46,9 @@ class AvailabilityWatch:
 
     def _check(self, base_model: str) -> Availability:
         """Return whether the weights can be loaded now; what the hub said holds for some minutes."""
+        on_disk = locate(base_model, self._settings.models_dir) is not None
         asked_at, answer = self._asked_hub.get(base_model, (-HUB_INTERVAL_SECONDS, None))
-        recent = time.monotonic() - asked_at < HUB_INTERVAL_SECONDS
-        if answer is not None and recent and locate(base_model, self._settings.models_dir) is None:
+        if not on_disk and answer is not None and time.monotonic() - asked_at < HUB_INTERVAL_SECONDS:
             return answer
         try:
             found = probe(base_model, self._settings.models_dir, self._settings.allow_hub)
@@ -56,7 +56,8 @@ class AvailabilityWatch:
             # One model's damaged files say nothing of the others.
             logger.exception("the files of %s can't be read", base_model)
             found = Availability("UNAVAILABLE", f"The files of {base_model} can't be read: {error}")
-        self._asked_hub[base_model] = (time.monotonic(), found)
+        if not on_disk:
+            self._asked_hub[base_model] = (time.monotonic(), found)
         return found
 
     def _fetch(self, base_model: str) -> None:

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from api.orchestration.one_by_one import OneByOne
 from api.orchestration.prefect_client import FlowRun, Orchestrator
 from api.orchestration.recovery import cause, objection
-from api.orchestration.state_sync import OneByOne, StateSync
+from api.orchestration.state_sync import StateSync
 from api.orchestration.submission import KINDS, Repository, Submission
 from registry.clock import utcnow
 from registry.database import Database

@@ -1,14 +1,12 @@
 """Carries the states of flow runs into their records, and adopts runs that were started elsewhere."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy.exc import OperationalError
 
-from api.errors import ServiceDown
+from api.orchestration.one_by_one import OneByOne
 from api.orchestration.prefect_client import FlowRun, Orchestrator
 from api.orchestration.recovery import has_died, objection
 from api.orchestration.submission import Repository
@@ -22,32 +20,6 @@ from registry.repositories.training_jobs import TrainingJobRepository
 from registry.run_states import status_of
 from registry.submissions import EVALUATION_TAG, JOB_TAG, evaluation_of_parameters, job_of_parameters, uid_of_tags
 from registry.tables import Evaluation, TrainingJob
-
-
-class OneByOne:
-    """Lets what can be done be done: an error with one record is kept, and the next one has its turn.
-
-    An outage is raised at once: it would be the same for all.
-    """
-
-    def __init__(self) -> None:
-        self._errors: list[Exception] = []
-
-    @contextmanager
-    def each(self, name: str) -> Iterator[None]:
-        """Keep what is raised over the record of this name."""
-        try:
-            yield
-        except (ServiceDown, OperationalError):
-            raise
-        except Exception as error:  # noqa: BLE001 - kept, and raised by `done`
-            error.add_note(f"over {name}")
-            self._errors.append(error)
-
-    def done(self) -> None:
-        """Raise what was kept."""
-        if self._errors:
-            raise ExceptionGroup(f"{len(self._errors)} records: {self._errors[0]}", self._errors)
 
 
 class StateSync:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from typing import Any
 
+from api.orchestration.one_by_one import OneByOne
 from api.orchestration.prefect_client import EVALUATE, FINETUNE, FlowRun, Orchestrator, PrefectRefused
 from registry.clock import utcnow
 from registry.database import Database
@@ -30,12 +31,15 @@ class Submission:
         """Hand to Prefect, oldest first, what it has not accepted yet.
 
         A record that Prefect refuses has failed, with what Prefect says, and holds up none behind it.
-        Raises `ServiceDown` if Prefect does not answer.
+        Raises `ServiceDown` if Prefect does not answer, and at the end a group of what else went wrong.
         """
+        one_by_one = OneByOne()
         async with self._one_at_a_time:
             for kind, deployment in KINDS:
                 for record in await asyncio.to_thread(self._unsubmitted, kind):
-                    await self._submit(kind, deployment, record)
+                    with one_by_one.each(f"{kind.table.__tablename__} {record.id}"):
+                        await self._submit(kind, deployment, record)
+        one_by_one.done()
 
     async def _submit(self, kind: type[Repository], deployment: str, record: Any) -> None:
         said = submission_of(record)

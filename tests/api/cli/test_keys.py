@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
@@ -71,12 +72,18 @@ def test_what_is_no_name_or_scope_is_refused(capsys, arguments, words):
     assert words in capsys.readouterr().err
 
 
-def test_up_asks_whether_the_api_is_ready_with_a_key_of_its_own(url, settings):
+def test_up_asks_whether_a_controller_leads_with_a_key_of_its_own(url, settings):
     served = settings.model_copy(update={"api_port": urlsplit(url).port})
-    with_key, without = (platform_services(served, key)[-1] for key in (PROBE_KEY, None))
-    assert (with_key.name, without.name) == ("api", "api")
-    assert with_key.ready(datetime.now(UTC))
+    with_key, without = (platform_services(served, key)[-2] for key in (PROBE_KEY, None))
+    assert (with_key.name, without.name) == ("controller", "controller")
+    deadline = time.monotonic() + 30
+    while not with_key.ready(datetime.now(UTC)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     assert not without.ready(datetime.now(UTC))
+    api = platform_services(served)[-1]
+    assert api.name == "api"
+    assert api.ready(datetime.now(UTC))  # whether a process can serve is asked without a key
     probe = holder_of(STARTED.known_keys, PROBE_KEY.encode())
     assert (probe.name, probe.scope) == ("up", Scope.READ)
 

@@ -20,7 +20,7 @@ from registry.tables import ControllerLease
 def clock(monkeypatch):
     """The monotonic clock that leaderships measure by: it goes on when the test says so."""
     now = [1000.0]
-    monkeypatch.setattr(leadership.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 
@@ -71,7 +71,8 @@ def test_a_wall_clock_that_jumps_deposes_nobody(database, clock):
 
 
 def test_many_that_begin_at_the_same_moment_make_one_leader(database):
-    candidates = [Leadership(Database(database.url)) for _ in range(6)]
+    databases = [Database(database.url) for _ in range(6)]
+    candidates = [Leadership(one) for one in databases]
     barrier, leaders = threading.Barrier(len(candidates)), []
 
     def begin(candidate):
@@ -84,6 +85,8 @@ def test_many_that_begin_at_the_same_moment_make_one_leader(database):
         thread.start()
     for thread in threads:
         thread.join()
+    for one in databases:
+        one.close()
     assert len(leaders) == 1
 
 
