@@ -8,7 +8,7 @@ from typing import Literal
 from tasks.data.durable import BuildingFolder
 from tasks.models.gguf import GgufImpossible, largest_difference, write_gguf
 from tasks.models.sources import ModelSource
-from tasks.training.methods import folded
+from tasks.training.methods import merged
 
 Form = Literal["merged", "peft", "gguf"]
 TOLERANCE = 1e-3
@@ -30,7 +30,7 @@ class Exported:
 
 
 def export_model(source: ModelSource, form: Form, folder: Path) -> Exported:
-    """Write the model into `folder`, which appears whole or not at all.
+    """Write the model into `folder`, which appears atomically.
 
     Raises `ExportImpossible`, `WeightsError` (tasks.models.errors) for damaged weights, OSError.
     """
@@ -40,8 +40,8 @@ def export_model(source: ModelSource, form: Form, folder: Path) -> Exported:
         if form == "peft":
             _copy_adapter(source, building.path)
         elif form == "merged":
-            # Folded in float32, and rounded once to the format that the platform computes in.
-            folded(source).to(source.dtype).save_pretrained(building.path)
+            # Merged in float32, and rounded once to the format that the platform computes in.
+            merged(source).to(source.dtype).save_pretrained(building.path)
             source.tokenizer.save_pretrained(building.path)
         else:
             difference = _write_checked_gguf(source, building.path)
@@ -57,13 +57,13 @@ def export_model(source: ModelSource, form: Form, folder: Path) -> Exported:
 
 def _copy_adapter(source: ModelSource, folder: Path) -> None:
     if source.adapter_folder is None:
-        raise ExportImpossible("it has no adapter, as its weights are whole; export it as merged or gguf.")
+        raise ExportImpossible("it has no adapter, as it is a full model; export it as merged or gguf.")
     shutil.copytree(source.adapter_folder, folder, dirs_exist_ok=True)
 
 
 def _write_checked_gguf(source: ModelSource, folder: Path) -> float:
     """Write the file and return the largest difference of a logit once it is read back."""
-    model = folded(source).float().cpu().eval()
+    model = merged(source).float().cpu().eval()
     file = folder / GGUF_FILE
     try:
         write_gguf(model, source.tokenizer, source.context_length, file)

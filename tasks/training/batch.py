@@ -88,7 +88,7 @@ def collate(rows: Sequence[TokenRow], pad_token_id: int) -> MicroBatch:
 
 
 def longest_first(rows: Sequence[TokenRow], batch_size: int) -> list[list[TokenRow]]:
-    """Split `rows` into parts of `batch_size`, rows of like length together.
+    """Split `rows` into batches of `batch_size`, rows of similar length together.
 
     Within one optimizer step the order of rows changes nothing but the padding. The longest come first: a step that
     does not fit in memory fails at once.

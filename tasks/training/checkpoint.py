@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written aside, synced, hashed in a manifest, renamed into place."""
+"""Atomic checkpoints: written to a temporary folder, synced, hashed in a manifest, and renamed into place."""
 
 import hashlib
 import json
@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from tasks.data.durable import sync
+from tasks.training.checkpoint_list import MANIFEST, STATE, folder_name, folders, step_of
 from tasks.training.errors import BestCheckpointLost, CheckpointMismatch
-from tasks.training.kept import MANIFEST, STATE, folder_name, folders, step_of
 from tasks.training.planning import StepPlan
 from tasks.training.sampler import Cursor
 
@@ -48,7 +48,7 @@ class Progress:
     def evaluated(self, step: int, eval_loss: float) -> "Progress":
         """Return the progress with a held-out loss measured after `step`."""
         evaluated = replace(self, eval_step=step, eval_loss=eval_loss)
-        # A loss that is no number is never the lowest: as the best one it would stay so, being above nothing.
+        # A NaN loss is never the best: no later loss would compare as lower.
         if math.isfinite(eval_loss) and (self.best_loss is None or eval_loss < self.best_loss):
             return replace(evaluated, best_step=step, best_loss=eval_loss)
         return evaluated
@@ -77,7 +77,7 @@ class Checkpoint:
     def require_match(self, identity: dict[str, Any], defaults: Mapping[str, Any]) -> None:
         """Raise CheckpointMismatch, naming what differs, unless the checkpoint was saved by a run like `identity`.
 
-        `defaults` stand in for what the checkpoint does not say: a version without a field trained as its default does.
+        `defaults` stand in for fields that the checkpoint lacks: the version that wrote it trained as the default does.
         """
         saved = {**defaults, **self.state.identity}
         differing = [key for key in sorted(saved.keys() | identity.keys()) if saved.get(key) != identity.get(key)]
@@ -100,7 +100,7 @@ def save_checkpoint(folder_root: Path, state: TrainingState) -> Path:
     unfinished.mkdir()
     scalars = _to_json({"progress": asdict(state.progress), "identity": state.identity})
     hashes = {STATE: _write_through(unfinished / STATE, scalars)}
-    for file, part in _TENSOR_FILES.items():  # one after the other: where all weights train, each is large
+    for file, part in _TENSOR_FILES.items():  # one after the other: with full-parameter training each is large
         hashes[file] = _write_through(unfinished / file, save(getattr(state, part)))
     # The manifest comes last: a folder without one was never finished.
     _write_through(unfinished / MANIFEST, _to_json({"format": FORMAT, "sha256": hashes}))
@@ -133,7 +133,7 @@ def latest_checkpoint(folder_root: Path, log: Callable[[str], None]) -> Checkpoi
 def best_checkpoint(folder_root: Path, step: int) -> Checkpoint:
     """Return the complete checkpoint of `step`, the best one. Raises BestCheckpointLost if it is not as it was saved.
 
-    No other may take its place, as `latest_checkpoint` lets it: this one was asked for.
+    Unlike `latest_checkpoint` it does not fall back to an older one.
     """
     folder = folder_root / folder_name(step)
     try:
@@ -169,9 +169,9 @@ def _read(folder: Path) -> TrainingState:
         if _sha256(folder / file) != manifest["sha256"][file]:
             raise ValueError(f"{file} is not what was written")
     scalars = json.loads((folder / STATE).read_bytes())
-    told = scalars["progress"]
-    plan = StepPlan(**told["plan"]) if told.get("plan") else None  # an earlier version does not say it
-    progress = Progress(**told | {"cursor": Cursor(**told["cursor"]), "plan": plan})
+    saved = scalars["progress"]
+    plan = StepPlan(**saved["plan"]) if saved.get("plan") else None  # an earlier version did not write it
+    progress = Progress(**saved | {"cursor": Cursor(**saved["cursor"]), "plan": plan})
     tensors = {part: load_file(folder / file) for file, part in _TENSOR_FILES.items()}
     return TrainingState(progress, scalars["identity"], **tensors)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, load_file, save
 
 from tasks.data.durable import BuildingFolder
-from tasks.training.kept import MANIFEST
+from tasks.training.checkpoint_list import MANIFEST
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _TRAINED = "adapter.safetensors"
@@ -20,7 +20,7 @@ Tensors = dict[str, NDArray[np.float32]]
 
 
 def export_adapter(checkpoint: Path, untrained: Path, adapters: Path, prefix: str, scale: float) -> Path:
-    """Return the folder of a checkpoint's adapter under `adapters`, which appears whole at the first call.
+    """Return the folder of a checkpoint's adapter under `adapters`, which appears atomically at the first call.
 
     `untrained` is the job's adapter before its first step, as `save_adapter` wrote it, and `scale` the recipe's
     `lora_scale`. The folder is named after the weights' hash, so that it never means other ones. Raises

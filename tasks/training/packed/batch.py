@@ -1,4 +1,4 @@
-"""Rows laid end to end, without padding; where each begins and ends is kept, so that none sees another."""
+"""Packed rows: concatenated without padding, with their lengths, so that attention stays within each row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class PackedBatch:
 
 
 def pack(rows: Sequence[TokenRow]) -> PackedBatch:
-    """Lay `rows` end to end."""
+    """Concatenate `rows`."""
     # The label of token t + 1 is predicted at token t; a row's last token predicts nothing.
     labels = [(*row.labels[1:], IGNORED) for row in rows]
     shifted = torch.tensor([label for its in labels for label in its])
