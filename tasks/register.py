@@ -1,6 +1,5 @@
 """The `register` task: what was trained stored, the model version registered, and a new model in the platform."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from registry.repositories.training_jobs import TrainingJobRepository
 from registry.submissions import evaluation_of_parameters
 from registry.tables import Model, TrainingJob
 from registry.tracking import until_available
+from tasks.atomic_files import StagingFolder
 from tasks.job.attempt import Attempt
 from tasks.job.loss_curve import draw_loss_curve
 from tasks.job.trace import Trace
@@ -55,13 +55,15 @@ def _store(attempt: Attempt, prepared: Prepared, trained: Trained) -> Path:
     folder = (settings.weights_dir if method.full else settings.adapters_dir) / attempt.job_uid
     if folder.is_dir():
         return folder
-    building = folder.with_name(f"{folder.name}.building")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    method.save(trained.model, building, prepared.source)
-    # With its chat template and end token: a model that answers must know where an answer ends.
-    prepared.source.tokenizer.save_pretrained(building)
-    building.rename(folder)
+    staging = StagingFolder(folder.parent, folder.name)
+    try:
+        method.save(trained.model, staging.path, prepared.source)
+        # With its chat template and end token: a model that answers must know where an answer ends.
+        prepared.source.tokenizer.save_pretrained(staging.path)
+        staging.path.chmod(0o755)
+        staging.publish(folder)
+    finally:
+        staging.close()
     return folder
 
 

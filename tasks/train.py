@@ -7,7 +7,7 @@ from typing import NoReturn
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.data.durable import BuildingFolder
+from tasks.atomic_files import StagingFolder
 from tasks.job.attempt import Attempt, PauseWatch
 from tasks.prepare import Prepared
 from tasks.training.adapter import TrainedModel, save_adapter
@@ -103,12 +103,12 @@ def _save_untrained(attempt: Attempt, prepared: Prepared, model: TrainedModel) -
     folder = attempt.files.untrained_adapter
     if folder.is_dir():
         return
-    building = BuildingFolder(folder.parent, folder.name)
+    staging = StagingFolder(folder.parent, folder.name)
     try:
-        save_adapter(model, building.path, prepared.source.base_reference)
-        building.publish(folder)
+        save_adapter(model, staging.path, prepared.source.base_reference)
+        staging.publish(folder)
     finally:
-        building.close()
+        staging.close()
 
 
 def _report(attempt: Attempt, outcome: TrainOutcome) -> None:

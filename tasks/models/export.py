@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tasks.data.durable import BuildingFolder
+from tasks.atomic_files import StagingFolder
 from tasks.models.gguf import GgufImpossible, largest_difference, write_gguf
 from tasks.models.sources import ModelSource
 from tasks.training.methods import merged
@@ -34,24 +34,24 @@ def export_model(source: ModelSource, form: Form, folder: Path) -> Exported:
 
     Raises `ExportImpossible`, `WeightsError` (tasks.models.errors) for damaged weights, OSError.
     """
-    building = BuildingFolder(folder.parent, f".{folder.name}")
+    staging = StagingFolder(folder.parent, f".{folder.name}")
     try:
         difference = None
         if form == "peft":
-            _copy_adapter(source, building.path)
+            _copy_adapter(source, staging.path)
         elif form == "merged":
             # Merged in float32, and rounded once to the format that the platform computes in.
-            merged(source).to(source.dtype).save_pretrained(building.path)
-            source.tokenizer.save_pretrained(building.path)
+            merged(source).to(source.dtype).save_pretrained(staging.path)
+            source.tokenizer.save_pretrained(staging.path)
         else:
-            difference = _write_checked_gguf(source, building.path)
-        files = sorted(path.name for path in building.path.iterdir())
-        for file in building.path.iterdir():
+            difference = _write_checked_gguf(source, staging.path)
+        files = sorted(path.name for path in staging.path.iterdir())
+        for file in staging.path.iterdir():
             file.chmod(0o644)  # safetensors writes files that only their owner can read
-        building.path.chmod(0o755)
-        building.publish(folder)
+        staging.path.chmod(0o755)
+        staging.publish(folder)
     finally:
-        building.close()
+        staging.close()
     return Exported(files, difference)
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -14,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from tasks.data.durable import sync
+from tasks.atomic_files import publish_folder
 from tasks.training.checkpoint_list import MANIFEST, STATE, folder_name, folders, step_of
 from tasks.training.errors import BestCheckpointLost, CheckpointMismatch
 from tasks.training.planning import StepPlan
@@ -99,19 +98,12 @@ def save_checkpoint(folder_root: Path, state: TrainingState) -> Path:
     unfinished, target = folder_root / f"{_UNFINISHED}{name}", folder_root / name
     unfinished.mkdir()
     scalars = _to_json({"progress": asdict(state.progress), "identity": state.identity})
-    hashes = {STATE: _write_through(unfinished / STATE, scalars)}
+    hashes = {STATE: _write_hashed(unfinished / STATE, scalars)}
     for file, part in _TENSOR_FILES.items():  # one after the other: with full-parameter training each is large
-        hashes[file] = _write_through(unfinished / file, save(getattr(state, part)))
+        hashes[file] = _write_hashed(unfinished / file, save(getattr(state, part)))
     # The manifest comes last: a folder without one was never finished.
-    _write_through(unfinished / MANIFEST, _to_json({"format": FORMAT, "sha256": hashes}))
-    sync(unfinished)
-    if target.exists():
-        # A folder can't be renamed onto another; until the new one is there, the old one still counts.
-        aside = folder_root / f"{name}.replaced"
-        shutil.rmtree(aside, ignore_errors=True)
-        target.rename(aside)
-    unfinished.rename(target)
-    sync(folder_root)
+    (unfinished / MANIFEST).write_bytes(_to_json({"format": FORMAT, "sha256": hashes}))
+    publish_folder(unfinished, target)  # an old one of this name counts, as `.replaced`, until the new one is in place
     _prune(folder_root, state.progress.best_step)
     return target
 
@@ -185,10 +177,6 @@ def _to_json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _write_through(path: Path, content: bytes) -> str:
-    """Write the content to the disk itself, and return its hash."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def _write_hashed(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
     return hashlib.sha256(content).hexdigest()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, load_file, save
 
-from tasks.data.durable import BuildingFolder
+from tasks.atomic_files import StagingFolder
 from tasks.training.checkpoint_list import MANIFEST
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -41,13 +41,13 @@ def export_adapter(checkpoint: Path, untrained: Path, adapters: Path, prefix: st
     rank = math.sqrt(settings["r"]) if settings.get("use_rslora") else settings["r"]
     factor = scale * rank / settings["lora_alpha"]
     _insert(tensors, load(content), factor)
-    building = BuildingFolder(adapters, "checkpoint")
+    staging = StagingFolder(adapters, "checkpoint")
     try:
-        (building.path / CONFIG).write_bytes(config)
-        (building.path / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
-        building.publish(folder)
+        (staging.path / CONFIG).write_bytes(config)
+        (staging.path / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
+        staging.publish(folder)
     finally:
-        building.close()
+        staging.close()
     return folder
 
 
