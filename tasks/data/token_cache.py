@@ -3,8 +3,6 @@
 import fcntl
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from tasks.data.durable import BuildingFolder
+from tasks.atomic_files import StagingFolder, atomic_file
 from tasks.data.fingerprint import TokenizerContent, tokens_fingerprint
 from tasks.data.rows import ExampleRows
 from tasks.data.tokenized_rows import TokenTable, TokenWriter
@@ -55,8 +53,8 @@ class TokenCacheWriter:
     """
 
     def __init__(self, cache_dir: Path) -> None:
-        self._building = BuildingFolder(cache_dir, "tokens")
-        self._tokens = TokenWriter(self._building.path / TOKENS_FILE)
+        self._staging = StagingFolder(cache_dir, "tokens")
+        self._tokens = TokenWriter(self._staging.path / TOKENS_FILE)
 
     def __enter__(self) -> "TokenCacheWriter":
         return self
@@ -65,7 +63,7 @@ class TokenCacheWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._tokens.close()
-        self._building.close()
+        self._staging.close()
 
     def write(self, batch: TokenBatch) -> None:
         """Append whole rows."""
@@ -80,10 +78,10 @@ class TokenCacheWriter:
     def publish(self, folder: Path) -> None:
         """Give the tokens their name; the caller holds the lock."""
         self._tokens.close()
-        with (self._building.path / TOKENS_FILE).open("rb") as file:
+        with (self._staging.path / TOKENS_FILE).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        _write_manifest(self._building.path, digest)
-        self._building.publish(folder)
+        _write_manifest(self._staging.path, digest)
+        self._staging.publish(folder)
 
 
 @contextmanager
@@ -112,11 +110,8 @@ def _open(folder: Path) -> TokenTable | None:
 
 def _write_manifest(folder: Path, digest: str) -> None:
     manifest = json.dumps({"sha256": digest, "seen": _seen(folder / TOKENS_FILE)}, indent=2)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, delete=False) as file:
+    with atomic_file(folder / MANIFEST_FILE) as file:
         file.write(manifest)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).replace(folder / MANIFEST_FILE)
 
 
 def _seen(path: Path) -> list[int]:

@@ -6,7 +6,6 @@ Run it with `python -m tasks.models.starter_model`; a conversion that is there a
 import argparse
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from transformers import (
 )
 
 from configs.settings import get_settings
+from tasks.atomic_files import sync, sync_folder
 from tasks.models.loading import load_base_model, load_tokenizer
 
 NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -190,14 +190,14 @@ def _publish(finished: Path, target: Path) -> None:
     """Move the complete folder into place; another process that was faster wins."""
     for file in finished.iterdir():
         file.chmod(0o644)  # safetensors writes files that only their owner can read
-        with file.open("rb") as content:
-            os.fsync(content.fileno())
     finished.chmod(0o755)
+    sync_folder(finished)
     try:
         finished.rename(target)
     except OSError as error:
         if not _holds_model(target):
             raise StarterModelError(f"{target} can't be written: {error}") from error
+    sync(target.parent)
 
 
 def _holds_model(folder: Path) -> bool:

@@ -17,7 +17,7 @@ from tasks.inference.network.weights import Affine, take_weights
 from tasks.models.loading import load_base_model, load_config
 
 LEAST_ROWS = 2
-"""A single row would go to a matrix-vector kernel, which rounds differently: the same text alone and in a crowd."""
+"""A single row would go to a matrix-vector kernel, which rounds differently: results must not depend on the batch."""
 
 
 class Decoder:

@@ -1,4 +1,4 @@
-"""Architectures without a decoder of our own: transformers' model, one sequence after the other, adapters by peft."""
+"""Fallback for other architectures: transformers' model, one sequence after the other, adapters by peft."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +13,8 @@ from tasks.inference.network.step import KVArena, LoadedAdapter, StepBatch
 from tasks.models.loading import attach_adapter, load_base_model
 
 
-class AnyModel:
-    """A `Network` (see `step.py`) that keeps transformers' own cache for each sequence; the arena only counts."""
+class GenericModel:
+    """A `Network` (see `step.py`) with transformers' own cache per sequence; the arena only counts tokens."""
 
     def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
         """Load the base in `folder`; raises `WeightsError` if that fails."""
@@ -31,11 +31,11 @@ class AnyModel:
         return KVArena(torch.empty(0, 0, capacity, 0), torch.empty(0, 0, capacity, 0))
 
     def release(self, cache_start: int) -> None:
-        """Drop the cache of the sequence at this place."""
+        """Drop the cache of the sequence that begins there."""
         self._caches.pop(cache_start, None)
 
     def close(self) -> None:
-        """Do nothing: it is memory only."""
+        """Do nothing: there is nothing to release but memory."""
 
     def load_adapter(self, folder: Path) -> LoadedAdapter:
         """Attach the adapter in `folder`; raises `WeightsError` if that fails."""
@@ -70,7 +70,7 @@ class AnyModel:
         return torch.stack([decoder(**inputs).last_hidden_state[0].float().sum(0) for inputs in self._inputs(batch)])
 
     def _inputs(self, batch: StepBatch) -> Iterator[dict[str, Any]]:
-        """Yield what the model is called with for one sequence after the other, each with its adapter in force."""
+        """Yield the model's arguments for one sequence after the other, with its adapter activated."""
         ends = batch.first.tolist()
         for index, start in enumerate(batch.cache_start.tolist()):
             if int(batch.cached[index]) == 0:

@@ -1,4 +1,4 @@
-"""What a model is given before it answers a conversation: in chat exactly what it was in training."""
+"""The generation prompt of a conversation: the same tokens that preceded the answer in training."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,8 +12,8 @@ from tasks.data.tokenizing import Encoder
 ANY_ANSWER = Message("assistant", "a")
 
 
-class Openings:
-    """Writes conversations in a tokenizer's own chat format, up to where the assistant's turn begins."""
+class GenerationPrompts:
+    """Renders conversations in a tokenizer's chat format, up to the beginning of the assistant's turn."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._renderer = Renderer(tokenizer)

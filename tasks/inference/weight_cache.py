@@ -1,4 +1,4 @@
-"""Which weights are in memory: one budget for all bases and adapters, the least recently used idle ones go first."""
+"""An LRU cache of weights in memory: one budget for all bases and adapters; idle ones are evicted first."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 
 @dataclass(frozen=True)
 class Evictable:
-    """Weights that nobody decodes with: when they were last used, their bytes, and how to let go of them."""
+    """Idle weights: when they were last used (`time.monotonic`), their bytes, and the function that frees them."""
 
     last_used: float
     bytes: int
@@ -18,10 +18,10 @@ class Evictable:
 
 
 class Holder(Protocol):
-    """Something that keeps weights in memory: the decode thread of one base."""
+    """An owner of weights in memory: the decode thread of one base."""
 
-    short_of_room_since: float | None
-    """When it was first told that there is no room for what it needs; None if it needs nothing."""
+    waiting_for_memory_since: float | None
+    """Since when it has been waiting for memory (`time.monotonic`); None if it is not."""
 
     @property
     def held_bytes(self) -> int:
@@ -29,18 +29,18 @@ class Holder(Protocol):
         ...
 
     def evictable(self, requester: "Holder") -> list[Evictable]:
-        """Return what may be let go to make room for `requester`."""
+        """Return the weights that may be evicted for `requester`."""
         ...
 
 
 HolderT = TypeVar("HolderT", bound=Holder)
 
 
-class Residency(Generic[HolderT]):
-    """The memory budget and its holders. `changed` is the engine's one lock: hold it around every call."""
+class WeightCache(Generic[HolderT]):
+    """The memory budget and the owners of weights. `changed` is the engine's one lock: hold it around every call."""
 
     def __init__(self, budget_bytes: int, patience_seconds: float) -> None:
-        """`patience_seconds`: how long one waits for memory before `must_yield` holds for the others."""
+        """`patience_seconds`: how long an owner waits for memory before `must_yield` stops the others."""
         self.budget_bytes = budget_bytes
         self.patience_seconds = patience_seconds
         self.changed = threading.Condition()
@@ -53,23 +53,23 @@ class Residency(Generic[HolderT]):
         return sum(holder.held_bytes for holder in self.holders.values())
 
     def must_yield(self, holder: Holder) -> bool:
-        """Tell whether another holder has waited too long, and longer than this one, for memory.
+        """Return whether another holder has waited too long, and longer than this one, for memory.
 
-        Memory is let go of when nothing runs: a steady stream of requests to one base would keep all others out.
+        A base is evicted only when it is idle: a steady stream of requests to it would starve all other bases.
         """
         limit = time.monotonic() - self.patience_seconds
         return any(
             other is not holder
-            and (since := other.short_of_room_since) is not None
+            and (since := other.waiting_for_memory_since) is not None
             and since < limit
-            and (holder.short_of_room_since is None or since < holder.short_of_room_since)
+            and (holder.waiting_for_memory_since is None or since < holder.waiting_for_memory_since)
             for other in self.holders.values()
         )
 
     def make_room(self, needed: int, requester: Holder) -> bool:
-        """Evict the least recently used idle weights until `needed` bytes fit; tell whether they do.
+        """Evict the least recently used idle weights until `needed` bytes fit; return whether they do.
 
-        Nothing is evicted unless that makes enough room. `changed` is notified by whoever lets go of weights later.
+        Nothing is evicted unless that frees enough. Whoever frees weights later notifies `changed`.
         """
         missing = self.held_bytes + needed - self.budget_bytes
         idle = [weights for holder in self.holders.values() for weights in holder.evictable(requester)]

@@ -1,4 +1,4 @@
-"""Which checkpoints a job has kept, and what they say of themselves; reads no tensors and needs no torch."""
+"""Lists a job's checkpoints with their scalars; reads no tensors and needs no torch."""
 
 import json
 import re
@@ -12,7 +12,7 @@ _FOLDER = re.compile(r"step-(\d{8,})(\.replaced)?")
 
 
 @dataclass(frozen=True, slots=True)
-class KeptCheckpoint:
+class SavedCheckpoint:
     """A complete checkpoint on disk, and the scalars of its state."""
 
     folder: Path
@@ -22,7 +22,7 @@ class KeptCheckpoint:
     train_loss: float | None
     """Training loss of its last step, in nats per labelled token; None before the first one."""
     held_out_loss: float | None
-    """Held-out loss of its very weights; None if it was not measured after this step."""
+    """Held-out loss of its weights; None if it was not measured after this step."""
 
 
 def folder_name(step: int) -> str:
@@ -44,7 +44,7 @@ def folders(folder_root: Path) -> list[Path]:
     return sorted(found, key=lambda folder: (-step_of(folder), folder.name))
 
 
-def kept_checkpoints(folder_root: Path) -> Iterator[KeptCheckpoint]:
+def saved_checkpoints(folder_root: Path) -> Iterator[SavedCheckpoint]:
     """Yield the complete checkpoints, newest first; one that is removed meanwhile is left out."""
     for folder in folders(folder_root):
         if folder.suffix:
@@ -56,4 +56,4 @@ def kept_checkpoints(folder_root: Path) -> Iterator[KeptCheckpoint]:
             continue
         step = step_of(folder)
         held_out_loss = progress["eval_loss"] if progress["eval_step"] == step else None
-        yield KeptCheckpoint(folder, step, saved_at, progress["last_loss"], held_out_loss)
+        yield SavedCheckpoint(folder, step, saved_at, progress["last_loss"], held_out_loss)

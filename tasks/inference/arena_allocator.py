@@ -1,14 +1,14 @@
-"""Room in the arena: every sequence owns one contiguous range of tokens from its admission to its end."""
+"""Allocates ranges of the KV arena: every sequence owns one contiguous range of tokens while it runs."""
 
 from bisect import insort
 
 
-class ArenaSpace:
-    """The free ranges of an arena of `capacity` tokens; a range is taken at the lowest place that fits."""
+class ArenaAllocator:
+    """First-fit allocator over an arena of `capacity` tokens."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self._free = [(0, capacity)]  # (start, length), in order, never touching
+        self._free = [(0, capacity)]  # (start, length), ascending, never adjacent
         self._taken: dict[int, int] = {}
 
     @property
@@ -17,7 +17,7 @@ class ArenaSpace:
         return sum(self._taken.values())
 
     def reserve(self, tokens: int) -> int | None:
-        """Take a range of `tokens`; return its start, or None while no free range is that long."""
+        """Allocate a range of `tokens`; return its start, or None while no free range is that long."""
         for index, (start, length) in enumerate(self._free):
             if length >= tokens:
                 self._free[index : index + 1] = [(start + tokens, length - tokens)] if length > tokens else []
@@ -26,7 +26,7 @@ class ArenaSpace:
         return None
 
     def release(self, start: int) -> None:
-        """Give a range back; free neighbours become one."""
+        """Free the range that begins at `start`; adjacent free ranges are merged."""
         insort(self._free, (start, self._taken.pop(start)))
         merged: list[tuple[int, int]] = []
         for begin, length in self._free:
