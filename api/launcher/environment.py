@@ -13,6 +13,16 @@ _DROPPED = (
     "LLM_PLATFORM_API_KEY",
 )
 
+_PREFECT_PACE = {
+    # Loops of Prefect's server that nothing here waits for; each looks at its whole database every 5 to 20 s else.
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "30",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "15",  # a schedule that was just switched on
+    "PREFECT_SERVER_SERVICES_CLEANUP_RECONCILER_LOOP_SECONDS": "60",
+    "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "60",
+    "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "60",
+    "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT30S",
+}
+
 
 def platform_environment(settings: Settings, inherited: Mapping[str, str]) -> dict[str, str]:
     """Return what every service gets: `inherited`, overridden by all that the platform decides."""
@@ -60,9 +70,8 @@ def _prefect_variables(settings: Settings) -> dict[str, str]:
         "PREFECT_SERVER_UI_V2_ENABLED": "false",  # the first UI makes no request to the outside
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_ENABLED": "false",  # a paused job stays paused
-        "PREFECT_WORKER_QUERY_SECONDS": "0.5",
-        "PREFECT_WORKER_PREFETCH_SECONDS": "0",
         "PREFECT_LOGGING_COLORS": "false",
+        **_PREFECT_PACE,
     }
     if settings.prefect_database_url is not None:
         variables["PREFECT_API_DATABASE_CONNECTION_URL"] = settings.prefect_database_url

@@ -8,16 +8,16 @@ from pathlib import Path
 import anyio
 from prefect.client.orchestration import get_client
 from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
     PREFECT_API_URL,
-    PREFECT_WORKER_PREFETCH_SECONDS,
-    PREFECT_WORKER_QUERY_SECONDS,
     temporary_settings,
 )
 
 from configs.settings import get_settings
 from flows.deployments import DEPLOYMENTS_FILE, apply_deployments, ensure_work_pools, outdated, read_specs
 from flows.worker.warm_start import prepare_forkserver, stop_forkserver
-from flows.worker.warm_worker import HEARTBEAT_SECONDS, POLL_SECONDS, WarmWorker
+from flows.worker.warm_worker import HEARTBEAT_SECONDS, LOOK_AHEAD_SECONDS, WarmWorker
+from registry.run_events import RunEvents
 
 PATIENCE_SECONDS = 8.0
 """A server that takes longer is making its tables: time enough to warm up, which else waits for it to start."""
@@ -47,13 +47,35 @@ async def work(deployments_file: Path) -> None:
             if await outdated(client, specs):
                 await apply_deployments(specs)
         workers = [
-            WarmWorker(pool, name=pool, limit=1, heartbeat_interval_seconds=HEARTBEAT_SECONDS, prefetch_seconds=0)
+            WarmWorker(
+                pool,
+                name=pool,
+                limit=1,
+                heartbeat_interval_seconds=HEARTBEAT_SECONDS,
+                prefetch_seconds=LOOK_AHEAD_SECONDS,
+            )
             for pool in sorted({spec.work_pool for spec in specs})
         ]
+        events = _events(workers)
         for worker in workers:
             worker.companions = [other for other in workers if other is not worker]
+            worker.events = events
             group.start_soon(worker.serve)
+        group.start_soon(events.run)
         prepare_forkserver(modules)
+
+
+def _events(workers: list[WarmWorker]) -> RunEvents:
+    """Prefect's events: each worker hears of runs that are scheduled, or may have been while nobody listened."""
+
+    def wake(state_type: str | None) -> None:
+        if state_type in (None, "SCHEDULED"):
+            for worker in workers:
+                worker.expect_runs()
+
+    secret = PREFECT_API_AUTH_STRING.value()
+    auth_string = None if secret is None else secret.get_secret_value()
+    return RunEvents(get_settings().prefect_api_url, wake, auth_string)
 
 
 async def _stop_on_signal(scope: anyio.CancelScope) -> None:
@@ -69,13 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m flows.worker", description=__doc__)
     parser.add_argument("--deployments", type=Path, default=DEPLOYMENTS_FILE, help="a prefect.yaml")
     arguments = parser.parse_args()
-    with temporary_settings(
-        {
-            PREFECT_API_URL: get_settings().prefect_api_url,
-            PREFECT_WORKER_QUERY_SECONDS: POLL_SECONDS,
-            PREFECT_WORKER_PREFETCH_SECONDS: 0,
-        }
-    ):
+    with temporary_settings({PREFECT_API_URL: get_settings().prefect_api_url}):
         try:
             anyio.run(work, arguments.deployments)
         finally:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 from api.launcher.environment import platform_environment
 from api.launcher.services import worker_online
 from configs.settings import Settings
+from flows.worker.warm_worker import EXPECTED_SECONDS, IDLE_POLL_SECONDS, POLL_SECONDS
 from tests.api.launcher.test_preflight import free_port
 from tests.api.launcher.test_watch import alive
 
@@ -62,9 +63,9 @@ class Prefect:
     def deployment(self, name: str) -> Any:
         return self.client.get(f"/deployments/name/{name}/{name}").json()
 
-    def create(self, name: str, **parameters: Any) -> Any:
+    def create(self, name: str, state: dict[str, Any] | None = None, **parameters: Any) -> Any:
         path = f"/deployments/{self.deployment(name)['id']}/create_flow_run"
-        answer = self.client.post(path, json={"parameters": parameters, "state": {"type": "SCHEDULED"}})
+        answer = self.client.post(path, json={"parameters": parameters, "state": state or {"type": "SCHEDULED"}})
         return answer.json()["id"]
 
     def state(self, run: str) -> Any:
@@ -134,6 +135,32 @@ def test_cancelling_ends_the_process_within_seconds(prefect: Prefect, tmp_path: 
     until(lambda: not psutil.pid_exists(pid))
     assert time.monotonic() - cancelled < 15
     assert (tmp_path / "left").read_text() == "in order"
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_run_that_is_scheduled_for_later_starts_when_it_is_due_though_the_worker_asks_seldom(
+    prefect: Prefect, tmp_path: Path
+):
+    due = datetime.now(UTC) + timedelta(seconds=6)
+    later = {"type": "SCHEDULED", "state_details": {"scheduled_time": due.isoformat()}}
+    run = prefect.create("report", state=later, folder=str(tmp_path))
+    assert prefect.ended(run) == "COMPLETED"
+    begun = datetime.fromisoformat(prefect.client.get(f"/flow_runs/{run}").json()["start_time"])
+    assert due <= begun < due + timedelta(seconds=IDLE_POLL_SECONDS - 6)
+
+
+@pytest.mark.usefixtures("worker")
+def test_an_idle_worker_is_told_of_runs_and_does_not_ask_for_them(prefect: Prefect, tmp_path: Path):
+    def asked() -> dict[str, str]:
+        queues = prefect.client.post("/work_queues/filter", json={}).json()
+        return {queue["work_pool_name"]: queue["last_polled"] for queue in queues}
+
+    time.sleep(2 * EXPECTED_SECONDS + 2 * POLL_SECONDS)  # until it expects none of the runs before
+    quiet = asked()
+    time.sleep(8 * POLL_SECONDS)
+    changed = [pool for pool, when in asked().items() if when != quiet[pool]]
+    assert len(changed) < 2, f"both pools were polled within {8 * POLL_SECONDS} s"
+    assert prefect.ended(prefect.create("report", folder=str(tmp_path)), seconds=IDLE_POLL_SECONDS - 5) == "COMPLETED"
 
 
 @pytest.mark.usefixtures("worker")
