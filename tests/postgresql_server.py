@@ -71,7 +71,9 @@ class PostgresqlServer:
             command = ["runuser", "-u", UNPRIVILEGED, "--", *command]
         # Not a pipe: the server inherits it, and a reader would wait for the server's end.
         with (self._folder / "commands").open("a+") as output:
-            done = subprocess.run(command, stdout=output, stderr=output, timeout=COMMAND_SECONDS, cwd=self._folder)
+            done = subprocess.run(
+                command, check=False, stdout=output, stderr=output, timeout=COMMAND_SECONDS, cwd=self._folder
+            )
             if check and done.returncode != 0:
                 output.seek(0)
                 raise AssertionError(f"{program} ended with {done.returncode}:\n{output.read()}")
