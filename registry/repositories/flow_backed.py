@@ -83,7 +83,8 @@ class FlowBackedRepository(Generic[Record]):
     def unfinished(self) -> Sequence[Record]:
         """Return records that Prefect has accepted and that are not in a terminal status, oldest first."""
         active = select(self.table).where(self.table.flow_run_id.is_not(None), unfinished(self.table))
-        return self.session.scalars(active.order_by(self.table.id)).all()
+        # Sorted here: to have them in id order, SQLite would go through the whole table.
+        return sorted(self.session.scalars(active), key=lambda record: record.id)
 
     def count_by_status(self) -> dict[str, int]:
         """Return how many records there are in each status that occurs."""

@@ -228,10 +228,12 @@ class TrainingJobRepository(FlowBackedRepository[TrainingJob]):
         removed = self.session.scalar(select(RemovedJob).order_by(RemovedJob.job_id).limit(1))
         if removed is None:
             return False
-        some = select(JobEvent.id).where(JobEvent.job_id == removed.job_id).order_by(JobEvent.id)
-        some = some.limit(EVENTS_DELETED_AT_ONCE)
-        deleted = self.session.execute(delete(JobEvent).where(JobEvent.id.in_(some)).returning(JobEvent.id))
-        if not deleted.all():
-            # Another process may have been as far at the same moment.
-            self.session.execute(delete(RemovedJob).where(RemovedJob.job_id == removed.job_id))
+        of_it = JobEvent.job_id == removed.job_id
+        last = select(JobEvent.id).where(of_it).order_by(JobEvent.id).offset(EVENTS_DELETED_AT_ONCE - 1).limit(1)
+        last_id = self.session.scalar(last)
+        if last_id is not None:
+            self.session.execute(delete(JobEvent).where(of_it, JobEvent.id <= last_id))
+            return True
+        self.session.execute(delete(JobEvent).where(of_it))
+        self.session.execute(delete(RemovedJob).where(RemovedJob.job_id == removed.job_id))
         return True
