@@ -12,7 +12,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -255,9 +256,24 @@ def _problem_of_http(request: Request, error: HTTPException) -> Problem:
 
 
 async def _on_database_error(request: Request, error: Exception) -> JSONResponse:
-    logger.error("database error", exc_info=error)
-    message = "The database does not answer; try again in a few seconds."
-    return platform_error_response(ServiceDown("database", message), request.url.path)
+    assert isinstance(error, SQLAlchemyError)
+    problem = _problem_of_database(error)
+    if problem.status >= 500:
+        logger.error("database error in %s %s", request.method, request.url.path, exc_info=error)
+    return problem.response(request.url.path)
+
+
+def _problem_of_database(error: SQLAlchemyError) -> Problem:
+    """Return what an error of the database means to a client: most are not that it is away."""
+    if isinstance(error, IntegrityError):
+        message = "What the request names or makes was deleted or made by another request at this moment; look again."
+        return _problem_of(Conflict(message))
+    if isinstance(error, DataError):
+        message = "A value is one that the database can't store: a number that is too large, or a text with NUL in it."
+        return _problem_of(Invalid(message))
+    if isinstance(error, OperationalError | InterfaceError | NoConnectionFree):
+        return _problem_of(ServiceDown("database", "The database does not answer; try again in a few seconds."))
+    return Problem(500, "The platform asked its database in a wrong way; its log (api.log) says how.", "internal")
 
 
 async def _on_unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -96,7 +96,7 @@ def _new_job(repository: TrainingJobRepository, run: FlowRun) -> TrainingJob | N
     except ValidationError:
         # The flow's own validation fails such a run, and Prefect shows why.
         return None
-    known = ModelRepository(repository.session).get(job.model_id) is not None
+    known = ModelRepository(repository.session).get(job.model_id, "use") is not None
     return job_of_parameters(job, run.id) if known else None
 
 
@@ -105,7 +105,7 @@ def _new_evaluation(repository: EvaluationRepository, run: FlowRun) -> Evaluatio
         evaluation = EvaluationParameters.model_validate(run.parameters.get("evaluation"))
     except ValidationError:
         return None
-    known = ModelRepository(repository.session).get(evaluation.model_id) is not None
+    known = ModelRepository(repository.session).get(evaluation.model_id, "use") is not None
     return evaluation_of_parameters(evaluation, run.id) if known else None
 
 

@@ -4,18 +4,26 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Generic, Literal, TypeVar
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from registry.clock import utcnow
-from registry.repositories.paging import page
+from registry.repositories.locking import Lock, for_update
+from registry.repositories.paging import EVERYTHING, Filters, conditions_of, page
 from registry.run_states import TERMINAL
+from registry.stored_values import storable_text
 from registry.tables import Evaluation, TrainingJob
 
 Record = TypeVar("Record", TrainingJob, Evaluation)
 Outcome = Literal["completed", "paused", "failed", "stopped", "died"]
 """How an attempt ended: `stopped` by a signal (a cancellation, a stop of the platform), `died` without a word."""
 DIED: Outcome = "died"
+
+
+def unfinished(table: type[TrainingJob] | type[Evaluation]) -> ColumnElement[bool]:
+    """Return the condition that a record's run has not ended, in the very words of the partial index."""
+    # Written into the statement: a database can't tell that a parameter will be what the index says.
+    return table.status.not_in(bindparam("terminal", TERMINAL, expanding=True, literal_execute=True))
 
 
 class FlowBackedRepository(Generic[Record]):
@@ -26,20 +34,32 @@ class FlowBackedRepository(Generic[Record]):
     def __init__(self, session: Session) -> None:
         self.session = session
 
-    def get(self, record_id: int) -> Record | None:
-        """Return the record, or None."""
-        return self.session.get(self.table, record_id)
+    def get(self, record_id: int, lock: Lock | None = None) -> Record | None:
+        """Return the record, or None; with `lock` it stays as it is read (see `registry.repositories.locking`)."""
+        return self.session.get(self.table, record_id, with_for_update=for_update(lock))
 
-    def require(self, record_id: int) -> Record:
+    def require(self, record_id: int, lock: Lock | None = None) -> Record:
         """Return a record that is known to exist; `LookupError` if it does not."""
-        record = self.get(record_id)
+        record = self.get(record_id, lock)
         if record is None:
             raise LookupError(f"There is no row {record_id} in {self.table.__tablename__}.")
         return record
 
-    def list(self, limit: int | None = None, after: int | None = None) -> Sequence[Record]:
-        """Return records in id order."""
-        return page(self.session, self.table, limit, after)
+    def lock(self, record: Record) -> None:
+        """Wait for other writers of the record, and read it as they have left it."""
+        self.session.refresh(record, with_for_update=for_update("change"))
+
+    def list(
+        self,
+        limit: int | None = None,
+        after: int | None = None,
+        filters: Filters = EVERYTHING,
+        *,
+        newest_first: bool = False,
+    ) -> Sequence[Record]:
+        """Return records in id order, or in its reverse."""
+        conditions = conditions_of(self.table, filters)
+        return page(self.session, self.table, limit, after, *conditions, newest_first=newest_first)
 
     def add(self, record: Record) -> Record:
         """Insert a record; its id is set on return."""
@@ -62,8 +82,9 @@ class FlowBackedRepository(Generic[Record]):
 
     def unfinished(self) -> Sequence[Record]:
         """Return records that Prefect has accepted and that are not in a terminal status, oldest first."""
-        active = select(self.table).where(self.table.flow_run_id.is_not(None), self.table.status.not_in(TERMINAL))
-        return self.session.scalars(active.order_by(self.table.id)).all()
+        active = select(self.table).where(self.table.flow_run_id.is_not(None), unfinished(self.table))
+        # Sorted here: to have them in id order, SQLite would go through the whole table.
+        return sorted(self.session.scalars(active), key=lambda record: record.id)
 
     def count_by_status(self) -> dict[str, int]:
         """Return how many records there are in each status that occurs."""
@@ -80,9 +101,11 @@ class FlowBackedRepository(Generic[Record]):
         if known is not None:
             return known
         submitted = self.by_uid(uid) if uid is not None else None
-        if submitted is not None and submitted.flow_run_id is None:
-            submitted.flow_run_id = flow_run_id
-            return submitted
+        if submitted is not None:
+            self.lock(submitted)
+            if submitted.flow_run_id in (None, flow_run_id):
+                submitted.flow_run_id = flow_run_id
+                return submitted
         record = make()
         return self.add(record) if record is not None else None
 
@@ -91,6 +114,7 @@ class FlowBackedRepository(Generic[Record]):
 
         `state_at` is the state's own timestamp (naive UTC): several observers report the same run, in any order.
         """
+        self.lock(record)
         if record.flow_state_at is not None and state_at < record.flow_state_at:
             return False
         before = (record.status, record.error)
@@ -102,7 +126,7 @@ class FlowBackedRepository(Generic[Record]):
             record.started_at = state_at
         # Restarted after an end: a run that goes on has not completed.
         record.completed_at = state_at if status in TERMINAL else None
-        record.error = error if status in ("FAILED", "CANCELLED") else None
+        record.error = storable_text(error) if error is not None and status in ("FAILED", "CANCELLED") else None
         return before != (record.status, record.error)
 
     def link_mlflow_run(self, record: Record, mlflow_run_id: str) -> None:
@@ -132,6 +156,7 @@ class FlowBackedRepository(Generic[Record]):
 
     def end_attempt(self, record: Record, outcome: Outcome) -> bool:
         """Record that the newest attempt is over, unless that is known; return whether it was not."""
+        self.lock(record)
         if record.attempt == 0 or record.attempt_ended_at is not None:
             return False
         record.attempt_ended_at = utcnow()

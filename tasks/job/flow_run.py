@@ -55,7 +55,7 @@ def claim(
 
     def once() -> tuple[Record, Model]:
         with database.transaction() as session:
-            model = ModelRepository(session).get(model_id)
+            model = ModelRepository(session).get(model_id, "use")
             if model is None:
                 raise UnknownModel(f"There is no model with the id {model_id}.")
             uid = uid_of_tags(list(run.tags), tag)

@@ -41,8 +41,7 @@ class JobLog:
             return
         try:
             with self._database.transaction() as session:
-                for message in lines:
-                    TrainingJobRepository(session).log(self._job_id, message)
+                TrainingJobRepository(session).log(self._job_id, *lines)
         except SQLAlchemyError:
             with self._lock:
                 self._lines = lines + self._lines

@@ -189,9 +189,7 @@ class Reporter:
         try:
             with self._database.transaction() as session:
                 jobs = TrainingJobRepository(session)
-                job = jobs.require(self._job_id)
-                for name, value in snapshot.items():
-                    setattr(job, name, value)
+                jobs.record_progress(self._job_id, snapshot)
                 jobs.add_events(self._job_id, events)
         except SQLAlchemyError:
             with self._lock:

@@ -20,9 +20,11 @@ from registry.tables import Model
 JOB = FinetuneParameters(model_id=1, job_name="a job", lora_r=4)
 
 
-def add_job(database, flow_run_id=None) -> int:
+def add_job(database, flow_run_id=None, labels=None) -> int:
+    job = job_of_parameters(JOB, flow_run_id)
+    job.labels = labels
     with database.transaction() as session:
-        return TrainingJobRepository(session).add(job_of_parameters(JOB, flow_run_id)).id
+        return TrainingJobRepository(session).add(job).id
 
 
 def test_lists_are_in_id_order_and_paged(database):
@@ -37,10 +39,7 @@ def test_lists_are_in_id_order_and_paged(database):
 
 def test_the_newest_jobs_are_found_by_their_labels(database):
     labels = [{"who": "anna", "a.b]": "1"}, None, {"who": "anna", "a.b]": "2"}, {"who": ""}]
-    ids = [add_job(database) for _ in labels]
-    with database.transaction() as session:
-        for job_id, its in zip(ids, labels, strict=True):
-            TrainingJobRepository(session).require(job_id).labels = its
+    ids = [add_job(database, labels=its) for its in labels]
     with database.reading() as session:
         jobs = TrainingJobRepository(session)
         assert [job.id for job in jobs.newest(3)] == ids[:0:-1]
@@ -48,6 +47,8 @@ def test_the_newest_jobs_are_found_by_their_labels(database):
         assert [job.id for job in jobs.newest(9, labels={"who": "anna"})] == [ids[2], ids[0]]
         assert [job.id for job in jobs.newest(9, labels={"who": "anna", "a.b]": "1"})] == [ids[0]]
         assert [job.id for job in jobs.newest(9, labels={"who": ""})] == [ids[3]]
+        assert [job.id for job in jobs.newest(9, before=ids[2], labels={"who": "anna"})] == [ids[0]]
+        assert jobs.newest(9, labels={"who": "anna", "a.b]": "3"}) == []
         assert [job.id for job in jobs.newest(9, unlabelled=True)] == [ids[1]]
         assert jobs.ended(9) == []
 
@@ -251,9 +252,11 @@ def test_a_removed_job_leaves_nothing_but_others_alone(database):
     with database.transaction() as session:
         IdempotencyRepository(session).add("POST /api/training", "key", "hash", job_id, {})
         jobs = TrainingJobRepository(session)
-        jobs.log(job_id, "a line")
+        jobs.log(job_id, "a line", "and another")
         jobs.log(other, "a line")
         jobs.remove(jobs.get(job_id))
+        assert jobs.remove_events()
+        assert not jobs.remove_events()
     with database.reading() as session:
         jobs = TrainingJobRepository(session)
         assert jobs.get(job_id) is None

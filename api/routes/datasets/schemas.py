@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from api.routes.models.schemas import BaseModelName
-from api.schemas import ResponseBody, Timestamp
+from api.schemas import NextAfter, ResponseBody, Timestamp
 from configs.dataset import DatasetSettings
 from configs.recipe import JobName
 
@@ -46,9 +46,10 @@ class DatasetCreated(DatasetDetail):
 
 
 class DatasetList(ResponseBody):
-    """All data sets, in id order."""
+    """Data sets, in id order."""
 
     datasets: list[DatasetSummary]
+    next_after: NextAfter
 
 
 class PreviewToken(ResponseBody):

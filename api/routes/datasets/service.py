@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from api.errors import Conflict, DatasetInvalid, NotFound
 from api.idempotency import Answer, IdempotentRequest, create_once
+from api.listing import Paging, Part
 from api.platform import Platform
 from api.routes.datasets.schemas import DatasetCreated, DatasetDetail, DatasetImport, DatasetPreview, PreviewRow
 from api.routes.datasets.uploads import Upload, receive
@@ -19,6 +20,8 @@ from api.routes.models.service import model_in
 from configs.dataset import UPLOAD
 from registry.database import Database
 from registry.repositories.datasets import DatasetRepository
+from registry.repositories.locking import Lock
+from registry.repositories.paging import Filters
 from registry.tables import Dataset
 
 POLL_SECONDS = 0.2
@@ -27,15 +30,16 @@ Receive = Callable[[Request, Path], Awaitable[Upload]]
 WAITING = "Data set received; its rows are being checked"
 
 
-def list_datasets(database: Database, limit: int | None, after: int | None) -> Sequence[Dataset]:
-    """Return data sets in id order."""
+def list_datasets(database: Database, paging: Paging, filters: Filters) -> Part[Dataset]:
+    """Return the wanted part of the data sets."""
     with database.reading() as session:
-        return DatasetRepository(session).list(limit, after)
+        datasets = DatasetRepository(session)
+        return paging.read(lambda limit, after, newest: datasets.list(limit, after, filters, newest_first=newest))
 
 
-def dataset_in(session: Session, dataset_id: int) -> Dataset:
+def dataset_in(session: Session, dataset_id: int, lock: Lock | None = None) -> Dataset:
     """Return the data set within a session, or raise `NotFound`."""
-    dataset = DatasetRepository(session).get(dataset_id)
+    dataset = DatasetRepository(session).get(dataset_id, lock)
     if dataset is None:
         raise NotFound(f"There is no data set with the id {dataset_id}; GET /api/datasets lists those there are.")
     return dataset
@@ -47,11 +51,11 @@ def read_dataset(database: Database, dataset_id: int) -> Dataset:
         return dataset_in(session, dataset_id)
 
 
-def require_dataset(session: Session, dataset_id: int | None) -> None:
+def require_dataset(session: Session, dataset_id: int | None, lock: Lock | None = None) -> None:
     """Raise `NotFound` or `Conflict` unless a named data set is there and can be used."""
     if dataset_id is None:
         return
-    dataset = dataset_in(session, dataset_id)
+    dataset = dataset_in(session, dataset_id, lock)
     if dataset.status != "READY":
         reason = dataset.error or "its rows are still being checked; try again soon"
         raise Conflict(f"Data set {dataset_id} ({dataset.name}) is {dataset.status}: {reason}")
@@ -99,8 +103,8 @@ async def _checked(platform: Platform, dataset: Dataset) -> Dataset:
 def _insert(session: Session, uid: str, upload: Upload) -> tuple[int, Answer]:
     settings = upload.settings
     if settings.model_id is not None:
-        model_in(session, settings.model_id)
-    require_dataset(session, settings.held_out_dataset_id)
+        model_in(session, settings.model_id, "use")
+    require_dataset(session, settings.held_out_dataset_id, "use")
     if isinstance(settings, DatasetImport):
         source, name = settings.dataset, settings.dataset
     else:
@@ -137,7 +141,7 @@ def _ready(database: Database, dataset_id: int, model_id: int | None) -> Dataset
 def delete_dataset(platform: Platform, dataset_id: int) -> None:
     """Delete a data set and its rows; `Conflict` with what uses it, if anything does."""
     with platform.database.transaction() as session:
-        datasets, dataset = DatasetRepository(session), dataset_in(session, dataset_id)
+        datasets, dataset = DatasetRepository(session), dataset_in(session, dataset_id, "change")
         if dataset.status == "VALIDATING":
             raise Conflict(f"Data set {dataset_id} ({dataset.name}) is being checked; delete it when that is done.")
         users = datasets.users(dataset_id)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AliasPath, Field
 
-from api.schemas import ResponseBody, Timestamp
+from api.schemas import NextAfter, ResponseBody, Timestamp
 from configs.recipe import EvaluationSettings, MetricName
 
 Status = Literal["PENDING", "RUNNING", "PAUSED", "COMPLETED", "FAILED", "CANCELLED"]
@@ -58,9 +58,10 @@ class EvaluationSummary(Metrics):
 
 
 class EvaluationList(ResponseBody):
-    """All evaluations, in id order."""
+    """Evaluations, in id order."""
 
     evaluations: list[EvaluationSummary]
+    next_after: NextAfter
 
 
 class EvaluateResponse(ResponseBody):

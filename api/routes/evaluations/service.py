@@ -1,12 +1,12 @@
 """What the evaluation endpoints do: run an evaluation and wait for it, list what was found."""
 
 import asyncio
-from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
 from api.errors import EvaluationFailed, NotFound, ServiceDown
 from api.idempotency import Answer, IdempotentRequest, create_once
+from api.listing import Paging, Part
 from api.platform import Platform
 from api.routes.datasets.service import require_dataset
 from api.routes.evaluations.schemas import EvaluateRequest, EvaluateResponse, Metrics
@@ -14,6 +14,7 @@ from api.routes.models.service import model_in, require_loadable
 from configs.recipe import EvaluationParameters
 from registry.database import Database
 from registry.repositories.evaluations import EvaluationRepository
+from registry.repositories.paging import Filters
 from registry.run_states import TERMINAL
 from registry.submissions import evaluation_of_parameters
 from registry.tables import Evaluation
@@ -21,10 +22,11 @@ from registry.tables import Evaluation
 POLL_SECONDS = 0.2
 
 
-def list_evaluations(database: Database, limit: int | None, after: int | None) -> Sequence[Evaluation]:
-    """Return evaluations in id order."""
+def list_evaluations(database: Database, paging: Paging, filters: Filters) -> Part[Evaluation]:
+    """Return the wanted part of the evaluations."""
     with database.reading() as session:
-        return EvaluationRepository(session).list(limit, after)
+        evaluations = EvaluationRepository(session)
+        return paging.read(lambda limit, after, newest: evaluations.list(limit, after, filters, newest_first=newest))
 
 
 def read_evaluation(database: Database, evaluation_id: int) -> Evaluation:
@@ -70,9 +72,9 @@ def _require_services(platform: Platform) -> None:
 
 
 def _insert_evaluation(session: Session, parameters: EvaluationParameters) -> tuple[int, Answer]:
-    require_loadable(model_in(session, parameters.model_id))
-    require_dataset(session, parameters.dataset_id)
-    require_dataset(session, parameters.held_out_dataset_id)
+    require_loadable(model_in(session, parameters.model_id, "use"))
+    require_dataset(session, parameters.dataset_id, "use")
+    require_dataset(session, parameters.held_out_dataset_id, "use")
     evaluation = EvaluationRepository(session).add(evaluation_of_parameters(parameters))
     return evaluation.id, {}
 

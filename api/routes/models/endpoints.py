@@ -1,11 +1,14 @@
 """Model endpoints."""
 
 import asyncio
+from typing import Annotated
 
-from fastapi import APIRouter, Response, status
+from fastapi import APIRouter, Query, Response
+from fastapi import status as http
 from fastapi.responses import StreamingResponse
 
 from api.idempotency import OnceOnly
+from api.listing import CreatedAfter, Name, Paged
 from api.platform import CurrentPlatform
 from api.routes.models import promotion, service
 from api.routes.models.schemas import (
@@ -18,17 +21,26 @@ from api.routes.models.schemas import (
     ModelSummary,
     Promoted,
     PromoteRequest,
+    Status,
 )
-from api.schemas import EVENT_STREAM, After, Deleted, Limit, ModelId
+from api.schemas import EVENT_STREAM, Deleted, ModelId
+from registry.repositories.paging import Filters
 
 router = APIRouter(prefix="/models", tags=["models"])
 
 
 @router.get("")
-def list_models(platform: CurrentPlatform, limit: Limit = None, after: After = None) -> ModelList:
-    """Get all available models."""
-    models = service.list_models(platform.database, limit, after)
-    return ModelList(models=[ModelSummary.model_validate(model) for model in models])
+def list_models(
+    platform: CurrentPlatform,
+    paging: Paged,
+    status: Annotated[Status | None, Query(description="Only those in this status")] = None,
+    name: Name = None,
+    created_after: CreatedAfter = None,
+) -> ModelList:
+    """Get all available models, or those that are asked for."""
+    filters = Filters(status=status, name=name, created_after=created_after)
+    part = service.list_models(platform.database, paging, filters)
+    return ModelList(models=[ModelSummary.model_validate(model) for model in part.entries], next_after=part.next_after)
 
 
 @router.get("/{model_id}")
@@ -46,7 +58,7 @@ def delete_model(platform: CurrentPlatform, model_id: ModelId) -> Deleted:
     return Deleted(id=model_id, message="Model deleted successfully")
 
 
-@router.post("", status_code=status.HTTP_201_CREATED)
+@router.post("", status_code=http.HTTP_201_CREATED)
 def create_model(platform: CurrentPlatform, body: ModelCreate, once: OnceOnly) -> ModelCreated:
     """Create a new model."""
     return ModelCreated(**service.create_model(platform, body, once).answer)

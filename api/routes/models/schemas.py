@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from api.schemas import ResponseBody, Timestamp
+from api.schemas import NextAfter, ResponseBody, Timestamp
 from configs.recipe import NO_NUL, JobName, PromotionSettings
 from configs.strict import StrictModel
 
@@ -58,9 +58,10 @@ class ModelDetail(ModelSummary):
 
 
 class ModelList(ResponseBody):
-    """All models, in id order."""
+    """Models, in id order."""
 
     models: list[ModelSummary]
+    next_after: NextAfter
 
 
 class ModelCreate(StrictModel):

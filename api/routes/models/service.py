@@ -4,7 +4,7 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,24 @@ from api.engine_server.schemas import DEFAULT_MAX_LENGTH, EngineGenerateRequest
 from api.errors import Conflict, NotFound, ServiceDown
 from api.generation.engine_client import EngineRefused, EngineUnavailable
 from api.idempotency import Answer, Created, IdempotentRequest, create_once
+from api.listing import Paging, Part
 from api.platform import Platform
 from api.routes.models.schemas import GenerateRequest, GenerateResponse, ModelCreate, ModelCreated
 from registry.clock import utcnow
 from registry.database import Database
+from registry.repositories.locking import Lock
 from registry.repositories.models import ModelRepository
+from registry.repositories.paging import Filters
 from registry.repositories.statistics import StatisticsRepository
 from registry.tables import Model
 from registry.weights import Availability, probe, weights_on_disk
 
 
-def list_models(database: Database, limit: int | None, after: int | None) -> Sequence[Model]:
-    """Return models in id order."""
+def list_models(database: Database, paging: Paging, filters: Filters) -> Part[Model]:
+    """Return the wanted part of the models."""
     with database.reading() as session:
-        return ModelRepository(session).list(limit, after)
+        models = ModelRepository(session)
+        return paging.read(lambda limit, after, newest: models.list(limit, after, filters, newest_first=newest))
 
 
 def read_model(database: Database, model_id: int) -> Model:
@@ -36,9 +40,9 @@ def read_model(database: Database, model_id: int) -> Model:
         return model_in(session, model_id)
 
 
-def model_in(session: Session, model_id: int) -> Model:
+def model_in(session: Session, model_id: int, lock: Lock | None = None) -> Model:
     """Return the model within a session, or raise `NotFound`."""
-    model = ModelRepository(session).get(model_id)
+    model = ModelRepository(session).get(model_id, lock)
     if model is None:
         raise NotFound(f"There is no model with the id {model_id}; GET /api/models lists those there are.")
     return model
@@ -47,7 +51,7 @@ def model_in(session: Session, model_id: int) -> Model:
 def delete_model(platform: Platform, model_id: int) -> None:
     """Delete a model and what its training made; raise `Conflict` with what uses it, if anything does."""
     with platform.database.transaction() as session:
-        models, model = ModelRepository(session), model_in(session, model_id)
+        models, model = ModelRepository(session), model_in(session, model_id, "change")
         users = models.users(model_id)
         if users:
             raise Conflict(f"Model {model_id} ({model.name}) is used by {', '.join(users)}; end or delete those first.")

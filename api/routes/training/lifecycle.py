@@ -70,7 +70,7 @@ async def restart_job(platform: Platform, job_id: int) -> TrainingTransition:
 def _forgive(database: Database, job_id: int) -> None:
     """A job that a person restarts gets its full number of attempts again."""
     with database.transaction() as session:
-        TrainingJobRepository(session).require(job_id).crashes = 0
+        TrainingJobRepository(session).require(job_id, "change").crashes = 0
 
 
 async def resume_job(platform: Platform, job_id: int) -> TrainingTransition:

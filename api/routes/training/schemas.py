@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pydantic.config import JsonDict
 
-from api.schemas import ResponseBody, Timestamp
+from api.schemas import NextAfter, ResponseBody, Timestamp
 from configs.recipe import ADAPTER_FIELDS, NO_NUL, FinetuneParameters, JobName
 
 Status = Literal["PENDING", "RUNNING", "PAUSED", "COMPLETED", "FAILED", "CANCELLED"]
@@ -135,9 +135,10 @@ class TrainingDetail(TrainingSummary):
 
 
 class TrainingList(ResponseBody):
-    """All training jobs, in id order."""
+    """Training jobs, in id order."""
 
     training_jobs: list[TrainingSummary]
+    next_after: NextAfter
 
 
 class TrainingTransition(ResponseBody):

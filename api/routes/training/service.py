@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import shutil
-from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
 from api.errors import Conflict, Invalid, NotFound, ServiceDown, TooLittleMemory
 from api.idempotency import Answer, IdempotentRequest, create_once
+from api.listing import Paging, Part
 from api.platform import Platform
 from api.routes.datasets.service import require_dataset
 from api.routes.models.service import model_in, require_loadable
@@ -19,6 +19,8 @@ from configs.dataset import BUILT_IN_DATASET_ID
 from configs.recipe import Method
 from registry.attempts import attempt_is_alive
 from registry.database import Database
+from registry.repositories.locking import Lock
+from registry.repositories.paging import Filters
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.run_states import TERMINAL
 from registry.submissions import job_of_parameters
@@ -34,10 +36,11 @@ CREATED = "Training job created and started successfully"
 ACCEPTED = "Training job created; it starts as soon as the Prefect server answers"
 
 
-def list_jobs(database: Database, limit: int | None, after: int | None) -> Sequence[TrainingJob]:
-    """Return training jobs in id order."""
+def list_jobs(database: Database, paging: Paging, filters: Filters) -> Part[TrainingJob]:
+    """Return the wanted part of the training jobs."""
     with database.reading() as session:
-        return TrainingJobRepository(session).list(limit, after)
+        jobs = TrainingJobRepository(session)
+        return paging.read(lambda limit, after, newest: jobs.list(limit, after, filters, newest_first=newest))
 
 
 def read_job(database: Database, job_id: int) -> TrainingJob:
@@ -46,9 +49,9 @@ def read_job(database: Database, job_id: int) -> TrainingJob:
         return job_in(session, job_id)
 
 
-def job_in(session: Session, job_id: int) -> TrainingJob:
+def job_in(session: Session, job_id: int, lock: Lock | None = None) -> TrainingJob:
     """Return the job within a session, or raise `NotFound`."""
-    job = TrainingJobRepository(session).get(job_id)
+    job = TrainingJobRepository(session).get(job_id, lock)
     if job is None:
         raise NotFound(f"There is no training job with the id {job_id}; GET /api/training lists those there are.")
     return job
@@ -67,7 +70,7 @@ def read_detail(database: Database, job_id: int) -> TrainingDetail:
 def delete_job(platform: Platform, job_id: int) -> None:
     """Delete an ended job with its events and checkpoints; the model that it made stays."""
     with platform.database.transaction() as session:
-        job = job_in(session, job_id)
+        job = job_in(session, job_id, "change")
         if job.status not in TERMINAL or attempt_is_alive(job):
             raise Conflict(f"Training job {job_id} is {job.status}; cancel it before you delete it.")
         TrainingJobRepository(session).remove(job)
@@ -75,6 +78,11 @@ def delete_job(platform: Platform, job_id: int) -> None:
     # After the commit: files without a job are litter, a job without its files would be a lie.
     for folder in (JobFolder(platform.settings.jobs_dir, job_id).path, *checkpoints):
         shutil.rmtree(folder, ignore_errors=True)
+    # Nobody's write waits for a hundred thousand events to go; what a killed process has left goes with the next job's.
+    while True:
+        with platform.database.transaction() as session:
+            if not TrainingJobRepository(session).remove_events():
+                return
 
 
 async def create_job(platform: Platform, body: TrainingCreate, once: IdempotentRequest | None) -> Answer:
@@ -112,9 +120,9 @@ def _require_devices(platform: Platform, devices: int) -> None:
 def _insert_job(
     session: Session, body: TrainingCreate, message: str, lack: TooLittleMemory | None
 ) -> tuple[int, Answer]:
-    require_loadable(model_in(session, body.model_id))
-    require_dataset(session, body.dataset_id)
-    require_dataset(session, body.held_out_dataset_id)
+    require_loadable(model_in(session, body.model_id, "use"))
+    require_dataset(session, body.dataset_id, "use")
+    require_dataset(session, body.held_out_dataset_id, "use")
     if body.held_out_dataset_id == (body.dataset_id or BUILT_IN_DATASET_ID):
         message = f"Data set {body.held_out_dataset_id} is the one to train on; hold out the rows of another one."
         raise Conflict(message)
