@@ -1,4 +1,4 @@
-"""What older versions of the platform left in the tables that no migration expects: found and put right before one runs.
+"""What older versions left in the tables that no migration expects: found and put right before one runs.
 
 Until version 0009 an SQLite database was migrated statement by statement: a killed process left temporary tables, new
 columns and dropped indexes of a version that the database does not say it has. And the first release's tables were
@@ -98,4 +98,4 @@ def _tables_at(revision: str | None) -> Iterator[MetaData]:
 
 
 def _begin_by_hand(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # type: ignore[attr-defined]
+    connection.isolation_level = None

@@ -34,7 +34,7 @@ def upgrade_schema(
     with _migrating(engine) as connection:
         present = MigrationContext.configure(connection).get_current_revision()
         require_known(present, known, "The platform's database", "the platform")
-        changes = present != target
+        changes: bool = present != target
         if changes:
             before_change(present)
             repair(connection, present)
@@ -51,8 +51,8 @@ def require_known(present: str | None, known: Revisions, what: str, software: st
     """Raise SchemaError for a database at a revision that this version of the software has not heard of."""
     if present is not None and present not in known.all:
         raise SchemaError(
-            f"{what} is at schema version {present!r}, but the newest that the installed version of {software} knows is "
-            f"{known.head!r}: install the version that wrote it, or restore a backup or snapshot that is older."
+            f"{what} is at schema version {present!r}, but the newest that the installed version of {software} knows "
+            f"is {known.head!r}: install the version that wrote it, or restore a backup or snapshot that is older."
         )
 
 

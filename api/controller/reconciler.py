@@ -119,7 +119,12 @@ class Reconciler:
                 for record in await asyncio.to_thread(self._unsubmitted, kind):
                     submission = submission_of(record)
                     run = await self._orchestrator.submit(
-                        deployment, submission.name, submission.parameters, [submission.tag], record.uid
+                        deployment,
+                        submission.name,
+                        submission.parameters,
+                        [submission.tag],
+                        record.uid,
+                        paused=record.status == "PAUSED",  # one of a restored backup
                     )
                     await asyncio.to_thread(self._mark_submitted, kind, record.id, run.id)
 

@@ -66,16 +66,23 @@ class Orchestrator:
         await self._http.aclose()
 
     async def submit(
-        self, deployment: str, name: str, parameters: dict[str, Any], tags: list[str], idempotency_key: str
+        self,
+        deployment: str,
+        name: str,
+        parameters: dict[str, Any],
+        tags: list[str],
+        idempotency_key: str,
+        *,
+        paused: bool = False,
     ) -> FlowRun:
-        """Create a flow run, or return the one that the same key made before."""
+        """Create a flow run, to be run or paused, or return the one that the same key made before."""
         deployment_id = await self.deployment_id(deployment)
         body = {
             "name": name,
             "parameters": parameters,
             "tags": tags,
             "idempotency_key": idempotency_key,
-            "state": {"type": "SCHEDULED"},
+            "state": SUSPENDED if paused else {"type": "SCHEDULED"},
             "enforce_parameter_schema": False,
         }
         return FlowRun.parse(await self._call("POST", f"/deployments/{deployment_id}/create_flow_run", body))

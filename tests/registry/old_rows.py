@@ -67,7 +67,7 @@ def assert_kept(before: Rows, after: Rows) -> None:
 
 
 def _value(column: sa.Column[Any], row: int) -> Any:
-    """A value of the column's type: the row's number where it names a row, a text of its own where it must be unique."""
+    """A value of the column's type: the row's number where it names a row, a text of its own elsewhere."""
     if isinstance(column.type, sa.JSON):
         return {"row": row}
     kind = column.type.python_type

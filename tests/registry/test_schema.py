@@ -61,7 +61,7 @@ def test_a_killed_upgrade_changes_nothing_and_the_next_one_does_all(database_url
     statements = count_statements(scratch, step)
     prepare(database_url, before)
     rows = read(database_url)
-    for moment in sorted({0, statements // 3, 2 * statements // 3, statements - 1}) + [COMMIT]:
+    for moment in (*sorted({0, statements // 3, 2 * statements // 3, statements - 1}), COMMIT):
         upgrade_killed(database_url, step, moment)
         assert read(database_url) == rows
     assert upgrade(database_url)
@@ -124,7 +124,7 @@ def test_a_database_of_newer_software_is_refused_and_left_as_it_is(database_url)
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9042'"))
     engine.dispose()
     rows = read(database_url)
-    with pytest.raises(SchemaError, match="is at schema version '9042', but the newest .* knows is"):
+    with pytest.raises(SchemaError, match=r"is at schema version '9042', but the newest .* knows is"):
         upgrade(database_url)
     assert read(database_url) == rows
 
