@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,18 +19,25 @@ class Interruption(Exception):
 
 
 def count_statements(url: str, to: str) -> int:
-    """Upgrade, and return how many statements that took."""
+    """Upgrade up to the commit, which is refused, and return how many statements that took."""
     counted = 0
 
     def count(connection: sa.Connection, *_: Any) -> None:
         nonlocal counted
         counted += connection.engine.url == sa.make_url(url)
 
+    def refuse(connection: sa.Connection) -> None:
+        if connection.engine.url == sa.make_url(url):
+            raise Interruption
+
     sa.event.listen(sa.Engine, "before_cursor_execute", count)
+    sa.event.listen(sa.Engine, "commit", refuse)
     try:
-        upgrade(url, to=to)
+        with suppress(Interruption):
+            upgrade(url, to=to)
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", count)
+        sa.event.remove(sa.Engine, "commit", refuse)
     return counted
 
 
