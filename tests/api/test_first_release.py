@@ -1,7 +1,6 @@
 """A data folder of the first release (tests/fixtures/first_release) is upgraded: every row is there and shown."""
 
 import json
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from registry.tables import Base
 from registry.upgrade import upgrade_stores
 from tests.api.shapes import contains
 from tests.e2e.platform_process import free_ports
+from tests.fixtures.first_release.unpack import unpack
 from tests.registry.old_rows import assert_kept, read
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "first_release"
@@ -26,8 +26,7 @@ OF_THE_MACHINE = {"status", "status_reason", "model_size", "updated_at"}
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory, tiny_models_dir):
     data = tmp_path_factory.mktemp("first-release")
-    with tarfile.open(FOLDER / "data.tar.xz") as packed:
-        packed.extractall(data, filter="data")
+    unpack(data)
     ports = dict(zip(("prefect_port", "mlflow_port", "engine_port"), free_ports(3), strict=True))
     return Settings(data_dir=data, local_models_dir=tiny_models_dir, allow_hub=False, **ports)
 
