@@ -8,11 +8,11 @@ MODELS := $(or $(LLM_PLATFORM_LOCAL_MODELS_DIR),$(DATA)/models)
 STARTER := $(MODELS)/HuggingFaceTB/SmolLM2-135M-Instruct/model.safetensors
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help run install model browser postgresql test check format clean
+.PHONY: help run install model browser postgresql test test-long check format clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
 
 run: install ## install what is missing and run the platform until Ctrl-C
 	@$(MAKE) --no-print-directory model || \
@@ -40,6 +40,9 @@ postgresql: ## install PostgreSQL for the tests of the whole platform on it (Deb
 
 test: $(VENV)/.installed-dev model ## run all tests
 	$(BIN)/python -m pytest --numprocesses 2
+
+test-long: $(VENV)/.installed-dev model ## run the tests that take hours
+	$(BIN)/python -m pytest -m long
 
 check: $(VENV)/.installed-dev ## everything that CI checks: format, lint, types, import contracts, tests
 	$(BIN)/ruff format --check .

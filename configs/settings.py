@@ -50,6 +50,10 @@ class Settings(BaseSettings):
     """SQLAlchemy URL of MLflow's store; default SQLite in the data folder."""
     prefect_database_url: str | None = None
     """Async SQLAlchemy URL of Prefect's store (`postgresql+asyncpg://…`); default SQLite in the data folder."""
+    postgresql_tools_dir: Path | None = None
+    """Folder of PostgreSQL's `pg_dump` and `pg_restore`, no older than the server; default those on the PATH."""
+    upgrade_snapshot: Literal["auto", "required", "off"] = "auto"
+    """Copy of a database before its schema is upgraded; `auto` goes on without one where `pg_dump` is missing."""
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
@@ -106,7 +110,7 @@ class Settings(BaseSettings):
             parse_keys(text)
         return text
 
-    @field_validator("data_dir", "local_models_dir", "webhook_ca_file")
+    @field_validator("data_dir", "local_models_dir", "postgresql_tools_dir", "webhook_ca_file")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         """Paths are handed to processes with other working directories."""

@@ -72,16 +72,26 @@ class Orchestrator:
         await self._http.aclose()
 
     async def submit(
-        self, deployment: str, name: str, parameters: dict[str, Any], tags: list[str], idempotency_key: str
+        self,
+        deployment: str,
+        name: str,
+        parameters: dict[str, Any],
+        tags: list[str],
+        idempotency_key: str,
+        *,
+        paused: bool = False,
     ) -> FlowRun:
-        """Create a flow run, or return the one that the same key made before; raises `PrefectRefused`."""
+        """Create a flow run, to be run or paused, or return the one that the same key made before.
+
+        Raises `PrefectRefused`.
+        """
         deployment_id = await self.deployment_id(deployment)
         body = {
             "name": name,
             "parameters": parameters,
             "tags": tags,
             "idempotency_key": idempotency_key,
-            "state": {"type": "SCHEDULED"},
+            "state": SUSPENDED if paused else {"type": "SCHEDULED"},
             "enforce_parameter_schema": False,
         }
         path = f"/deployments/{deployment_id}/create_flow_run"

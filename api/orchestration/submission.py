@@ -44,7 +44,14 @@ class Submission:
     async def _submit(self, kind: type[Repository], deployment: str, record: Any) -> None:
         said = submission_of(record)
         try:
-            run = await self._orchestrator.submit(deployment, said.name, said.parameters, [said.tag], record.uid)
+            run = await self._orchestrator.submit(
+                deployment,
+                said.name,
+                said.parameters,
+                [said.tag],
+                record.uid,
+                paused=record.status == "PAUSED",  # one of a restored backup
+            )
         except PrefectRefused as error:
             logger.warning("Prefect refuses the run of %s: %s", said.name, error)
             await asyncio.to_thread(self._record_refusal, kind, record.id, str(error))

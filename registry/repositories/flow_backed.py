@@ -76,8 +76,10 @@ class FlowBackedRepository(Generic[Record]):
         return self.session.scalar(select(self.table).where(self.table.flow_run_id == flow_run_id))
 
     def unsubmitted(self) -> Sequence[Record]:
-        """Return records that Prefect has not accepted yet, oldest first."""
-        waiting = select(self.table).where(self.table.flow_run_id.is_(None), self.table.status == "PENDING")
+        """Return records that Prefect has not accepted yet, oldest first; after a restore, also paused ones."""
+        waiting = select(self.table).where(
+            self.table.flow_run_id.is_(None), self.table.status.in_(("PENDING", "PAUSED"))
+        )
         return self.session.scalars(waiting.order_by(self.table.id)).all()
 
     def unfinished(self) -> Sequence[Record]:
