@@ -39,7 +39,7 @@ class Monitor:
     def __init__(self, settings: Settings, database: Database, engine: EngineClient | OpenAIBackend) -> None:
         self._settings = settings
         self._database = database
-        self._http = httpx.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS, trust_env=False)
+        self._http = httpx.AsyncClient(auth=settings.services_login, timeout=PROBE_TIMEOUT_SECONDS, trust_env=False)
         self._probes: dict[str, Callable[[], Awaitable[None]]] = {
             "database": self._probe_database,
             "prefect": lambda: self._probe_http(f"{settings.prefect_api_url}/health"),

@@ -18,6 +18,7 @@ from api.monitor import Monitor
 from api.orchestration.prefect_client import Orchestrator
 from configs.settings import Settings
 from registry.database import Database
+from registry.known_keys import KnownKeys
 
 SILENCE_SECONDS = 30.0
 """How much longer than the longest generation the engine may be silent before it is taken for dead."""
@@ -37,6 +38,7 @@ class Platform:
     tracking: MlflowSync
     ingestion: Ingestion
     availability: AvailabilityWatch
+    keys: KnownKeys
     refusals: Refusals
     webhooks: WebhookSender
 
@@ -45,7 +47,7 @@ class Platform:
         """Make the services; nothing runs or connects yet."""
         database = Database(settings.platform_database_url)
         engine = _inference(settings)
-        orchestrator = Orchestrator(settings.prefect_api_url)
+        orchestrator = Orchestrator(settings.prefect_api_url, settings.services_login)
         return cls(
             settings=settings,
             database=database,
@@ -56,6 +58,7 @@ class Platform:
             tracking=MlflowSync(settings, database),
             ingestion=Ingestion(settings, database),
             availability=AvailabilityWatch(settings, database),
+            keys=KnownKeys(database, settings.known_keys),
             refusals=Refusals(),
             webhooks=WebhookSender(settings, database),
         )
@@ -69,6 +72,7 @@ class Platform:
         """Close connections."""
         await self.orchestrator.close()
         await self.engine.close()
+        self.keys.close()
         self.database.close()
 
 

@@ -6,9 +6,9 @@ from typing import TypeVar
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from registry.tables import Dataset, Evaluation, JobEvent, Model, TrainingJob, Webhook, WebhookDelivery
+from registry.tables import AuditEntry, Dataset, Evaluation, JobEvent, Model, TrainingJob, Webhook, WebhookDelivery
 
-Row = TypeVar("Row", Model, TrainingJob, Evaluation, Dataset, JobEvent, Webhook, WebhookDelivery)
+Row = TypeVar("Row", Model, TrainingJob, Evaluation, Dataset, JobEvent, Webhook, WebhookDelivery, AuditEntry)
 
 
 def page(
