@@ -59,6 +59,10 @@ class ForeignHost(PlatformError):
     """The request carries a host name that is not ours."""
 
 
+class ForeignOrigin(PlatformError):
+    """A page of another site asked for a change."""
+
+
 class Unauthorized(PlatformError):
     """The request carries no key, or one that is not known."""
 
@@ -91,6 +95,7 @@ STATUS_OF_ERROR: Mapping[type[PlatformError], tuple[int, str]] = {
     ForeignHost: (400, "foreign_host"),
     Unauthorized: (401, "unauthorized"),
     Forbidden: (403, "forbidden"),
+    ForeignOrigin: (403, "foreign_origin"),
     NotFound: (404, "not_found"),
     Conflict: (409, "conflict"),
     TooLarge: (413, "too_large"),
@@ -114,6 +119,7 @@ STATUS_OF_ENGINE_CODE = {
 
 DOCUMENTED_ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "The body is not JSON"},
+    403: {"model": ErrorResponse, "description": "A page of another site asks, or the key's scope is not enough"},
     404: {"model": ErrorResponse, "description": "Unknown id or path"},
     409: {"model": ErrorResponse, "description": "The state forbids it"},
     413: {"model": ErrorResponse, "description": "The request is too large"},
@@ -124,7 +130,6 @@ DOCUMENTED_ERRORS: dict[int | str, dict[str, Any]] = {
 }
 KEY_ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorResponse, "description": "No key, or an unknown one"},
-    403: {"model": ErrorResponse, "description": "The key's scope is not enough"},
 }
 
 

@@ -15,6 +15,7 @@ from api.orchestration.submission import Submission
 from api.webhooks.addresses import Resolver
 from configs.settings import Settings
 from registry.database import Database
+from registry.known_keys import KnownKeys
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Platform:
     state_sync: StateSync
     engine: Inference
     monitor: Monitor
+    keys: KnownKeys
     refusals: Refusals
     resolver: Resolver
     dataset_process: DatasetProcess
@@ -37,7 +39,7 @@ class Platform:
         """Make the clients; nothing connects yet."""
         database = Database(settings.platform_database_url)
         engine = inference_client(settings)
-        orchestrator = Orchestrator(settings.prefect_api_url)
+        orchestrator = Orchestrator(settings.prefect_api_url, settings.services_login)
         return cls(
             settings=settings,
             database=database,
@@ -46,6 +48,7 @@ class Platform:
             state_sync=StateSync(database, orchestrator),
             engine=engine,
             monitor=Monitor(database, engine),
+            keys=KnownKeys(database, settings.known_keys),
             refusals=Refusals(),
             resolver=Resolver(allow_internal=settings.webhook_allow_internal),
             dataset_process=DatasetProcess(settings, database),
@@ -56,6 +59,7 @@ class Platform:
         await self.orchestrator.close()
         await self.engine.close()
         self.resolver.close()
+        self.keys.close()
         self.database.close()
 
 

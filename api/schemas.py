@@ -22,6 +22,7 @@ Timestamp = Annotated[
 ]
 """UTC, ISO 8601, six decimals, no offset suffix."""
 
+CREATED_BY = "Name of the key that made it; null where there are no keys, or the platform made it by itself"
 ModelId = Annotated[int, Path(ge=1, le=LARGEST_ID, description="Id of a model")]
 JobId = Annotated[int, Path(ge=1, le=LARGEST_ID, description="Id of a training job")]
 EvaluationId = Annotated[int, Path(ge=1, le=LARGEST_ID, description="Id of an evaluation")]

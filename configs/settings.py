@@ -3,6 +3,7 @@
 Every field can be set as `LLM_PLATFORM_<FIELD>`, for example `LLM_PLATFORM_API_PORT=8000`.
 """
 
+import re
 import ssl
 from functools import lru_cache
 from ipaddress import ip_address
@@ -17,6 +18,8 @@ from configs.keys import ApiKey, parse_keys
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 Port = int
+SERVICES_USER = "platform"
+ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
 class Settings(BaseSettings):
@@ -28,6 +31,8 @@ class Settings(BaseSettings):
     """Address the API binds to; beyond loopback only with `api_keys`, or `force_open`."""
     api_keys: str | None = Field(None, repr=False)
     """Keys one of which every request must carry, as `NAME:SCOPE:SHA256,…` (`llm-platform keys new`); none: no keys."""
+    services_secret: str | None = Field(None, min_length=32, repr=False)
+    """What the platform's processes show Prefect and MLflow where there are keys; `up` makes one at every start."""
     force_open: bool = False
     """Whether what asks for no key may be bound beyond loopback: Prefect's and MLflow's pages, an API without keys."""
     api_port: Port = Field(5000, ge=1, le=65535)
@@ -39,6 +44,8 @@ class Settings(BaseSettings):
     prefect_port: Port = Field(4200, ge=1, le=65535)
     allowed_hosts: list[str] = ["localhost", "127.0.0.1", "::1"]
     """Host names a request may carry (a JSON list in the environment); others are refused (DNS rebinding)."""
+    allowed_origins: list[str] = []
+    """Origins (`https://app.example`, a JSON list in the environment) whose pages may use the API; others may not."""
 
     data_dir: Path = Path("data")
     """Everything the platform writes: databases, checkpoints, adapters, logs."""
@@ -109,6 +116,18 @@ class Settings(BaseSettings):
         if text is not None:
             parse_keys(text)
         return text
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, origins: list[str]) -> list[str]:
+        """One by one: `*` would let in every page that a person on this machine opens."""
+        for origin in origins:
+            if not ORIGIN.fullmatch(origin):
+                message = (
+                    f"{origin!r} is no origin: a scheme, a host and perhaps a port, such as https://app.example:8443"
+                )
+                raise ValueError(message)
+        return [origin.lower() for origin in origins]
 
     @field_validator("data_dir", "local_models_dir", "postgresql_tools_dir", "webhook_ca_file")
     @classmethod
@@ -191,6 +210,23 @@ class Settings(BaseSettings):
     def known_keys(self) -> tuple[ApiKey, ...]:
         """The keys that open the API; none: it asks for no key."""
         return () if self.api_keys is None else parse_keys(self.api_keys)
+
+    @property
+    def services_login(self) -> tuple[str, str] | None:
+        """User name and password by which the platform's processes use Prefect and MLflow; none: they ask for none."""
+        return None if self.services_secret is None else (SERVICES_USER, self.services_secret)
+
+    @property
+    def lacks_services_secret(self) -> str | None:
+        """Why Prefect and MLflow can't be started alone: without a secret they would be open, in spite of the keys."""
+        if self.api_keys is None or self.services_secret is not None:
+            return None
+        return "with LLM_PLATFORM_API_KEYS, LLM_PLATFORM_SERVICES_SECRET is needed; `llm-platform up` makes one."
+
+    @property
+    def served_hosts(self) -> list[str]:
+        """Host names by which Prefect and MLflow may be asked: those of the API, and what this machine itself uses."""
+        return list(dict.fromkeys([*self.allowed_hosts, self.keyless_connect_host]))
 
     @property
     def loopback(self) -> bool:

@@ -26,7 +26,9 @@ class RegisteredVersion:
 class Champions:
     """The alias of each registered model; every method raises `httpx.HTTPError` if MLflow does not answer."""
 
-    def __init__(self, tracking_uri: str) -> None:
+    def __init__(self, tracking_uri: str, login: tuple[str, str] | None = None) -> None:
+        """`login` is a user name and a password, for a server that asks for them."""
+        self._login = login
         self._base_url = f"{tracking_uri}/api/2.0/mlflow"
 
     def of(self, name: str) -> RegisteredVersion | None:
@@ -51,5 +53,5 @@ class Champions:
             self._send("POST", "/model-versions/set-tag", json=body).raise_for_status()
 
     def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
-        with httpx.Client(base_url=self._base_url, timeout=TIMEOUT_SECONDS, trust_env=False) as http:
+        with httpx.Client(base_url=self._base_url, auth=self._login, timeout=TIMEOUT_SECONDS, trust_env=False) as http:
             return http.request(method, path, **content)

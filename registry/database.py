@@ -16,6 +16,8 @@ from registry.schema import upgrade_schema
 from registry.tables import Counter, Dataset, Model
 
 SQLITE_BUSY_TIMEOUT_SECONDS = 30
+HIDE_PARAMETERS = True
+"""Errors name the statement, not its values: those hold secrets of webhooks, and errors are logged."""
 
 
 class Database:
@@ -51,12 +53,13 @@ class Database:
 
 def _create_engine(url: str) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20, hide_parameters=HIDE_PARAMETERS)
     engine = create_engine(
         url,
         connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
         pool_size=10,
         max_overflow=40,
+        hide_parameters=HIDE_PARAMETERS,
     )
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

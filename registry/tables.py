@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, DateTime, Double, ForeignKey, Index, Integer, MetaData, String, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from registry.acting import name_of_acting_key
 from registry.clock import utcnow
 from registry.run_states import TERMINAL
 
@@ -63,7 +64,14 @@ def flow_backed_indexes(table: str) -> tuple[Index, ...]:
     )
 
 
-class Model(Base):
+class MadeByKey:
+    """Whose request made the record."""
+
+    created_by: Mapped[str | None] = mapped_column(String(64), default=name_of_acting_key)
+    """Name of the API key; none where the platform had no keys, or made the record by itself."""
+
+
+class Model(MadeByKey, Base):
     """A base model of the catalogue, one a user added, or one that a training job made."""
 
     __tablename__ = "models"
@@ -104,7 +112,7 @@ class Model(Base):
         return self.adapter is None and self.weights is None
 
 
-class FlowBacked:
+class FlowBacked(MadeByKey):
     """Columns of a record whose work is a Prefect flow run."""
 
     uid: Mapped[str] = mapped_column(String(32), unique=True)
@@ -244,7 +252,7 @@ class Evaluation(FlowBacked, Base):
     """Percent of the samples that are done; none until the first attempt begins."""
 
 
-class Dataset(Base):
+class Dataset(MadeByKey, Base):
     """A data set that jobs and evaluations can name; id 1 is the built-in one."""
 
     __tablename__ = "datasets"
@@ -276,7 +284,7 @@ class Dataset(Base):
     """A deleted data set is shown nowhere; its row stays, as jobs and evaluations name it."""
 
 
-class Webhook(Base):
+class Webhook(MadeByKey, Base):
     """A target that is told of the ends of training jobs."""
 
     __tablename__ = "webhooks"
@@ -397,3 +405,36 @@ class ServiceState(Base):
     reason: Mapped[str | None] = mapped_column(Text)
     latency_ms: Mapped[float | None]
     checked_at: Mapped[datetime]
+
+
+class StoredKey(MadeByKey, Base):
+    """An API key made while the platform runs, or one of the settings that was revoked; never the key itself."""
+
+    __tablename__ = "api_keys"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """SHA-256 of the key, in hex."""
+    name: Mapped[str] = mapped_column(String(64))
+    scope: Mapped[str] = mapped_column(String(10))
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    revoked_at: Mapped[datetime | None]
+    """A revoked key keeps its row: it may still be in the settings."""
+    revoked_by: Mapped[str | None] = mapped_column(String(64))
+
+
+class AuditEntry(MadeByKey, Base):
+    """A change that was asked for through the API: written before it is made, and finished with its answer."""
+
+    __tablename__ = "audit_log"
+    __table_args__ = (NEVER_REUSED,)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    method: Mapped[str] = mapped_column(String(10))
+    path: Mapped[str] = mapped_column(Text)
+    resource: Mapped[str | None] = mapped_column(String(100))
+    """The id that the answer gave."""
+    status: Mapped[int | None]
+    """The answer's HTTP status; none while there is no answer, for good if the process ended before."""
+    client: Mapped[str | None] = mapped_column(String(100))
+    """Address that the request came from."""

@@ -102,8 +102,10 @@ def _add_model(session: Session, attempt: Attempt, stored: str, version: Registe
         "adapter_step": adapter_step,
         "recipe": hyperparameters,
     }
+    job = TrainingJobRepository(session).require(attempt.job_id)
     model = models.add(
         Model(
+            created_by=job.created_by,
             name=attempt.job_name,
             base_model=attempt.model.base_model,
             status="AVAILABLE",
@@ -116,7 +118,6 @@ def _add_model(session: Session, attempt: Attempt, stored: str, version: Registe
             training_job_id=attempt.job_id,
         )
     )
-    job = TrainingJobRepository(session).require(attempt.job_id)
     job.output_model_id = model.id
     if recipe.auto_evaluate:
         _request_evaluations(session, job, recipe, parent_model_id=attempt.model.id, model_id=model.id)

@@ -34,7 +34,7 @@ class Controller:
         self._database = Database(settings.platform_database_url)
         self._leadership = Leadership(self._database)
         self._changes = changes_of(self._database)
-        self._orchestrator = Orchestrator(settings.prefect_api_url)
+        self._orchestrator = Orchestrator(settings.prefect_api_url, settings.services_login)
         self._engine = inference_client(settings)
         self._lease = Loop("lease", self._renew, RENEW_SECONDS, longest_pause=RENEW_SECONDS)
         self._probes = ServiceProbes(settings, self._engine, self._lease.wake.set)

@@ -28,7 +28,10 @@ class MlflowSync:
     def __init__(self, settings: Settings, database: Database) -> None:
         self._database = database
         self._http = httpx.AsyncClient(
-            base_url=f"{settings.mlflow_url}/api/2.0/mlflow", timeout=TIMEOUT_SECONDS, trust_env=False
+            base_url=f"{settings.mlflow_url}/api/2.0/mlflow",
+            auth=settings.services_login,
+            timeout=TIMEOUT_SECONDS,
+            trust_env=False,
         )
 
     async def close(self) -> None:

@@ -31,7 +31,7 @@ class ServiceProbes:
         self._settings = settings
         self._engine = engine
         self._on_change = on_change
-        self._http = httpx.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS, trust_env=False)
+        self._http = httpx.AsyncClient(auth=settings.services_login, timeout=PROBE_TIMEOUT_SECONDS, trust_env=False)
         self._probes: dict[str, Callable[[], Awaitable[None]]] = {
             # Not its /health, which answers whatever its database does.
             "prefect": lambda: self._get(f"{settings.prefect_api_url}/ready"),

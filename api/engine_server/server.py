@@ -17,7 +17,6 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from api.engine_server.answers import CancellingStream, embedding_answer, full_answer, streamed_answer
 from api.engine_server.errors import install_error_handlers
@@ -25,6 +24,7 @@ from api.engine_server.event_bridge import EventBridge, Progress
 from api.engine_server.schemas import EngineEmbedRequest, EngineEmbedResponse, EngineGenerateRequest, EngineHealth
 from api.generation.connections import ClientGone, unless_gone
 from configs.settings import Settings, get_settings
+from registry.guards.sites import SiteGuard
 from tasks.inference.errors import EngineClosed, InferenceError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.event_bridge.close()
 
     app = FastAPI(title="Inference engine", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
+    app.add_middleware(SiteGuard, allowed_hosts=["127.0.0.1", "localhost"])
     install_error_handlers(app)
     app.add_api_route("/generate", generate, methods=["POST"], response_model=None)
     app.add_api_route("/embed", embed, methods=["POST"], response_model=None)

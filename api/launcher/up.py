@@ -24,12 +24,12 @@ def up(
     from api.launcher.environment import platform_environment
     from api.launcher.lock import instance_lock
     from api.launcher.preflight import PreflightError, check_all, check_writable
-    from api.launcher.services import platform_services, with_probe_key
+    from api.launcher.services import platform_services, with_secrets
     from api.launcher.watch import Watch
 
     given = {"host": host, "force_open": force_open or None}
     settings = read_settings(**{name: value for name, value in given.items() if value is not None})
-    settings, probe_key = with_probe_key(settings)
+    settings, probe_key = with_secrets(settings)
     run_dir = settings.data_dir / "run"
     try:
         check_writable(settings.data_dir)

@@ -63,8 +63,9 @@ class FlowRun:
 class Orchestrator:
     """A client of the Prefect server; every method raises `ServiceDown` if it does not answer."""
 
-    def __init__(self, api_url: str, timeout_seconds: float = 10.0) -> None:
-        self._http = httpx.AsyncClient(base_url=api_url, timeout=timeout_seconds, trust_env=False)
+    def __init__(self, api_url: str, login: tuple[str, str] | None = None, *, timeout_seconds: float = 10.0) -> None:
+        """`login` is a user name and a password, for a server that asks for them."""
+        self._http = httpx.AsyncClient(base_url=api_url, auth=login, timeout=timeout_seconds, trust_env=False)
         self._deployment_ids: dict[str, str] = {}
 
     async def close(self) -> None:

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from registry.tables import Dataset, Evaluation, JobEvent, Model, TrainingJob, Webhook, WebhookDelivery
+from registry.tables import AuditEntry, Dataset, Evaluation, JobEvent, Model, TrainingJob, Webhook, WebhookDelivery
 
-Row = TypeVar("Row", Model, TrainingJob, Evaluation, Dataset, JobEvent, Webhook, WebhookDelivery)
+Row = TypeVar("Row", Model, TrainingJob, Evaluation, Dataset, JobEvent, Webhook, WebhookDelivery, AuditEntry)
 Filtered = Model | TrainingJob | Evaluation | Dataset
 
 

@@ -110,7 +110,7 @@ def enter(settings: Settings, session: Session, model_id: int) -> Contest:
             "fine-tuned models can be champion."
         )
     version = RegisteredVersion(model.parameters["registered_model"], model.parameters["registered_model_version"])
-    reigning = Champions(settings.mlflow_url).of(version.name)
+    reigning = Champions(settings.mlflow_url, settings.services_login).of(version.name)
     job_id = reigning.tags.get("training_job_id") if reigning is not None else None
     champion = models.of_job(int(job_id)) if job_id is not None else None
     return Contest(model, version, champion, reigning)
@@ -135,7 +135,7 @@ def promote(settings: Settings, database: Database, model_id: int, wanted: Promo
                 raise NotBetter(_why_not(contest, figures, wanted), contest, figures)
             promotion = Promotion(contest, figures, forced=not won)
         if contest.reigning != contest.version:
-            _crown(Champions(settings.mlflow_url), promotion, wanted)
+            _crown(Champions(settings.mlflow_url, settings.services_login), promotion, wanted)
         return promotion
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AliasPath, Field
 
-from api.schemas import NextAfter, ResponseBody, Timestamp
+from api.schemas import CREATED_BY, NextAfter, ResponseBody, Timestamp
 from configs.recipe import EvaluationSettings, MetricName
 
 Status = Literal["PENDING", "RUNNING", "PAUSED", "COMPLETED", "FAILED", "CANCELLED"]
@@ -46,6 +46,7 @@ class EvaluationSummary(Metrics):
     model_id: int
     eval_name: str
     created_at: Timestamp
+    created_by: str | None = Field(description=CREATED_BY)
     completed_at: Timestamp | None
     status: Status
     progress: float | None = Field(

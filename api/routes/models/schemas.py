@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from api.schemas import NextAfter, ResponseBody, Timestamp
+from api.schemas import CREATED_BY, NextAfter, ResponseBody, Timestamp
 from configs.recipe import NO_NUL, JobName, PromotionSettings
 from configs.strict import StrictModel
 
@@ -46,6 +46,7 @@ class ModelSummary(ResponseBody):
     model_size: str | None
     created_at: Timestamp
     updated_at: Timestamp
+    created_by: str | None = Field(description=CREATED_BY)
 
 
 class ModelDetail(ModelSummary):

@@ -65,6 +65,7 @@ def _summary_fields(job: TrainingJob) -> dict[str, Any]:
         "learning_rate": job.recipe["learning_rate"],
         "batch_size": job.recipe["batch_size"],
         "created_at": job.created_at,
+        "created_by": job.created_by,
         "started_at": job.started_at,
         "completed_at": job.completed_at,
     }

@@ -12,12 +12,12 @@ import pytest
 
 from api.cli.program import run
 from api.launcher.environment import platform_environment
-from api.launcher.services import platform_services, with_probe_key
+from api.launcher.services import platform_services, with_secrets
 from configs.keys import Scope, holder_of, new_key, parse_keys
 from configs.settings import Settings
 
 KEY, CONFIGURED = new_key("person", Scope.READ)
-STARTED, PROBE_KEY = with_probe_key(Settings(api_keys=str(CONFIGURED)))
+STARTED, PROBE_KEY = with_secrets(Settings(api_keys=str(CONFIGURED)))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_no_part_gets_a_key_in_clear_text():
     environment = platform_environment(STARTED, {"LLM_PLATFORM_API_KEY": KEY})
     assert parse_keys(environment["LLM_PLATFORM_API_KEYS"]) == STARTED.known_keys
     assert not [name for name, value in environment.items() if KEY in value or PROBE_KEY in value]
-    assert with_probe_key(Settings()) == (Settings(), None)
+    assert with_secrets(Settings()) == (Settings(), None)
 
 
 def test_up_refuses_a_endpoint_without_keys_beyond_loopback(capsys, nowhere, monkeypatch):
