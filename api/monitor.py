@@ -106,7 +106,8 @@ class Monitor:
         """The engine's port opens before its libraries are imported; until then it is not there."""
         self.engine = await self._engine.health()
         if self.engine.status != "ok":
-            raise _NotReady(f"the engine is {self.engine.status}")
+            reason = f": {self.engine.error}" if self.engine.error else ""
+            raise _NotReady(f"the engine is {self.engine.status}{reason}")
 
     async def _probe_worker(self) -> None:
         """The worker is there when Prefect has heard from it lately, in both of its pools."""

@@ -2,7 +2,7 @@
 
 `from_pretrained` sets torch's default dtype, and replaces `PreTrainedModel.tie_weights` by nothing, for the whole
 process, and puts back what it found. Two that overlap put back each other's (transformers#44940): no model with a tied
-head loads any more, and random numbers are drawn in another precision. Whatever builds a model does so within `loading`.
+head loads any more, and random numbers are drawn in another precision. Whatever builds a model does so in `loading`.
 """
 
 import logging
@@ -23,16 +23,24 @@ _LINSPACE = torch.linspace
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Hold every other load of the process off; afterwards its globals are what they were when it began to run."""
+    """Hold every other load of the process off; before and after it the process's globals are what they were at first.
+
+    May be nested.
+    """
     with _LOCK:
+        _mend()
         try:
             yield
         finally:
-            if (damage := _damage()) is not None:
-                logger.error("a load left the process changed (%s); it is put back", damage)
-                torch.set_default_dtype(_DEFAULT_DTYPE)
-                PreTrainedModel.tie_weights = _TIE_WEIGHTS
-                torch.linspace = _LINSPACE
+            _mend()
+
+
+def _mend() -> None:
+    if (found := _damage()) is not None:
+        logger.error("a load left the process changed (%s); it is put back", found)
+        torch.set_default_dtype(_DEFAULT_DTYPE)
+        PreTrainedModel.tie_weights = _TIE_WEIGHTS
+        torch.linspace = _LINSPACE
 
 
 def damage() -> str | None:
