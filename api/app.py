@@ -11,6 +11,7 @@ from fastapi.staticfiles import StaticFiles
 
 from api.errors import DOCUMENTED_ERRORS, KEY_ERRORS, in_openais_shape, install_error_handlers
 from api.guards import BodyLimit, HostGuard
+from api.json_guard import JsonGuard
 from api.keys import KeyGuard
 from api.platform import Platform
 from api.routes.datasets.endpoints import router as datasets
@@ -58,6 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
     _serve_documentation(app)
     install_error_handlers(app)
     uploads = dict.fromkeys(("/api/datasets", "/v1/files"), settings.max_upload_bytes)
+    app.add_middleware(JsonGuard, max_bytes=settings.max_request_bytes)
     app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes, of_paths=uploads)
     app.add_middleware(HostGuard, allowed_hosts=settings.allowed_hosts)
     if keyed:

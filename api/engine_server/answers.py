@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING
 
 from fastapi import Request
@@ -13,6 +13,7 @@ from api.engine_server.errors import status_and_body
 from api.engine_server.event_bridge import News
 from api.engine_server.schemas import EngineEmbedResponse, EngineGenerateResponse, TokenLogprob
 from api.generation.connections import ClientGone, following, unless_gone
+from api.generation.sse import event as sse_event
 
 if TYPE_CHECKING:
     from api.engine_server.service import TextEmbedding, TextGeneration
@@ -88,16 +89,16 @@ async def events(generation: "TextGeneration", news: News) -> AsyncGenerator[byt
     """
     found = pieces(generation, news)
     await anext(found)
-    yield _event({"running": True})
+    yield sse_event({"running": True})
     try:
         async for text, logprobs in found:
             told = {"logprobs": [token.model_dump() for token in logprobs]} if logprobs else {}
-            yield _event({"text": text, **told})
+            yield sse_event({"text": text, **told})
     except Exception as error:
         logger.exception("a stream failed")
-        yield _event(status_and_body(error)[1])
+        yield sse_event(status_and_body(error)[1])
         return
-    yield _event({"done": True, **generation.usage().model_dump()})
+    yield sse_event({"done": True, **generation.usage().model_dump()})
 
 
 async def vector(embedding: "TextEmbedding", news: News) -> EngineEmbedResponse:
@@ -108,10 +109,6 @@ async def vector(embedding: "TextEmbedding", news: News) -> EngineEmbedResponse:
         return embedding.answer()
     finally:
         embedding.end()
-
-
-def _event(data: Mapping[str, object]) -> bytes:
-    return f"data: {json.dumps(data)}\n\n".encode()
 
 
 class CancellingStream(StreamingResponse):

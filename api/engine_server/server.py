@@ -23,7 +23,7 @@ from api.engine_server.answers import CancellingStream, events, vector, whole
 from api.engine_server.errors import install_error_handlers
 from api.engine_server.event_bridge import Doorbell, News
 from api.engine_server.schemas import EngineEmbedRequest, EngineEmbedResponse, EngineGenerateRequest, EngineHealth
-from api.generation.connections import ClientGone, unless_gone
+from api.generation.connections import CLIENT_CLOSED_REQUEST, ClientGone, answered, unless_gone
 from configs.settings import Settings, get_settings
 from tasks.inference.errors import EngineClosed, InferenceError
 
@@ -34,7 +34,6 @@ IMPORT_SECONDS = 120.0
 """How long a request waits for the libraries to be imported before it is told to come back."""
 GRACE_SECONDS = 1
 """How long answers may still run after a signal to stop."""
-CLIENT_CLOSED_REQUEST = 499
 SPIN_COUNT = "2000"
 """How often a waiting thread of a product looks before it sleeps: costs little alone, saves most of a busy machine."""
 logger = logging.getLogger("uvicorn.error")
@@ -127,10 +126,7 @@ async def embed(body: EngineEmbedRequest, request: Request) -> EngineEmbedRespon
     news = News(request.app.state.doorbell, every_token=False)
     engine = await background.wait()
     embedding = await run_in_threadpool(engine.embed, body, news)
-    try:
-        return await unless_gone(request, vector(embedding, news))
-    except ClientGone:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return await answered(request, vector(embedding, news))
 
 
 async def health(request: Request) -> EngineHealth:
