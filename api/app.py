@@ -14,6 +14,7 @@ from fastapi.staticfiles import StaticFiles
 from api.audit import AuditTrail
 from api.errors import DOCUMENTED_ERRORS, KEY_ERRORS, in_openais_shape, install_error_handlers
 from api.guards import BodyLimit, BrowserClients, site_answer
+from api.json_guard import JsonGuard
 from api.keys import KeyGuard
 from api.platform import Platform
 from api.process_probes import ProcessProbes
@@ -67,6 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
     _serve_documentation(app)
     install_error_handlers(app)
     uploads = dict.fromkeys(("/api/datasets", "/v1/files"), settings.max_upload_bytes)
+    app.add_middleware(JsonGuard, max_bytes=settings.max_request_bytes)
     app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes, of_paths=uploads)
     # The last to be added is the first to be asked.
     app.add_middleware(AuditTrail, database=platform.database)
@@ -87,9 +89,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     upgrade(platform.settings.platform_database_url)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="api") as threads:
         asyncio.get_running_loop().set_default_executor(threads)
+        counting = asyncio.create_task(platform.generations.counter.run())
         try:
             yield
         finally:
+            counting.cancel()
             await platform.close()
 
 

@@ -71,6 +71,14 @@ class Forbidden(PlatformError):
     """The request's key may not do this; the details say which scope it has and which is needed."""
 
 
+class Busy(PlatformError):
+    """More is being done than the platform takes on at a time; `retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class EvaluationFailed(PlatformError):
     """An evaluation that was waited for ended without numbers."""
 
@@ -102,9 +110,12 @@ STATUS_OF_ERROR: Mapping[type[PlatformError], tuple[int, str]] = {
     Invalid: (422, "invalid"),
     TooLittleMemory: (422, "too_little_memory"),
     DatasetInvalid: (422, "invalid_dataset"),
+    Busy: (429, "busy"),
     EvaluationFailed: (500, "evaluation_failed"),
     ServiceDown: (503, "part_down"),
 }
+MOST_PROBLEMS = 20
+"""How many of a request's problems an answer names."""
 OPENAI_PREFIX = "/v1/"
 OPENAI_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 STATUS_OF_ENGINE_CODE = {
@@ -200,7 +211,7 @@ def platform_error_response(error: PlatformError, path: str) -> JSONResponse:
 
 def _problem_of(error: PlatformError) -> Problem:
     status, code = STATUS_OF_ERROR[type(error)]
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, ServiceDown) else None
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, ServiceDown | Busy) else None
     if isinstance(error, Unauthorized):
         headers = {"WWW-Authenticate": "Bearer"}
     return Problem(status, error.message, code, error.details, headers)
@@ -239,7 +250,9 @@ def _problem_of_validation(error: RequestValidationError) -> Problem:
     if first["loc"][0] == "path":
         message = f"There is nothing with the id {_shown(first['input'])}; ids are integers from 1."
         return Problem(404, message, "not_found")
-    sentences = [_sentence(problem) for problem in problems]
+    sentences = [_sentence(problem) for problem in problems[:MOST_PROBLEMS]]
+    if len(problems) > MOST_PROBLEMS:
+        sentences.append(f"There are {len(problems) - MOST_PROBLEMS} further problems.")
     return Problem(422, " ".join(sentences), "invalid", param=_field_name(first["loc"]) or None)
 
 

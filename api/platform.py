@@ -6,7 +6,10 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from api.dataset_process import DatasetProcess
+from api.generation.counting import GenerationCounter
 from api.generation.inference import Inference, inference_client
+from api.generation.model_input import ModelInputs
+from api.generation.service import Generations
 from api.keys import Refusals
 from api.monitor import Monitor
 from api.orchestration.prefect_client import Orchestrator
@@ -28,6 +31,7 @@ class Platform:
     submission: Submission
     state_sync: StateSync
     engine: Inference
+    generations: Generations
     monitor: Monitor
     keys: KnownKeys
     refusals: Refusals
@@ -40,6 +44,7 @@ class Platform:
         database = Database(settings.platform_database_url)
         engine = inference_client(settings)
         orchestrator = Orchestrator(settings.prefect_api_url, settings.services_login)
+        inputs, counter = ModelInputs(settings, database), GenerationCounter(database)
         return cls(
             settings=settings,
             database=database,
@@ -47,6 +52,7 @@ class Platform:
             submission=Submission(database, orchestrator),
             state_sync=StateSync(database, orchestrator),
             engine=engine,
+            generations=Generations(settings, engine, inputs, counter),
             monitor=Monitor(database, engine),
             keys=KnownKeys(database, settings.known_keys),
             refusals=Refusals(),
@@ -60,6 +66,7 @@ class Platform:
         await self.engine.close()
         self.resolver.close()
         self.keys.close()
+        await self.generations.counter.close()
         self.database.close()
 
 

@@ -92,6 +92,14 @@ class Settings(BaseSettings):
     backend_api_key: str | None = Field(None, repr=False)
     generation_timeout_seconds: float = Field(600.0, gt=0)
     """How long a request for text may wait and run; one that takes longer ends with 503."""
+    generation_max_answers: int = Field(1024, ge=1)
+    """Answers that one request may ask for: its prompts times `n`."""
+    generation_max_tokens: int = Field(4_194_304, ge=1)
+    """Tokens that one request may ask for: its prompts times `n` times the most tokens of each answer."""
+    generation_connections: int = Field(512, ge=1)
+    """Answers that the engine is asked for at once, each over a connection of its own; further ones wait."""
+    generation_queue_length: int = Field(4096, ge=1)
+    """Answers waiting for such a place; a request for more is refused with 429."""
     pause_wait_seconds: float = Field(60.0, ge=0)
     """How long `/pause` waits for the trainer to leave before it answers 202."""
     checkpoint_interval_seconds: float = Field(60.0, gt=0)

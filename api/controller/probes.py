@@ -83,7 +83,7 @@ class ServiceProbes:
         """The engine's port opens before its libraries are imported; until then it is not there."""
         health = await self._engine.health()
         if health.status != "ok":
-            raise _NotReady(f"the engine is {health.status}")
+            raise _NotReady(f"the engine is {health.status}" + (f": {health.error}" if health.error else ""))
 
     async def _probe_worker(self) -> None:
         """The worker is there when Prefect has heard from it lately, in all of its pools."""

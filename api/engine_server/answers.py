@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING
 
 from fastapi import Request
@@ -13,6 +13,7 @@ from api.engine_server.errors import status_and_body
 from api.engine_server.event_bridge import Progress
 from api.engine_server.schemas import EngineEmbedResponse, EngineGenerateResponse, TokenLogprob
 from api.generation.connections import ClientGone, following, unless_gone
+from api.generation.sse import event as sse_event
 
 if TYPE_CHECKING:
     from api.engine_server.service import TextEmbedding, TextGeneration
@@ -90,16 +91,16 @@ async def streamed_answer(generation: "TextGeneration", progress: Progress) -> A
     """
     found = pieces(generation, progress)
     await anext(found)
-    yield _event({"running": True})
+    yield sse_event({"running": True})
     try:
         async for text, logprobs in found:
             shown = {"logprobs": [token.model_dump() for token in logprobs]} if logprobs else {}
-            yield _event({"text": text, **shown})
+            yield sse_event({"text": text, **shown})
     except Exception as error:
         logger.exception("a stream failed")
-        yield _event(status_and_body(error)[1])
+        yield sse_event(status_and_body(error)[1])
         return
-    yield _event({"done": True, **generation.usage().model_dump()})
+    yield sse_event({"done": True, **generation.usage().model_dump()})
 
 
 async def embedding_answer(embedding: "TextEmbedding", progress: Progress) -> EngineEmbedResponse:
@@ -110,10 +111,6 @@ async def embedding_answer(embedding: "TextEmbedding", progress: Progress) -> En
         return embedding.answer()
     finally:
         embedding.end()
-
-
-def _event(data: Mapping[str, object]) -> bytes:
-    return f"data: {json.dumps(data)}\n\n".encode()
 
 
 class CancellingStream(StreamingResponse):

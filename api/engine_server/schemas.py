@@ -108,7 +108,10 @@ class EngineModel(TypedDict):
 
 
 class EngineHealth(BaseModel):
-    """State of the engine's process: `loading` until its libraries are imported, `failed` if they can't be."""
+    """State of the engine's process: `loading` until its libraries are imported, `failed` if it can't answer requests.
+
+    `error` says why: the libraries can't be imported, a decode thread has died or hangs, the device does not compute.
+    """
 
     status: Literal["loading", "ok", "failed"]
     models: list[EngineModel] = []

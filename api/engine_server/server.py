@@ -22,7 +22,7 @@ from api.engine_server.answers import CancellingStream, embedding_answer, full_a
 from api.engine_server.errors import install_error_handlers
 from api.engine_server.event_bridge import EventBridge, Progress
 from api.engine_server.schemas import EngineEmbedRequest, EngineEmbedResponse, EngineGenerateRequest, EngineHealth
-from api.generation.connections import ClientGone, unless_gone
+from api.generation.connections import CLIENT_CLOSED_REQUEST, ClientGone, answered, unless_gone
 from configs.settings import Settings, get_settings
 from registry.guards.sites import SiteGuard
 from tasks.inference.errors import EngineClosed, InferenceError
@@ -34,7 +34,6 @@ IMPORT_SECONDS = 120.0
 """How long a request waits for the libraries to be imported before it fails with 503."""
 GRACE_SECONDS = 1
 """How long answers may still run after a signal to stop."""
-CLIENT_CLOSED_REQUEST = 499
 SPIN_COUNT = "2000"
 """Spins of a waiting OpenMP thread before it sleeps: few, because on a busy machine other threads need the core."""
 logger = logging.getLogger("uvicorn.error")
@@ -127,10 +126,7 @@ async def embed(body: EngineEmbedRequest, request: Request) -> EngineEmbedRespon
     progress = Progress(request.app.state.event_bridge, every_token=False)
     engine = await background.wait()
     embedding = await run_in_threadpool(engine.embed, body, progress)
-    try:
-        return await unless_gone(request, embedding_answer(embedding, progress))
-    except ClientGone:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return await answered(request, embedding_answer(embedding, progress))
 
 
 async def health(request: Request) -> EngineHealth:

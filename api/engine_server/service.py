@@ -222,8 +222,10 @@ class TextEngine:
             raise InvalidRequest(str(error)) from error
 
     def health(self) -> EngineHealth:
-        """Return what is loaded, running and waiting."""
-        return EngineHealth.model_validate({"status": "ok", **asdict(self._engine.stats())})
+        """Return what is loaded, running and waiting; `failed` with the reason if requests can't be answered."""
+        trouble = self._engine.trouble()
+        found = {"status": "ok" if trouble is None else "failed", "error": trouble}
+        return EngineHealth.model_validate({**found, **asdict(self._engine.stats())})
 
     def close(self, timeout: float) -> bool:
         """Cancel everything; tell whether the engine's threads ended within `timeout` seconds."""

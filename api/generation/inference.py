@@ -14,5 +14,5 @@ def inference_client(settings: Settings) -> Inference:
     # The engine keeps to the limit itself, and says so; this is for one that says nothing at all.
     seconds = settings.generation_timeout_seconds + SILENCE_SECONDS
     if settings.backend_url is not None:
-        return OpenAIBackend(settings.backend_url, settings.backend_api_key, seconds)
-    return EngineClient(settings.engine_url, seconds)
+        return OpenAIBackend(settings.backend_url, settings.backend_api_key, seconds, settings.generation_connections)
+    return EngineClient(settings.engine_url, seconds, settings.generation_connections)

@@ -1,7 +1,6 @@
 """The engine: takes requests for any model, loads what they need within a memory budget, answers many at a time."""
 
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +13,12 @@ from tasks.inference.errors import EngineClosed, InputTooLong, PromptTooLong, Re
 from tasks.inference.generation import Generation, GenerationRequest, TokenLogprobs
 from tasks.inference.listener import Listener
 from tasks.inference.network.load import cache_bytes_per_token, needed_for_base
+from tasks.inference.probe import DeviceProbe
 from tasks.inference.request import ModelRef, Request
 from tasks.inference.weight_cache import WeightCache
-from tasks.inference.worker import BaseWorker, Limits, WorkerSettings
+from tasks.inference.worker import BaseWorker, Limits, Tally, WorkerSettings
 from tasks.models.loading import context_length, load_config
+from tasks.models.process_state import damage
 
 __all__ = [
     "Embedding",
@@ -31,6 +32,10 @@ __all__ = [
     "ModelStats",
     "TokenLogprobs",
 ]
+
+STUCK_SECONDS = 120.0
+"""A step of a few hundred tokens that takes longer will not end."""
+PROBE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,8 @@ class Engine:
         self._settings = WorkerSettings(dtype, device, limits, step, int8)
         self._kv_cache_bytes = kv_cache_bytes
         self._weight_cache: WeightCache[BaseWorker] = WeightCache(memory_budget_bytes, limits.patience_seconds)
-        self._generated: Counter[Path] = Counter()
+        self._tally = Tally()
+        self._probe = DeviceProbe(device, STUCK_SECONDS, PROBE_SECONDS)
         self._contexts: dict[Path, int] = {}
         self._plans: dict[Path, BasePlan] = {}
 
@@ -163,8 +169,21 @@ class Engine:
                 budget_bytes=self._weight_cache.budget_bytes,
                 running=sum(model.running for model in models),
                 waiting=sum(model.waiting for model in models),
-                generated_tokens=self._generated.total(),
+                generated_tokens=self._tally.generated.total(),
             )
+
+    def trouble(self) -> str | None:
+        """Return why requests can't be answered though the process runs, in a sentence's part; None: they can."""
+        now = time.monotonic()
+        with self._weight_cache.changed:
+            for worker in self._weight_cache.holders.values():
+                if not worker.is_alive():
+                    return f"the thread that decodes with {worker.folder} has ended, and requests wait for it"
+                if (since := worker.step_since) is not None and now - since > STUCK_SECONDS:
+                    return f"a step with {worker.folder} has taken {now - since:.0f} s and is not done"
+            if self._tally.died:
+                return next(iter(self._tally.died.values()))
+        return damage() or self._probe.trouble()
 
     def close(self, timeout: float = 5.0) -> bool:
         """Cancel all requests and free all weights; return whether all threads ended within `timeout` seconds."""
@@ -187,7 +206,7 @@ class Engine:
                 raise EngineClosed
             folder = request.model.weights
             if (worker := self._weight_cache.holders.get(folder)) is None:
-                worker = BaseWorker(folder, plan, self._weight_cache, self._settings, self._generated)
+                worker = BaseWorker(folder, plan, self._weight_cache, self._settings, self._tally)
                 self._weight_cache.holders[folder] = worker
                 worker.start()
             worker.enqueue(request)

@@ -63,7 +63,9 @@ class GeneratingSequence(ActiveSequence):
 
     def row(self) -> Row:
         """Return what its next token is sampled with."""
-        uniform = 0.0 if self._sampling.temperature == 0 else float(torch.rand((), generator=self._generator))
+        drawn = self._sampling.temperature > 0
+        # The type is named: while a model is loaded elsewhere, torch's default is that model's.
+        uniform = float(torch.rand((), generator=self._generator, dtype=torch.float32)) if drawn else 0.0
         allowed = self._constraint.allowed(self._vocabulary) if self._constraint is not None else None
         return Row(self._sampling, uniform, self._seen, allowed)
 

@@ -4,7 +4,7 @@ import gc
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -54,6 +54,16 @@ class WorkerSettings:
     """Whether weights are quantised to eight bits, where that is implemented."""
 
 
+@dataclass(frozen=True)
+class Tally:
+    """What the engine knows of its bases beyond their threads' lives; each thread writes what is its own base's."""
+
+    generated: Counter[Path] = field(default_factory=Counter)
+    """Tokens since the engine's start."""
+    died: dict[Path, str] = field(default_factory=dict)
+    """What ended a base's thread out of order, until the base is loaded again."""
+
+
 class BaseWorker(threading.Thread):
     """One base, its request queue, and its decode thread. Fields are guarded by `weight_cache.changed`."""
 
@@ -63,9 +73,9 @@ class BaseWorker(threading.Thread):
         plan: BasePlan,
         weight_cache: "WeightCache[BaseWorker]",
         settings: WorkerSettings,
-        generated: Counter[Path],
+        tally: Tally,
     ) -> None:
-        """`generated` counts each base's tokens; this thread writes its own base's number."""
+        """`tally` outlives this thread."""
         super().__init__(name=f"decode-{folder.name}", daemon=True)
         self.folder = folder
         self.base: LoadedBase | None = None
@@ -74,7 +84,8 @@ class BaseWorker(threading.Thread):
         self._weight_cache = weight_cache
         self._plan = plan
         self._settings = settings
-        self._generated = generated
+        self._tally = tally
+        self.step_since: float | None = None
         self._reserved = 0  # bytes of the weights being loaded
         self.waiting_for_memory_since: float | None = None
         self._last_used = time.monotonic()
@@ -112,8 +123,10 @@ class BaseWorker(threading.Thread):
             while self._work():
                 pass
         except BaseException as error:
+            outcome = InferenceError(f"the engine's thread for {self.folder} failed: {error}")
+            self._tally.died[self.folder] = str(outcome)
             with self._weight_cache.changed:
-                self._leave(InferenceError(f"the engine's thread for {self.folder} failed: {error}"))
+                self._leave(outcome)
             raise
 
     def _work(self) -> bool:
@@ -122,7 +135,9 @@ class BaseWorker(threading.Thread):
         if isinstance(work, Load):
             self._load(work)
         elif work is not None:
-            self._generated[self.folder] += decode_step(*work, self._settings.step, self._ended)
+            self.step_since = time.monotonic()
+            self._tally.generated[self.folder] += decode_step(*work, self._settings.step, self._ended)
+            self.step_since = None
         return work is not None
 
     def _next_work(self) -> Load | tuple[LoadedBase, list[ActiveSequence]] | None:
@@ -214,6 +229,7 @@ class BaseWorker(threading.Thread):
             if base is not None and adapter is not None and attached is not None:
                 base.adapters[adapter] = attached
             if failure is None and base is not None:
+                self._tally.died.pop(self.folder, None)
                 # Under the same lock: another base's thread could evict this idle base before its request runs.
                 self._start(load.request, base)
             else:

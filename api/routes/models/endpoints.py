@@ -3,10 +3,10 @@
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi import status as http
-from fastapi.responses import StreamingResponse
 
+from api.generation.connections import answered
 from api.idempotency import OnceOnly
 from api.listing import CreatedAfter, Name, Paged
 from api.platform import CurrentPlatform
@@ -66,13 +66,12 @@ def create_model(platform: CurrentPlatform, body: ModelCreate, once: OnceOnly) -
 
 @router.post("/{model_id}/generate", response_model=GenerateResponse, responses=EVENT_STREAM)
 async def generate_text(
-    platform: CurrentPlatform, model_id: ModelId, body: GenerateRequest
+    platform: CurrentPlatform, request: Request, model_id: ModelId, body: GenerateRequest
 ) -> Response | GenerateResponse:
     """Generate text using a specific model."""
     if body.stream:
-        events = await service.stream(platform, model_id, body)
-        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-    return await service.generate(platform, model_id, body)
+        return await answered(request, service.stream(platform, model_id, body))
+    return await answered(request, service.generate(platform, model_id, body))
 
 
 @router.post("/{model_id}/promote")

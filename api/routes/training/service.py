@@ -7,11 +7,12 @@ import shutil
 from sqlalchemy.orm import Session
 
 from api.errors import Conflict, Invalid, NotFound, ServiceDown, TooLittleMemory
+from api.generation.model_input import require_loadable
 from api.idempotency import Answer, IdempotentRequest, create_once
 from api.listing import Paging, Part
 from api.platform import Platform
 from api.routes.datasets.service import require_dataset
-from api.routes.models.service import model_in, require_loadable
+from api.routes.models.service import model_in
 from api.routes.training.memory import has_gpu, lack_of_memory
 from api.routes.training.presenter import detail_of
 from api.routes.training.schemas import TrainingCreate, TrainingCreated, TrainingDetail

@@ -16,6 +16,7 @@ from tasks.inference.network.shape import ProductName, ProductShape, Shape
 from tasks.models.errors import WeightsError
 from tasks.models.loading import LOAD_ERRORS, adapter_config, adapter_files, first_line, weight_shapes, wrap
 from tasks.models.loading import check_adapter_tensors as check_tensors
+from tasks.models.process_state import loading
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class AdapterReader:
 
     def _attached_scales(self, config: LoraConfig, file: Path) -> dict[str, float]:
         if self._skeleton is None:
-            with torch.device("meta"):
+            with loading(), torch.device("meta"):
                 self._skeleton = AutoModelForCausalLM.from_config(self._config)
         attached = wrap(self._skeleton, config, "read", {"autocast_adapter_dtype": False, "low_cpu_mem_usage": True})
         try:

@@ -61,7 +61,7 @@ class Decoder:
         plan = _Plan(batch, self, self._device, self._dtype)
         states, weights = self._read(plan, arena), self._weights
         if not plan.wanted:
-            return torch.empty(0, self.shape.vocabulary, device=self._device)
+            return torch.empty(0, self.shape.vocabulary, dtype=torch.float32, device=self._device)
         last = self._norm(states.index_select(0, plan.wanted_rows), weights.final_norm)
         return functional.linear(last, weights.head)[: plan.wanted].float()
 

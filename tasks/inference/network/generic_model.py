@@ -60,7 +60,9 @@ class GenericModel:
             logits = self._model(**inputs, logits_to_keep=1).logits
             if wants_logits:
                 rows.append(logits[0, -1].float())
-        return torch.stack(rows) if rows else torch.empty(0, self._vocabulary, device=self._model.device)
+        if not rows:
+            return torch.empty(0, self._vocabulary, dtype=torch.float32, device=self._model.device)
+        return torch.stack(rows)
 
     @torch.inference_mode()
     def sum_states(self, batch: StepBatch, arena: KVArena) -> Tensor:
