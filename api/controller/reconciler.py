@@ -85,11 +85,14 @@ class Reconciler:
                 found = await self._orchestrator.flow_runs(asked)
                 await self._carry(kind, found)
                 gone = set(asked) - {run.id for run in found}
-                await asyncio.to_thread(self._record_deleted, kind, gone)
+                await self._record_deleted(kind, deployment, gone)
 
     async def refresh(self, kind: type[Repository], flow_run_id: str) -> None:
         """Mirror one run's state now: what was changed in Prefect a moment ago must count for what is asked here."""
-        await self._carry(kind, await self._orchestrator.flow_runs([flow_run_id]))
+        found = await self._orchestrator.flow_runs([flow_run_id])
+        await self._carry(kind, found)
+        if not found:
+            await self._record_deleted(kind, dict(KINDS)[kind], {flow_run_id})
 
     async def _carry(self, kind: type[Repository], runs: Sequence[FlowRun]) -> None:
         """Mirror the runs' states, make pauses last, and let those go on whose process has died."""
@@ -97,6 +100,9 @@ class Reconciler:
         for run in runs:
             if run.pause_limited:
                 await self._orchestrator.lift_pause_limit(run.id)
+            if await self._orchestrator.is_stranded(dict(KINDS)[kind], run) and await self._is_known(kind, run):
+                await self._orchestrator.discard(run)
+                await asyncio.to_thread(self._submit_again, kind, run.id)
         for run in died:
             if run.state_type == "CANCELLING":
                 await self._orchestrator.end_cancelled(run)
@@ -119,9 +125,9 @@ class Reconciler:
                 for record in await asyncio.to_thread(self._unsubmitted, kind):
                     submission = submission_of(record)
                     run = await self._orchestrator.submit(
-                        deployment, submission.name, submission.parameters, [submission.tag], record.uid
+                        deployment, submission.name, submission.parameters, [submission.tag], submission.key
                     )
-                    await asyncio.to_thread(self._mark_submitted, kind, record.id, run.id)
+                    await asyncio.to_thread(self._mark_submitted, kind, record.id, run)
 
     def _unsubmitted(self, kind: type[Repository]) -> list[Any]:
         with self._database.reading() as session:
@@ -131,10 +137,24 @@ class Reconciler:
         with self._database.reading() as session:
             return [record.flow_run_id for record in kind(session).unfinished() if record.flow_run_id]
 
-    def _mark_submitted(self, kind: type[Repository], record_id: int, flow_run_id: str) -> None:
+    def _mark_submitted(self, kind: type[Repository], record_id: int, run: FlowRun) -> None:
         with self._database.transaction() as session:
             record = kind(session).require(record_id)
-            record.flow_run_id = flow_run_id
+            record.flow_run_id, record.deployment_id = run.id, run.deployment_id
+
+    async def _is_known(self, kind: type[Repository], run: FlowRun) -> bool:
+        def known() -> bool:
+            with self._database.reading() as session:
+                return kind(session).by_flow_run(run.id) is not None
+
+        return await asyncio.to_thread(known)
+
+    def _submit_again(self, kind: type[Repository], flow_run_id: str) -> None:
+        with self._database.transaction() as session:
+            repository: Any = kind(session)
+            record = repository.by_flow_run(flow_run_id)
+            if record is not None:
+                repository.submit_again(record)
 
     def _mirror(self, kind: type[Repository], runs: Sequence[FlowRun]) -> list[FlowRun]:
         """Carry the runs' states into their records, and return the runs that have died.
@@ -172,13 +192,17 @@ class Reconciler:
                 )
                 repository.log(record.id, f"{died}: {cause(run)}")
 
-    def _record_deleted(self, kind: type[Repository], flow_run_ids: set[str]) -> None:
-        """A run deleted in Prefect will never end by itself: its record is cancelled, and says so."""
+    async def _record_deleted(self, kind: type[Repository], deployment: str, flow_run_ids: set[str]) -> None:
+        """Record that Prefect has no such runs any more: each is submitted again, or its record is cancelled."""
+        if not flow_run_ids:
+            return
+        deployment_id = await self._orchestrator.deployment_id(deployment, now=True)
         for flow_run_id in flow_run_ids:
-            with self._database.transaction() as session:
-                repository: Any = kind(session)
-                record = repository.by_flow_run(flow_run_id)
-                repository.record_state(record, "CANCELLED", utcnow(), "Its flow run was deleted in Prefect.")
+            await asyncio.to_thread(self._record_one_deleted, kind, flow_run_id, deployment_id)
+
+    def _record_one_deleted(self, kind: type[Repository], flow_run_id: str, deployment_id: str) -> None:
+        with self._database.transaction() as session:
+            kind(session).record_run_deleted(flow_run_id, deployment_id)
 
 
 def _differs(record: TrainingJob | Evaluation | None, run: FlowRun) -> bool:
@@ -234,4 +258,6 @@ def _record(repository: Any, record: TrainingJob | Evaluation, run: FlowRun) -> 
         record.pausing = status == "RUNNING" and run.state_type == "PAUSED"
         record.cancelling = run.state_type == "CANCELLING"
     reason = (run.state_message or "").removeprefix("Flow run encountered an exception: ") or None
+    # Of a run that was made here this is known from its submission; a person or a schedule made this one.
+    record.deployment_id = record.deployment_id or run.deployment_id
     repository.record_state(record, status, run.state_at, reason)

@@ -74,8 +74,8 @@ class WarmWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
     async def serve(self) -> None:
         """Poll for flow runs and send heartbeats until cancelled."""
         async with self, anyio.create_task_group() as loops:
-            loops.start_soon(_repeat, self._poll, POLL_SECONDS)
-            loops.start_soon(_repeat, self._sync_and_initialize, float(self.heartbeat_interval_seconds))
+            loops.start_soon(repeat, self._poll, POLL_SECONDS)
+            loops.start_soon(repeat, self._sync_and_initialize, float(self.heartbeat_interval_seconds))
             _logger.info("Worker '%s' polls work pool '%s'", self.name, self._work_pool_name)
 
     async def _poll(self) -> None:
@@ -98,7 +98,7 @@ class WarmWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         return 0 if self._limiter is None else self._limiter.borrowed_tokens
 
 
-async def _repeat(work: Callable[[], Awaitable[object]], seconds: float) -> None:
+async def repeat(work: Callable[[], Awaitable[object]], seconds: float) -> None:
     """Call `work` every so many seconds, whatever it raises: Prefect's own loop ends after 25 s of outage."""
     failing = False
     while True:

@@ -42,14 +42,22 @@ class DatasetRepository:
         return self.session.scalars(query.order_by(Dataset.id)).all()
 
     def users(self, dataset_id: int) -> Sequence[str]:
-        """Return what keeps a data set from being deleted: unfinished jobs and evaluations that name it."""
-        jobs = select(TrainingJob).where(TrainingJob.status.not_in(TERMINAL))
+        """Return what keeps a data set from being deleted: jobs and evaluations that name it and may still run.
+
+        A job that failed or was cancelled counts: it can be restarted, and its checkpoints are worth nothing without
+        the rows.
+        """
+        jobs = select(TrainingJob).where(TrainingJob.status != "COMPLETED")
         evaluations = select(Evaluation).where(Evaluation.status.not_in(TERMINAL))
-        using_jobs = [job.id for job in self.session.scalars(jobs) if _names(job.recipe, dataset_id)]
+        using_jobs = [
+            f"training job {job.id}" + f" ({job.status}: it can be restarted)" * (job.status in TERMINAL)
+            for job in self.session.scalars(jobs)
+            if _names(job.recipe, dataset_id)
+        ]
         using_evaluations = [one.id for one in self.session.scalars(evaluations) if _names(one.parameters, dataset_id)]
         held_out = [dataset.id for dataset in self.list() if dataset.settings.get("held_out_dataset_id") == dataset_id]
-        kinds = (("training job", using_jobs), ("evaluation", using_evaluations), ("data set", held_out))
-        return [f"{kind} {found}" for kind, ids in kinds for found in ids]
+        kinds = (("evaluation", using_evaluations), ("data set", held_out))
+        return using_jobs + [f"{kind} {found}" for kind, ids in kinds for found in ids]
 
     def shared(self, dataset: Dataset) -> bool:
         """Return whether another data set has the same rows, and so the same folder."""

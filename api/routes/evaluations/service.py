@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from api.errors import EvaluationFailed, NotFound, ServiceDown
+from api.errors import Conflict, EvaluationFailed, NotFound, ServiceDown
 from api.idempotency import Answer, IdempotentRequest, create_once
 from api.platform import Platform
 from api.routes.datasets.service import require_dataset
@@ -13,10 +13,11 @@ from api.routes.evaluations.schemas import EvaluateRequest, EvaluateResponse, Me
 from api.routes.models.service import model_in, require_loadable
 from configs.recipe import EvaluationParameters
 from registry.database import Database
-from registry.repositories.evaluations import EvaluationRepository
+from registry.repositories.datasets import DatasetRepository
+from registry.repositories.evaluations import EvaluationRepository, evaluated_rows
 from registry.run_states import TERMINAL
 from registry.submissions import evaluation_of_parameters
-from registry.tables import Evaluation
+from registry.tables import Evaluation, Model
 
 POLL_SECONDS = 0.2
 
@@ -66,11 +67,25 @@ async def evaluate(
 
 
 def _insert_evaluation(session: Session, parameters: EvaluationParameters) -> tuple[int, Answer]:
-    require_loadable(model_in(session, parameters.model_id))
+    model = model_in(session, parameters.model_id)
+    require_loadable(model)
     require_dataset(session, parameters.dataset_id)
     require_dataset(session, parameters.held_out_dataset_id)
+    _require_rows(session, parameters, model)
     evaluation = EvaluationRepository(session).add(evaluation_of_parameters(parameters))
     return evaluation.id, {}
+
+
+def _require_rows(session: Session, parameters: EvaluationParameters, model: Model) -> None:
+    """Raise `Conflict` if the rows that an evaluation is about when it names none have been deleted."""
+    datasets = DatasetRepository(session)
+    dataset_id, held_out_id = evaluated_rows(parameters.dataset_id, parameters.held_out_dataset_id, model)
+    gone = [one for one in (dataset_id, held_out_id) if one is not None and datasets.get(one) is None]
+    if gone:
+        raise Conflict(
+            f"Model {model.id} ({model.name}) was trained on data set {gone[0]}, which has been deleted: name "
+            "another one as dataset_id (GET /api/datasets lists those there are)."
+        )
 
 
 def _withdraw(database: Database, evaluation_id: int) -> None:

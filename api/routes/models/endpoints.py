@@ -11,13 +11,14 @@ from api.routes.models.schemas import (
     GenerateResponse,
     ModelCreate,
     ModelCreated,
+    ModelDeleted,
     ModelDetail,
     ModelList,
     ModelSummary,
     Promoted,
     PromoteRequest,
 )
-from api.schemas import EVENT_STREAM, After, Deleted, Limit, ModelId
+from api.schemas import EVENT_STREAM, After, Limit, ModelId
 
 router = APIRouter(prefix="/models", tags=["models"])
 
@@ -37,10 +38,11 @@ def get_model(platform: CurrentPlatform, model_id: ModelId) -> ModelDetail:
 
 
 @router.delete("/{model_id}")
-def delete_model(platform: CurrentPlatform, model_id: ModelId) -> Deleted:
+def delete_model(platform: CurrentPlatform, model_id: ModelId) -> ModelDeleted:
     """Delete a model that nothing uses, and its adapter."""
-    service.delete_model(platform, model_id)
-    return Deleted(id=model_id, message="Model deleted successfully")
+    deleted = service.delete_model(platform, model_id)
+    note = promotion.dismiss_champion(platform, deleted)
+    return ModelDeleted(id=model_id, message="Model deleted successfully", note=note)
 
 
 @router.post("", status_code=status.HTTP_201_CREATED)
