@@ -120,6 +120,10 @@ class FlowBacked(MadeByKey):
     status: Mapped[str] = mapped_column(String(20), default="PENDING")
     flow_run_id: Mapped[str | None] = mapped_column(String(36), unique=True)
     """None until Prefect has accepted the run: such a record is submitted as soon as Prefect answers."""
+    deployment_id: Mapped[str | None] = mapped_column(String(36))
+    """Which registration of its flow the run belongs to: a deployment that is deleted takes its queued runs along."""
+    submissions: Mapped[int] = mapped_column(default=0)
+    """How often it was handed to Prefect again, because the run before was lost without anybody's wish."""
     flow_state_at: Mapped[datetime | None]
     """Moment of the newest Prefect state seen; an older one, arriving late, changes nothing."""
     mlflow_run_id: Mapped[str | None] = mapped_column(String(64))
@@ -135,6 +139,12 @@ class FlowBacked(MadeByKey):
     attempt_pid: Mapped[int | None]
     attempt_started_at: Mapped[datetime | None]
     attempt_ended_at: Mapped[datetime | None]
+    attempt_seen_at: Mapped[datetime | None]
+    """When the newest attempt last renewed its lease, by its own clock: observers look at whether it changes, only."""
+    attempt_machine: Mapped[str | None] = mapped_column(String(120))
+    """Where `attempt_pid` names a process: `registry.attempts.machine`."""
+    attempt_process_started: Mapped[int | None] = mapped_column(BigInteger)
+    """When that process began, in clock ticks since its machine did: a number that is used again has another one."""
     attempt_oom_kills: Mapped[int | None]
     """How many processes the kernel had killed for lack of memory when the newest attempt began."""
     attempt_step: Mapped[int] = mapped_column(default=0)

@@ -10,15 +10,16 @@ from sqlalchemy.orm import Session
 from configs.dataset import BUILT_IN_DATASET_ID
 from configs.recipe import ADAPTER_FIELDS, LONGEST_NAME, EvaluationParameters, TrainingRecipe
 from registry.champions import RegisteredVersion
-from registry.model_registry import register_version, registered_name
+from registry.model_names import name_of_base
+from registry.model_registry import register_version
 from registry.repositories.evaluations import EvaluationRepository
 from registry.repositories.models import ModelRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.submissions import evaluation_of_parameters
 from registry.tables import Model, TrainingJob
-from registry.tracking import until_available
 from tasks.atomic_files import StagingFolder
 from tasks.job.attempt import Attempt
+from tasks.job.flow_run import require_run
 from tasks.job.loss_curve import draw_loss_curve
 from tasks.job.trace import Trace
 from tasks.prepare import Prepared
@@ -37,15 +38,25 @@ def register(attempt: Attempt, prepared: Prepared, trained: Trained) -> None:
     """
     folder = _store(attempt, prepared, trained)
     curve = draw_loss_curve(Trace(attempt.files.trace), attempt.folder / "loss_curve.png")
-    until_available(lambda: attempt.run.log_file(curve), attempt.log.announce, "take the loss curve")
-    if not METHODS[attempt.recipe.method].full:  # a full model is large, and the version has it
-        until_available(lambda: attempt.run.log_folder(folder, "adapter"), attempt.log.announce, "take the adapter")
-    version = until_available(
-        lambda: _register_version(attempt, prepared, folder), attempt.log.announce, "register the model version"
-    )
-    with attempt.database.transaction() as session:
+    name = _registered_name(attempt)
+
+    def publish() -> RegisteredVersion:
+        attempt.run.log_file(curve)
+        if not METHODS[attempt.recipe.method].full:  # a full model is large, and the version has it
+            attempt.run.log_folder(folder, "adapter")
+        attempt.watch.check_now()  # what is registered can't be taken back
+        return _register_version(attempt, prepared, folder, name)
+
+    version = attempt.deliver(publish, "take the artifacts and the model version")
+    with attempt.lease.writing() as (session, job):
+        require_run(job)
         model_id = _add_model(session, attempt, folder.name, version, trained.outcome.adapter_step)
     attempt.log.line(f"Registered {version.name} version {version.version}; it is model {model_id} now")
+
+
+def _registered_name(attempt: Attempt) -> str:
+    with attempt.database.reading() as session:
+        return name_of_base(session, attempt.model.base_model)
 
 
 def _store(attempt: Attempt, prepared: Prepared, trained: Trained) -> Path:
@@ -67,11 +78,11 @@ def _store(attempt: Attempt, prepared: Prepared, trained: Trained) -> Path:
     return folder
 
 
-def _register_version(attempt: Attempt, prepared: Prepared, folder: Path) -> RegisteredVersion:
+def _register_version(attempt: Attempt, prepared: Prepared, folder: Path, name: str) -> RegisteredVersion:
     return register_version(
         attempt.settings.mlflow_url,
         attempt.run.run_id,
-        registered_name(attempt.model.base_model),
+        name,
         code=PYFUNC_CODE,
         artifacts={"model" if METHODS[attempt.recipe.method].full else "adapter": folder},
         model_config={

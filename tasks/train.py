@@ -8,7 +8,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.atomic_files import StagingFolder
-from tasks.job.attempt import Attempt, PauseWatch
+from tasks.job.attempt import Attempt
+from tasks.job.flow_run import RunWatch
 from tasks.prepare import Prepared
 from tasks.training.adapter import TrainedModel, save_adapter
 from tasks.training.devices import TrainingRun, load, train_on_devices
@@ -23,27 +24,27 @@ from tasks.training.snapshot import load_trained
 
 
 class Trained:
-    """The model after the loop, at its end or at a pause."""
+    """The model after the loop, at its end or before."""
 
-    def __init__(self, model: TrainedModel, outcome: TrainOutcome, watch: PauseWatch) -> None:
+    def __init__(self, model: TrainedModel, outcome: TrainOutcome, watch: RunWatch) -> None:
         self.model = model
         self.outcome = outcome
         self._watch = watch
 
     @property
     def paused(self) -> bool:
-        """Whether the loop left because of a pause, with a complete checkpoint on disk."""
+        """Whether the loop left because of a pause, or of its run's deletion, with a complete checkpoint on disk."""
         return self.outcome.paused
 
     def leave(self) -> None:
-        """End the flow as suspended."""
+        """End the flow as suspended, or as one that is not wanted any more."""
         self._watch.leave()
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def train(attempt: Attempt, prepared: Prepared) -> Trained:
-    """Train to the end or to a pause, from the newest checkpoint if there is one."""
-    watch = PauseWatch()
+    """Train to the end or until it has to leave, from the newest checkpoint if there is one."""
+    watch = attempt.watch
     recipe, data = attempt.recipe, prepared.dataset.prepared
     # Measured before the model is loaded: the plan's estimate includes it.
     available = attempt.settings.training_memory_bytes or available_memory(prepared.source.device)
@@ -78,7 +79,7 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
             checkpoint_interval=attempt.settings.checkpoint_interval_seconds,
             plan=plan,
         )
-        return train_on_devices(one, prepared.source, model, attempt.reporter, watch.requested)
+        return train_on_devices(one, prepared.source, model, attempt.reporter, watch.must_leave)
 
     try:
         outcome = planner.train(run, killed_for_memory=attempt.killed_for_memory)

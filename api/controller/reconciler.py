@@ -9,7 +9,6 @@ from api.orchestration.prefect_client import FlowRun, Orchestrator
 from api.orchestration.recovery import cause, objection
 from api.orchestration.state_sync import StateSync
 from api.orchestration.submission import KINDS, Repository, Submission
-from registry.clock import utcnow
 from registry.database import Database
 from registry.tables import TrainingJob
 
@@ -40,7 +39,7 @@ class Reconciler:
                 found = await self._orchestrator.flow_runs(asked)
                 await self._sync(kind, found)
                 gone = set(asked) - {run.id for run in found}
-                await asyncio.to_thread(self._record_deleted, kind, gone)
+                await self._state_sync.record_deleted(kind, gone)
 
     async def _sync(self, kind: type[Repository], runs: Sequence[FlowRun]) -> None:
         """Sync the runs' states, and let those go on whose process has died."""
@@ -84,11 +83,3 @@ class Reconciler:
                     f"Attempt {record.attempt} died" if begun and record.attempt else "The worker died before it began"
                 )
                 repository.log(record.id, f"{died}: {cause(run)}")
-
-    def _record_deleted(self, kind: type[Repository], flow_run_ids: set[str]) -> None:
-        """A run deleted in Prefect will never end by itself: its record is cancelled, and says so."""
-        for flow_run_id in flow_run_ids:
-            with self._database.transaction() as session:
-                repository: Any = kind(session)
-                record = repository.by_flow_run(flow_run_id)
-                repository.record_state(record, "CANCELLED", utcnow(), "Its flow run was deleted in Prefect.")

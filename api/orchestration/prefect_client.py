@@ -1,6 +1,8 @@
 """Prefect's REST API as the endpoints need it: submit a run by its deployment's name, read states, pause, resume."""
 
 import asyncio
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +16,8 @@ from registry.clock import to_naive_utc, utcnow
 FINETUNE = "finetune/finetune"
 EVALUATE = "evaluate/evaluate"
 SUSPENDED = {"type": "PAUSED", "name": "Suspended", "state_details": {"pause_reschedule": True}}
+DEPLOYMENT_SECONDS = 5.0
+"""How long the id of a deployment is taken for granted: somebody may delete it in Prefect's UI."""
 BUSY_PAUSES_SECONDS = (0.1, 0.3, 0.9)
 REFUSALS = (400, 409, 413, 422)
 """What Prefect answers to a request that it will refuse again and again."""
@@ -36,8 +40,12 @@ class FlowRun:
     parameters: dict[str, Any]
     tags: list[str]
     expected_start: datetime | None
-    has_deployment: bool
-    """Whether a worker would run it again; not so for a flow that another flow called."""
+    deployment_id: str | None
+    """The deployment that it was made from, which may be gone by now."""
+    called: bool
+    """Whether another flow called it: no worker would run it again."""
+    has_queue: bool
+    """Whether it is in a work queue, where a worker finds it; not so when its work pool was deleted."""
     pause_limited: bool
     """Paused with a time limit, after which Prefect refuses to resume the run."""
 
@@ -55,7 +63,9 @@ class FlowRun:
             parameters=body.get("parameters") or {},
             tags=body.get("tags") or [],
             expected_start=to_naive_utc(datetime.fromisoformat(expected)) if expected else None,
-            has_deployment=body.get("deployment_id") is not None,
+            deployment_id=body.get("deployment_id"),
+            called=body.get("deployment_id") is None,
+            has_queue=body.get("work_queue_id") is not None,
             pause_limited=state["type"] == "PAUSED" and state["state_details"].get("pause_timeout") is not None,
         )
 
@@ -66,7 +76,8 @@ class Orchestrator:
     def __init__(self, api_url: str, login: tuple[str, str] | None = None, *, timeout_seconds: float = 10.0) -> None:
         """`login` is a user name and a password, for a server that asks for them."""
         self._http = httpx.AsyncClient(base_url=api_url, auth=login, timeout=timeout_seconds, trust_env=False)
-        self._deployment_ids: dict[str, str] = {}
+        self._deployment_ids: dict[str, tuple[str, float]] = {}
+        """The id of each deployment, and when (`time.monotonic`) Prefect last said so."""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -177,12 +188,31 @@ class Orchestrator:
         answer = await self._call("POST", f"/flow_runs/{flow_run_id}/resume", {})
         return bool(answer["status"] == "ACCEPT")
 
-    async def deployment_id(self, deployment: str) -> str:
-        """Return the id of the deployment `flow/name`."""
-        if deployment not in self._deployment_ids:
-            found = await self._call("GET", f"/deployments/name/{deployment}")
-            self._deployment_ids[deployment] = found["id"]
-        return self._deployment_ids[deployment]
+    async def deployment_id(self, deployment: str, *, now: bool = False) -> str:
+        """Return the id of the deployment `flow/name`: as it was a few seconds ago at most, or as it is `now`.
+
+        One that is deleted is made again by the worker within seconds, and has another id then.
+        """
+        known, asked_at = self._deployment_ids.get(deployment, ("", -math.inf))
+        if now or time.monotonic() - asked_at > DEPLOYMENT_SECONDS:
+            known = (await self._call("GET", f"/deployments/name/{deployment}"))["id"]
+            self._deployment_ids[deployment] = known, time.monotonic()
+        return known
+
+    async def is_stranded(self, deployment: str, flow_run: FlowRun) -> bool:
+        """Return whether a run waits for a worker that will never find it: its deployment or its queue was deleted."""
+        if flow_run.state_type != "SCHEDULED" or flow_run.called:
+            return False
+        current = await self.deployment_id(deployment)
+        if flow_run.deployment_id == current and flow_run.has_queue:
+            return False
+        # Asked again, as what is remembered may be older than the run.
+        return not flow_run.has_queue or flow_run.deployment_id != await self.deployment_id(deployment, now=True)
+
+    async def discard(self, flow_run: FlowRun) -> None:
+        """End a run that another one is about to take the place of."""
+        state = {"type": "CANCELLED", "message": "Its deployment or work pool was deleted; it is submitted again."}
+        await self._call("POST", f"/flow_runs/{flow_run.id}/set_state", {"state": state, "force": True})
 
     async def _call(
         self,

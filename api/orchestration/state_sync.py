@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from api.orchestration.one_by_one import OneByOne
 from api.orchestration.prefect_client import FlowRun, Orchestrator
 from api.orchestration.recovery import has_died, objection
-from api.orchestration.submission import Repository
+from api.orchestration.submission import KINDS, Repository
 from configs.recipe import EvaluationParameters, FinetuneParameters
 from registry.attempts import attempt_is_alive
 from registry.clock import utcnow
@@ -31,15 +31,47 @@ class StateSync:
 
     async def refresh(self, kind: type[Repository], flow_run_id: str) -> None:
         """Sync one run's state now: what was changed in Prefect a moment ago must count for what is asked here."""
-        await self.sync(kind, await self._orchestrator.flow_runs([flow_run_id]))
+        found = await self._orchestrator.flow_runs([flow_run_id])
+        await self.sync(kind, found)
+        if not found:
+            await self.record_deleted(kind, {flow_run_id})
 
     async def sync(self, kind: type[Repository], runs: Sequence[FlowRun]) -> list[FlowRun]:
         """Sync the runs' states, make pauses last, and return the runs whose process has died."""
-        died = await asyncio.to_thread(self._record_states, kind, runs)
+        died, deployment = await asyncio.to_thread(self._record_states, kind, runs), dict(KINDS)[kind]
         for run in runs:
             if run.pause_limited:
                 await self._orchestrator.lift_pause_limit(run.id)
+            if await self._orchestrator.is_stranded(deployment, run) and await self._is_known(kind, run):
+                await self._orchestrator.discard(run)
+                await asyncio.to_thread(self._submit_again, kind, run.id)
         return died
+
+    async def record_deleted(self, kind: type[Repository], flow_run_ids: set[str]) -> None:
+        """Record that Prefect has no such runs any more: each is submitted again, or its record is cancelled."""
+        if not flow_run_ids:
+            return
+        deployment_id = await self._orchestrator.deployment_id(dict(KINDS)[kind], now=True)
+        for flow_run_id in flow_run_ids:
+            await asyncio.to_thread(self._record_one_deleted, kind, flow_run_id, deployment_id)
+
+    def _record_one_deleted(self, kind: type[Repository], flow_run_id: str, deployment_id: str) -> None:
+        with self._database.transaction() as session:
+            kind(session).record_run_deleted(flow_run_id, deployment_id)
+
+    async def _is_known(self, kind: type[Repository], run: FlowRun) -> bool:
+        def known() -> bool:
+            with self._database.reading() as session:
+                return kind(session).by_flow_run(run.id) is not None
+
+        return await asyncio.to_thread(known)
+
+    def _submit_again(self, kind: type[Repository], flow_run_id: str) -> None:
+        with self._database.transaction() as session:
+            repository: Any = kind(session)
+            record = repository.by_flow_run(flow_run_id)
+            if record is not None:
+                repository.submit_again(record)
 
     def _record_states(self, kind: type[Repository], runs: Sequence[FlowRun]) -> list[FlowRun]:
         """Store the states; only what differs takes the write lock."""
@@ -115,4 +147,6 @@ def _record(repository: Any, record: TrainingJob | Evaluation, run: FlowRun) -> 
         record.pausing = status == "RUNNING" and run.state_type == "PAUSED"
         record.cancelling = run.state_type == "CANCELLING"
     reason = (run.state_message or "").removeprefix("Flow run encountered an exception: ") or None
+    # Of a run that was made here this is known from its submission; a person or a schedule made this one.
+    record.deployment_id = record.deployment_id or run.deployment_id
     repository.record_state(record, status, run.state_at, reason)

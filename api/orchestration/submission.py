@@ -20,7 +20,7 @@ KINDS: tuple[tuple[type[Repository], str], ...] = ((TrainingJobRepository, FINET
 
 
 class Submission:
-    """Submits what waits. The record's uid is the run's idempotency key: two submissions make one run."""
+    """Submits what waits. The submission's key is the run's idempotency key: two submissions make one run."""
 
     def __init__(self, database: Database, orchestrator: Orchestrator) -> None:
         self._database = database
@@ -49,7 +49,7 @@ class Submission:
                 said.name,
                 said.parameters,
                 [said.tag],
-                record.uid,
+                said.key,
                 paused=record.status == "PAUSED",  # one of a restored backup
             )
         except PrefectRefused as error:
@@ -69,7 +69,7 @@ class Submission:
         with self._database.transaction() as session:
             record = kind(session).get(record_id)
             if record is not None:
-                record.flow_run_id = run.id
+                record.flow_run_id, record.deployment_id = run.id, run.deployment_id
             return record is not None
 
     def _record_refusal(self, kind: type[Repository], record_id: int, reason: str) -> None:

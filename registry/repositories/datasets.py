@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from registry.clock import utcnow
@@ -12,6 +12,8 @@ from registry.repositories.idempotency import forget
 from registry.repositories.locking import Lock, for_update
 from registry.repositories.paging import EVERYTHING, Filters, conditions_of, page
 from registry.tables import Dataset, Evaluation, TrainingJob
+
+RESTARTABLE = ("FAILED", "CANCELLED")
 
 
 class DatasetRepository:
@@ -50,15 +52,27 @@ class DatasetRepository:
         return self.session.scalars(query.order_by(Dataset.id)).all()
 
     def users(self, dataset_id: int) -> Sequence[str]:
-        """Return what keeps a data set from being deleted: unfinished jobs and evaluations that name it."""
+        """Return what keeps a data set from being deleted: jobs and evaluations that name it and may still run.
+
+        A job that failed or was cancelled counts: it can be restarted, and its checkpoints are worth nothing without
+        the rows.
+        """
         jobs = select(TrainingJob).where(unfinished(TrainingJob))
         evaluations = select(Evaluation).where(unfinished(Evaluation))
-        using_jobs = [job.id for job in self.session.scalars(jobs) if _names(job.recipe, dataset_id)]
+        using_jobs = [f"training job {job.id}" for job in self.session.scalars(jobs) if _names(job.recipe, dataset_id)]
+        names = (
+            TrainingJob.recipe[field].as_integer() == dataset_id for field in ("dataset_id", "held_out_dataset_id")
+        )
+        restartable = select(TrainingJob.id, TrainingJob.status).where(TrainingJob.status.in_(RESTARTABLE), or_(*names))
+        using_jobs += [
+            f"training job {job_id} ({status}: it can be restarted)"
+            for job_id, status in self.session.execute(restartable.order_by(TrainingJob.id))
+        ]
         using_evaluations = [one.id for one in self.session.scalars(evaluations) if _names(one.parameters, dataset_id)]
         datasets = select(Dataset.id).where(Dataset.held_out_dataset_id == dataset_id, Dataset.deleted_at.is_(None))
         held_out = self.session.scalars(datasets.order_by(Dataset.id)).all()
-        kinds = (("training job", using_jobs), ("evaluation", using_evaluations), ("data set", held_out))
-        return [f"{kind} {found}" for kind, ids in kinds for found in ids]
+        kinds = (("evaluation", using_evaluations), ("data set", held_out))
+        return using_jobs + [f"{kind} {found}" for kind, ids in kinds for found in ids]
 
     def shared(self, dataset: Dataset) -> bool:
         """Return whether another data set has the same rows, and so the same folder."""

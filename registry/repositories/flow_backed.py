@@ -1,6 +1,7 @@
 """What training jobs and evaluations share: their work is a Prefect flow run, whose state they mirror."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Literal, TypeVar
 
@@ -18,6 +19,23 @@ Record = TypeVar("Record", TrainingJob, Evaluation)
 Outcome = Literal["completed", "paused", "failed", "stopped", "died"]
 """How an attempt ended: `stopped` by a signal (a cancellation, a stop of the platform), `died` without a word."""
 DIED: Outcome = "died"
+RUN_DELETED = "Its flow run was deleted in Prefect"
+
+
+class LeaseLost(Exception):
+    """A process works on a record that another one has taken over, or that is gone: it must leave and write nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A process that takes a record up: what tells it from every other one."""
+
+    host: str
+    pid: int
+    machine: str | None = None
+    """`registry.attempts.machine`"""
+    process_started: int | None = None
+    oom_kills: int | None = None
 
 
 def unfinished(table: type[TrainingJob] | type[Evaluation]) -> ColumnElement[bool]:
@@ -131,6 +149,38 @@ class FlowBackedRepository(Generic[Record]):
         record.error = storable_text(error) if error is not None and status in ("FAILED", "CANCELLED") else None
         return before != (record.status, record.error)
 
+    def record_run_deleted(self, flow_run_id: str, deployment_id: str) -> bool:
+        """Record that Prefect has no such run any more; return whether it is to be submitted again.
+
+        A run that went with its deployment, which was made anew as `deployment_id`, is submitted again: nobody wanted
+        it gone. Any other was deleted by somebody: its record is cancelled, and can be restarted.
+        """
+        record = self.by_flow_run(flow_run_id)
+        if record is None:
+            return False
+        lost_with_deployment = record.deployment_id is not None and record.deployment_id != deployment_id
+        if record.status in TERMINAL:
+            record.flow_run_id = None
+            return False
+        if lost_with_deployment:
+            self.submit_again(record)
+            return True
+        # Not by the day's clock alone, which may have been behind when the last state was set.
+        moment = max(utcnow(), record.flow_state_at or utcnow())
+        kept = "; restart it to go on from its newest checkpoint" if self.table is TrainingJob else ""
+        self.record_state(record, "CANCELLED", moment, f"{RUN_DELETED}{kept}.")
+        record.flow_run_id = None
+        return False
+
+    def submit_again(self, record: Record) -> None:
+        """Let the record be handed to Prefect anew, as a run that has nothing to do with the one before."""
+        record.flow_run_id = None
+        record.deployment_id = None
+        record.flow_state_at = None
+        record.submissions += 1
+        self.record_state(record, "PENDING", utcnow())
+        record.flow_state_at = None
+
     def link_mlflow_run(self, record: Record, mlflow_run_id: str) -> None:
         """Record which MLflow run carries the record's numbers."""
         record.mlflow_run_id = mlflow_run_id
@@ -146,15 +196,40 @@ class FlowBackedRepository(Generic[Record]):
         told = update(self.table).where(self.table.id == record_id, self.table.status == status)
         self.session.execute(told.values(mlflow_sync_pending=False))
 
-    def begin_attempt(self, record: Record, host: str, pid: int, oom_kills: int | None = None) -> None:
-        """Record that a process has taken the record up; one before it that has not ended has died."""
+    def begin_attempt(self, record: Record, worker: Worker) -> None:
+        """Record that a process has taken the record up; one before it that has not ended has died, and is fenced."""
         self.end_attempt(record, DIED)
         record.attempt += 1
-        record.attempt_host = host
-        record.attempt_pid = pid
-        record.attempt_started_at = utcnow()
+        record.attempt_host = worker.host
+        record.attempt_pid = worker.pid
+        record.attempt_machine = worker.machine
+        record.attempt_process_started = worker.process_started
+        record.attempt_oom_kills = worker.oom_kills
+        record.attempt_started_at = record.attempt_seen_at = utcnow()
         record.attempt_ended_at = None
-        record.attempt_oom_kills = oom_kills
+
+    def locked(self, record_id: int) -> Record:
+        """Return a record that no other transaction can change until this one ends; `LookupError` if it is gone."""
+        record = self.session.get(self.table, record_id, with_for_update=True, populate_existing=True)
+        if record is None:
+            raise LookupError(f"There is no row {record_id} in {self.table.__tablename__}.")
+        return record
+
+    def held(self, record_id: int, attempt: int) -> Record:
+        """Return the record, locked until the transaction ends, for a write of this attempt's.
+
+        Raises `LeaseLost` if the attempt was taken for dead, or the record is gone: nothing may be written then.
+        """
+        try:
+            record = self.locked(record_id)
+        except LookupError as error:
+            raise LeaseLost(f"Row {record_id} of {self.table.__tablename__} was deleted.") from error
+        if record.attempt != attempt or record.attempt_ended_at is not None:
+            raise LeaseLost(
+                f"Attempt {attempt} at row {record_id} of {self.table.__tablename__} was taken for dead: it is at "
+                f"attempt {record.attempt}."
+            )
+        return record
 
     def end_attempt(self, record: Record, outcome: Outcome) -> bool:
         """Record that the newest attempt is over, unless that is known; return whether it was not."""

@@ -85,6 +85,19 @@ class ModelRepository:
         )
         return self.session.scalar(trained.order_by(Model.id.desc()).limit(1))
 
+    def registered_model_of(self, base_model: str) -> str | None:
+        """Return MLflow's registered model that the base's first fine-tune is a version of, deleted ones counted."""
+        name = Model.parameters["registered_model"].as_string()
+        first = select(name).where(
+            Model.base_model == base_model, Model.training_job_id.is_not(None), name.is_not(None)
+        )
+        return self.session.scalar(first.order_by(Model.id).limit(1))
+
+    def first_base_of(self, registered_model: str) -> str | None:
+        """Return the base whose fine-tune was the first version of a registered model, deleted ones counted."""
+        first = select(Model.base_model).where(Model.parameters["registered_model"].as_string() == registered_model)
+        return self.session.scalar(first.order_by(Model.id).limit(1))
+
     def availability(self) -> dict[str, tuple[str, str | None]]:
         """Return (status, reason) per base model whose weights any row needs; where rows differ, one row's."""
         return {base_model: self._availability_of(base_model) for base_model in self._needed_bases()}

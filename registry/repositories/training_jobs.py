@@ -9,7 +9,7 @@ from sqlalchemy.orm import aliased
 
 from registry.attempts import killed_for_memory_since
 from registry.clock import utcnow
-from registry.repositories.flow_backed import DIED, FlowBackedRepository, Outcome
+from registry.repositories.flow_backed import DIED, FlowBackedRepository, Outcome, Worker
 from registry.repositories.idempotency import forget
 from registry.repositories.paging import page
 from registry.repositories.webhooks import WebhookRepository
@@ -175,16 +175,18 @@ class TrainingJobRepository(FlowBackedRepository[TrainingJob]):
         self.lock(record)
         before = record.status
         changed = super().record_state(record, status, state_at, error)
+        if record.status in TERMINAL:
+            record.pausing = record.cancelling = False
         if record.status != before:
             self.add_events(record.id, [("state", {"status": record.status, "error": record.error})])
             if record.status in TERMINAL:
                 WebhookRepository(self.session).queue(record.id, record.status, state_at)
         return changed
 
-    def begin_attempt(self, record: TrainingJob, host: str, pid: int, oom_kills: int | None = None) -> None:
+    def begin_attempt(self, record: TrainingJob, worker: Worker) -> None:
         """Record that a process has taken the job up, and tell of it as an event."""
-        super().begin_attempt(record, host, pid, oom_kills)
-        self.add_events(record.id, [("attempt", {"number": record.attempt, "host": host, "pid": pid})])
+        super().begin_attempt(record, worker)
+        self.add_events(record.id, [("attempt", {"number": record.attempt, "host": worker.host, "pid": worker.pid})])
 
     def end_attempt(self, record: TrainingJob, outcome: Outcome) -> bool:
         """Record that the newest attempt is over, and tell of it as an event."""

@@ -1,16 +1,16 @@
 """The tokenized rows of a data set on disk: made once for each tokenizer, whole or not at all."""
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
@@ -22,6 +22,7 @@ from tasks.data.tokenizing import TokenBatch, token_batches
 
 TOKENS_FILE = "tokens.arrow"
 MANIFEST_FILE = "manifest.json"
+LONGEST_WAIT_SECONDS = 600.0
 
 
 def tokens_folder(cache_dir: Path, hashes: NDArray[np.uint8], tokenizer: TokenizerContent) -> Path:
@@ -87,10 +88,15 @@ class TokenCacheWriter:
 @contextmanager
 def _only_one_process(folder: Path) -> Iterator[None]:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # The kernel takes this lock from a process that dies, so a crash leaves nobody waiting.
-    with (folder.parent / f"{folder.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    # The kernel takes this lock from a process that dies, so a crash leaves nobody waiting. One that is stopped keeps
+    # it: then the work is done twice, with the same result.
+    lock = FileLock(folder.parent / f"{folder.name}.lock")
+    with suppress(Timeout):
+        lock.acquire(timeout=LONGEST_WAIT_SECONDS)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _open(folder: Path) -> TokenTable | None:

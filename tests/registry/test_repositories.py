@@ -1,15 +1,14 @@
-import socket
 from datetime import timedelta
 
 import pytest
 from sqlalchemy.exc import IntegrityError
 
 from configs.recipe import METRICS, EvaluationParameters, FinetuneParameters, MetricName
-from registry.attempts import oom_kills
+from registry.attempts import machine, oom_kills
 from registry.clock import utcnow
 from registry.repositories.datasets import DatasetRepository
 from registry.repositories.evaluations import EvaluationRepository, evaluated_rows, metrics_of
-from registry.repositories.flow_backed import Outcome
+from registry.repositories.flow_backed import Outcome, Worker
 from registry.repositories.idempotency import IdempotencyRepository
 from registry.repositories.models import ModelRepository
 from registry.repositories.statistics import StatisticsRepository
@@ -142,7 +141,7 @@ def test_events_tell_what_happened_in_order_and_come_in_pages(database):
     with database.transaction() as session:
         jobs = TrainingJobRepository(session)
         job = jobs.get(job_id)
-        jobs.begin_attempt(job, "host", 7)
+        jobs.begin_attempt(job, Worker("host", 7))
         jobs.record_state(job, "RUNNING", utcnow())
         jobs.add_events(job_id, [("step", {"step": 1, "loss": 2.5}), ("checkpoint", {"step": 1})])
         jobs.log(job_id, "a line")
@@ -172,7 +171,7 @@ def test_an_attempt_ends_once_and_one_that_did_not_say_so_has_died(database):
         job = jobs.get(job_id)
         assert not jobs.end_attempt(job, "completed")
         for pid in (1, 2, 3):
-            jobs.begin_attempt(job, "host", pid)
+            jobs.begin_attempt(job, Worker("host", pid))
             if pid == 2:
                 assert jobs.end_attempt(job, "paused")
                 assert not jobs.end_attempt(job, "died")
@@ -188,16 +187,16 @@ def test_an_attempt_was_killed_for_memory_if_it_died_while_the_kernel_killed(dat
         jobs = TrainingJobRepository(session)
         job = jobs.get(job_id)
         assert not jobs.was_killed_for_memory(job)
-        here = socket.gethostname()
-        cases: list[tuple[int, str, Outcome | None, bool]] = [
+        here = machine()
+        cases: list[tuple[int, str | None, Outcome | None, bool]] = [
             (now - 1, here, "died", True),
             (now - 1, here, None, True),
             (now - 1, here, "paused", False),
             (now, here, "died", False),
             (now - 1, "elsewhere", "died", False),
         ]
-        for kills, host, outcome, killed in cases:
-            jobs.begin_attempt(job, host, 1, kills)
+        for kills, where, outcome, killed in cases:
+            jobs.begin_attempt(job, Worker("host", 1, where, oom_kills=kills))
             if outcome is not None:
                 jobs.end_attempt(job, outcome)
             assert jobs.was_killed_for_memory(job) == killed

@@ -146,7 +146,9 @@ def delete_dataset(platform: Platform, dataset_id: int) -> None:
             raise Conflict(f"Data set {dataset_id} ({dataset.name}) is being checked; delete it when that is done.")
         users = datasets.users(dataset_id)
         if users:
-            raise Conflict(f"Data set {dataset_id} ({dataset.name}) is used by {', '.join(users)}; end those first.")
+            raise Conflict(
+                f"Data set {dataset_id} ({dataset.name}) is used by {', '.join(users)}; end or delete those first."
+            )
         datasets.remove(dataset)
         content = dataset.content_hash if dataset.content_hash and not datasets.shared(dataset) else None
     if content is not None:

@@ -4,7 +4,7 @@ import asyncio
 
 from sqlalchemy.orm import Session
 
-from api.errors import EvaluationFailed, NotFound, ServiceDown
+from api.errors import Conflict, EvaluationFailed, NotFound, ServiceDown
 from api.generation.model_input import require_loadable
 from api.idempotency import Answer, IdempotentRequest, create_once
 from api.listing import Paging, Part
@@ -14,11 +14,12 @@ from api.routes.evaluations.schemas import EvaluateRequest, EvaluateResponse, Me
 from api.routes.models.service import model_in
 from configs.recipe import EvaluationParameters
 from registry.database import Database
-from registry.repositories.evaluations import EvaluationRepository
+from registry.repositories.datasets import DatasetRepository
+from registry.repositories.evaluations import EvaluationRepository, evaluated_rows
 from registry.repositories.paging import Filters
 from registry.run_states import TERMINAL
 from registry.submissions import evaluation_of_parameters
-from registry.tables import Evaluation
+from registry.tables import Evaluation, Model
 
 POLL_SECONDS = 0.2
 
@@ -73,11 +74,25 @@ def _require_services(platform: Platform) -> None:
 
 
 def _insert_evaluation(session: Session, parameters: EvaluationParameters) -> tuple[int, Answer]:
-    require_loadable(model_in(session, parameters.model_id, "use"))
+    model = model_in(session, parameters.model_id, "use")
+    require_loadable(model)
     require_dataset(session, parameters.dataset_id, "use")
     require_dataset(session, parameters.held_out_dataset_id, "use")
+    _require_rows(session, parameters, model)
     evaluation = EvaluationRepository(session).add(evaluation_of_parameters(parameters))
     return evaluation.id, {}
+
+
+def _require_rows(session: Session, parameters: EvaluationParameters, model: Model) -> None:
+    """Raise `Conflict` if the rows that an evaluation is about when it names none have been deleted."""
+    datasets = DatasetRepository(session)
+    dataset_id, held_out_id = evaluated_rows(parameters.dataset_id, parameters.held_out_dataset_id, model)
+    gone = [one for one in (dataset_id, held_out_id) if one is not None and datasets.get(one) is None]
+    if gone:
+        raise Conflict(
+            f"Model {model.id} ({model.name}) was trained on data set {gone[0]}, which has been deleted: name "
+            "another one as dataset_id (GET /api/datasets lists those there are)."
+        )
 
 
 def _withdraw(database: Database, evaluation_id: int) -> None:

@@ -16,6 +16,7 @@ from api.routes.models.schemas import (
     GenerateResponse,
     ModelCreate,
     ModelCreated,
+    ModelDeleted,
     ModelDetail,
     ModelList,
     ModelSummary,
@@ -23,7 +24,7 @@ from api.routes.models.schemas import (
     PromoteRequest,
     Status,
 )
-from api.schemas import EVENT_STREAM, Deleted, ModelId
+from api.schemas import EVENT_STREAM, ModelId
 from registry.repositories.paging import Filters
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -52,10 +53,11 @@ async def get_model(platform: CurrentPlatform, model_id: ModelId) -> ModelDetail
 
 
 @router.delete("/{model_id}")
-def delete_model(platform: CurrentPlatform, model_id: ModelId) -> Deleted:
+def delete_model(platform: CurrentPlatform, model_id: ModelId) -> ModelDeleted:
     """Delete a model that nothing uses, and its adapter."""
-    service.delete_model(platform, model_id)
-    return Deleted(id=model_id, message="Model deleted successfully")
+    deleted = service.delete_model(platform, model_id)
+    note = promotion.dismiss_champion(platform, deleted)
+    return ModelDeleted(id=model_id, message="Model deleted successfully", note=note)
 
 
 @router.post("", status_code=http.HTTP_201_CREATED)

@@ -49,8 +49,8 @@ def model_in(session: Session, model_id: int, lock: Lock | None = None) -> Model
     return model
 
 
-def delete_model(platform: Platform, model_id: int) -> None:
-    """Delete a model and what its training made; raise `Conflict` with what uses it, if anything does."""
+def delete_model(platform: Platform, model_id: int) -> Model:
+    """Delete a model and what its training made, and return it; raise `Conflict` with what uses it, if anything."""
     with platform.database.transaction() as session:
         models, model = ModelRepository(session), model_in(session, model_id, "change")
         users = models.users(model_id)
@@ -61,6 +61,7 @@ def delete_model(platform: Platform, model_id: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     elif model.weights is not None:  # with an adapter, the weights are those of a model that it came from
         shutil.rmtree(platform.settings.weights_dir / model.weights, ignore_errors=True)
+    return model
 
 
 async def is_loaded(platform: Platform, model: Model) -> bool | None:

@@ -5,6 +5,7 @@ from fastapi import APIRouter, Request, Response
 from api.errors import Invalid
 from api.generation.connections import answered
 from api.platform import CurrentPlatform
+from api.routes.models.promotion import dismiss_champion
 from api.routes.models.service import delete_model
 from api.routes.openai import names
 from api.routes.openai.chat import chat
@@ -44,7 +45,7 @@ def delete_fine_tuned_model(platform: CurrentPlatform, name: str) -> ModelDelete
         model = names.named(session, name)
     if model.adapter is None:
         raise Invalid(f"model is '{name}', a base model; only fine-tuned models are deleted here.")
-    delete_model(platform, model.id)
+    dismiss_champion(platform, delete_model(platform, model.id))
     return ModelDeleted(id=name)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import shutil
+import struct
 
 from sqlalchemy.orm import Session
 
@@ -21,11 +22,13 @@ from configs.recipe import Method
 from registry.attempts import attempt_is_alive
 from registry.database import Database
 from registry.repositories.locking import Lock
+from registry.repositories.models import ModelRepository
 from registry.repositories.paging import Filters
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.run_states import TERMINAL
 from registry.submissions import job_of_parameters
 from registry.tables import TrainingJob
+from registry.weights import linear_layers, weights_on_disk
 from tasks.job.folder import JobFolder, served_prefix
 from tasks.training.errors import MethodUnavailable
 from tasks.training.installed import require_bitsandbytes
@@ -72,8 +75,13 @@ def delete_job(platform: Platform, job_id: int) -> None:
     """Delete an ended job with its events and checkpoints; the model that it made stays."""
     with platform.database.transaction() as session:
         job = job_in(session, job_id, "change")
-        if job.status not in TERMINAL or attempt_is_alive(job):
+        if job.status not in TERMINAL:
             raise Conflict(f"Training job {job_id} is {job.status}; cancel it before you delete it.")
+        if attempt_is_alive(job):
+            raise Conflict(
+                f"Training job {job_id} is {job.status}, but its process is still leaving the device (process "
+                f"{job.attempt_pid} on {job.attempt_host}); try again in a few seconds."
+            )
         TrainingJobRepository(session).remove(job)
         checkpoints = list(platform.settings.adapters_dir.glob(f"{served_prefix(job.uid)}*"))
     # After the commit: files without a job are litter, a job without its files would be a lie.
@@ -92,6 +100,7 @@ async def create_job(platform: Platform, body: TrainingCreate, once: IdempotentR
     message = CREATED if platform.monitor.answers("prefect") else ACCEPTED
     # Looked at before the transaction, and for its eyes only: the answer to a repeated key does not depend on it.
     await asyncio.to_thread(_require_devices, platform, body.devices)
+    await asyncio.to_thread(_require_layers, platform, body)
     lack = await asyncio.to_thread(lack_of_memory, platform, body)
     created = await asyncio.to_thread(
         create_once, platform.database, once, lambda session: _insert_job(session, body, message, lack)
@@ -116,6 +125,40 @@ def _require_devices(platform: Platform, devices: int) -> None:
     """Raise `Invalid` for more devices than there are GPUs, if there are any; the trainer sees which it may use."""
     if devices > 1 and has_gpu(platform.settings) and 0 < len(gpus()) < devices:
         raise Invalid(f"devices is {devices}, but this machine has {len(gpus())} GPUs: ask for that many at most.")
+
+
+def _require_layers(platform: Platform, body: TrainingCreate) -> None:
+    """Raise `Invalid`, with the names there are, if `target_modules` names a layer that the model has not.
+
+    Nothing is said of a model that is not on this machine, or that is damaged: the trainer sees it.
+    """
+    if body.target_modules is None:
+        return
+    with platform.database.reading() as session:
+        model = ModelRepository(session).get(body.model_id)
+    folder = weights_on_disk(model, platform.settings) if model is not None else None
+    if folder is None:
+        return
+    try:
+        layers = linear_layers(folder)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, struct.error):
+        return
+    # In memory a layer's name may have a prefix that its file leaves out.
+    ends = {name: name.split(".") for name in layers}
+    unknown = [target for target in body.target_modules if not any(_matches(parts, target) for parts in ends.values())]
+    if layers and unknown:
+        accepted = ", ".join(sorted({parts[-1] for parts in ends.values()}))
+        raise Invalid(
+            f"target_modules names {', '.join(unknown)}, which is no linear layer of a block of model {body.model_id}; "
+            f"it has: {accepted}."
+        )
+
+
+def _matches(layer: list[str], target: str) -> bool:
+    """Return whether a target is a layer's name or a dotted end of it, or the other way round."""
+    parts = target.split(".")
+    shared = min(len(parts), len(layer))
+    return parts[-shared:] == layer[-shared:]
 
 
 def _insert_job(

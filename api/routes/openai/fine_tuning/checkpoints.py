@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from filelock import FileLock
+
 from api.errors import Conflict, NotFound
 from api.openai_ids import CHECKPOINT, JOB, NUMBER, cursor
 from api.platform import Platform
@@ -18,7 +20,6 @@ from configs.recipe import TrainingRecipe
 from registry.repositories.models import ModelRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.tables import Model, TrainingJob
-from tasks.file_lock import exclusive
 from tasks.job.folder import JobFolder, served_prefix
 from tasks.training.checkpoint_list import SavedCheckpoint, folder_name, saved_checkpoints
 from tasks.training.export import export_adapter
@@ -26,6 +27,7 @@ from tasks.training.export import export_adapter
 _NAME = re.compile(rf"ft:.+:{JOB}({NUMBER}):ckpt-step-([0-9]{{1,9}})")
 WHICH_ARE_KEPT = "the newest two and the one with the lowest held-out loss"
 
+EXPORT_WAIT_SECONDS = 60.0
 NO_ADAPTER = "the job trains whole weights (method dora or full), or is of an older version"
 
 
@@ -89,7 +91,7 @@ def _adapter(platform: Platform, checkpoint: NamedCheckpoint) -> Path:
     if not files.untrained_adapter.is_dir():
         raise NotFound(f"The checkpoints of {JOB}{job.id} can't be named as models: {NO_ADAPTER}.")
     prefix, scale = served_prefix(job.uid), TrainingRecipe(**job.recipe).lora_scale
-    with exclusive(files.path / "export.lock"):
+    with FileLock(files.path / "export.lock", timeout=EXPORT_WAIT_SECONDS):
         steps = [one.step for one in saved_checkpoints(files.checkpoints)]
         _forget_expired(adapters, prefix, steps)
         try:
