@@ -8,11 +8,11 @@ MODELS := $(or $(LLM_PLATFORM_LOCAL_MODELS_DIR),$(DATA)/models)
 STARTER := $(MODELS)/HuggingFaceTB/SmolLM2-135M-Instruct/model.safetensors
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help run install model browser test check format clean
+.PHONY: help run install model browser postgresql test test-long check format clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
 
 run: install ## install what is missing and run the platform until Ctrl-C
 	@$(MAKE) --no-print-directory model || \
@@ -34,8 +34,15 @@ browser: ## install Chromium for the tests of pages (Debian, as root)
 	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
 		apt-get update && apt-get install -y --no-install-recommends chromium
 
+postgresql: ## install PostgreSQL for the tests of the whole platform on it (Debian, as root)
+	@ls /usr/lib/postgresql/*/bin/pg_ctl >/dev/null 2>&1 || command -v pg_ctl >/dev/null || \
+		{ apt-get update && apt-get install -y --no-install-recommends postgresql; }
+
 test: $(VENV)/.installed-dev model ## run all tests
 	$(BIN)/python -m pytest --numprocesses 2
+
+test-long: $(VENV)/.installed-dev model ## run the tests that take hours
+	$(BIN)/python -m pytest -m long
 
 check: $(VENV)/.installed-dev ## everything that CI checks: format, lint, types, import contracts, tests
 	$(BIN)/ruff format --check .

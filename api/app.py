@@ -1,7 +1,9 @@
 """The app factory: guards, endpoints, errors and documentation put together."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI, Security
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -9,13 +11,18 @@ from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 
+from api.audit import AuditTrail
 from api.errors import DOCUMENTED_ERRORS, KEY_ERRORS, in_openais_shape, install_error_handlers
-from api.guards import BodyLimit, HostGuard
+from api.guards import BodyLimit, BrowserClients, site_answer
+from api.json_guard import JsonGuard
 from api.keys import KeyGuard
 from api.platform import Platform
+from api.process_probes import ProcessProbes
+from api.routes.audit.endpoints import router as audit
 from api.routes.datasets.endpoints import router as datasets
 from api.routes.evaluations.endpoints import router as evaluations
 from api.routes.health.endpoints import router as health
+from api.routes.keys.endpoints import router as keys
 from api.routes.metrics.endpoints import router as metrics
 from api.routes.models.endpoints import router as models
 from api.routes.openai.endpoints import router as openai
@@ -27,7 +34,10 @@ from api.routes.training.endpoints import router as training
 from api.version import VERSION
 from configs.settings import Settings
 from registry.database import upgrade
+from registry.guards.sites import SiteGuard
 
+THREADS = 40
+"""As many requests may wait for the database or the disk at once, beside those of plain functions."""
 DESCRIPTION = "Fine-tune, evaluate and serve language models. Runs show in Prefect, metrics and artifacts in MLflow."
 
 
@@ -49,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
     platform = app.state.platform = Platform.build(settings)
     errors = DOCUMENTED_ERRORS | (KEY_ERRORS if keyed else {})
     endpoints = APIRouter(prefix="/api", responses=errors)
-    for router in (health, models, datasets, training, evaluations, statistics):
+    for router in (health, models, datasets, training, evaluations, statistics, keys, audit):
         endpoints.include_router(router)
     app.include_router(endpoints)
     for router in (openai, files, fine_tuning, webhooks):
@@ -58,11 +68,18 @@ def create_app(settings: Settings) -> FastAPI:
     _serve_documentation(app)
     install_error_handlers(app)
     uploads = dict.fromkeys(("/api/datasets", "/v1/files"), settings.max_upload_bytes)
+    app.add_middleware(JsonGuard, max_bytes=settings.max_request_bytes)
     app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes, of_paths=uploads)
-    app.add_middleware(HostGuard, allowed_hosts=settings.allowed_hosts)
+    # The last to be added is the first to be asked.
+    app.add_middleware(AuditTrail, database=platform.database)
+    hosts, origins = settings.allowed_hosts, settings.allowed_origins
+    app.add_middleware(SiteGuard, allowed_hosts=hosts, allowed_origins=origins, answer=site_answer)
     if keyed:
-        # The last to be added is the first to be asked.
-        app.add_middleware(KeyGuard, known=settings.known_keys, refusals=platform.refusals)
+        app.add_middleware(KeyGuard, known=platform.keys, refusals=platform.refusals)
+    if origins:
+        app.add_middleware(BrowserClients, allowed_origins=origins)
+    # Before every guard: who asks whether a process lives has no key, and calls it by its address.
+    app.add_middleware(ProcessProbes, objection=platform.monitor.objection)
     return app
 
 
@@ -70,11 +87,14 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     platform: Platform = app.state.platform
     upgrade(platform.settings.platform_database_url)
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(platform.close)
-        for task in platform.start():
-            stack.callback(task.cancel)
-        yield
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="api") as threads:
+        asyncio.get_running_loop().set_default_executor(threads)
+        counting = asyncio.create_task(platform.generations.counter.run())
+        try:
+            yield
+        finally:
+            counting.cancel()
+            await platform.close()
 
 
 def _serve_documentation(app: FastAPI) -> None:

@@ -12,7 +12,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -58,12 +59,24 @@ class ForeignHost(PlatformError):
     """The request carries a host name that is not ours."""
 
 
+class ForeignOrigin(PlatformError):
+    """A page of another site asked for a change."""
+
+
 class Unauthorized(PlatformError):
     """The request carries no key, or one that is not known."""
 
 
 class Forbidden(PlatformError):
     """The request's key may not do this; the details say which scope it has and which is needed."""
+
+
+class Busy(PlatformError):
+    """More is being done than the platform takes on at a time; `retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class EvaluationFailed(PlatformError):
@@ -90,15 +103,19 @@ STATUS_OF_ERROR: Mapping[type[PlatformError], tuple[int, str]] = {
     ForeignHost: (400, "foreign_host"),
     Unauthorized: (401, "unauthorized"),
     Forbidden: (403, "forbidden"),
+    ForeignOrigin: (403, "foreign_origin"),
     NotFound: (404, "not_found"),
     Conflict: (409, "conflict"),
     TooLarge: (413, "too_large"),
     Invalid: (422, "invalid"),
     TooLittleMemory: (422, "too_little_memory"),
     DatasetInvalid: (422, "invalid_dataset"),
+    Busy: (429, "busy"),
     EvaluationFailed: (500, "evaluation_failed"),
     ServiceDown: (503, "part_down"),
 }
+MOST_PROBLEMS = 20
+"""How many of a request's problems an answer names."""
 OPENAI_PREFIX = "/v1/"
 OPENAI_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 STATUS_OF_ENGINE_CODE = {
@@ -113,6 +130,7 @@ STATUS_OF_ENGINE_CODE = {
 
 DOCUMENTED_ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "The body is not JSON"},
+    403: {"model": ErrorResponse, "description": "A page of another site asks, or the key's scope is not enough"},
     404: {"model": ErrorResponse, "description": "Unknown id or path"},
     409: {"model": ErrorResponse, "description": "The state forbids it"},
     413: {"model": ErrorResponse, "description": "The request is too large"},
@@ -123,7 +141,6 @@ DOCUMENTED_ERRORS: dict[int | str, dict[str, Any]] = {
 }
 KEY_ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorResponse, "description": "No key, or an unknown one"},
-    403: {"model": ErrorResponse, "description": "The key's scope is not enough"},
 }
 
 
@@ -194,7 +211,7 @@ def platform_error_response(error: PlatformError, path: str) -> JSONResponse:
 
 def _problem_of(error: PlatformError) -> Problem:
     status, code = STATUS_OF_ERROR[type(error)]
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, ServiceDown) else None
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, ServiceDown | Busy) else None
     if isinstance(error, Unauthorized):
         headers = {"WWW-Authenticate": "Bearer"}
     return Problem(status, error.message, code, error.details, headers)
@@ -233,7 +250,9 @@ def _problem_of_validation(error: RequestValidationError) -> Problem:
     if first["loc"][0] == "path":
         message = f"There is nothing with the id {_shown(first['input'])}; ids are integers from 1."
         return Problem(404, message, "not_found")
-    sentences = [_sentence(problem) for problem in problems]
+    sentences = [_sentence(problem) for problem in problems[:MOST_PROBLEMS]]
+    if len(problems) > MOST_PROBLEMS:
+        sentences.append(f"There are {len(problems) - MOST_PROBLEMS} further problems.")
     return Problem(422, " ".join(sentences), "invalid", param=_field_name(first["loc"]) or None)
 
 
@@ -255,9 +274,24 @@ def _problem_of_http(request: Request, error: HTTPException) -> Problem:
 
 
 async def _on_database_error(request: Request, error: Exception) -> JSONResponse:
-    logger.error("database error", exc_info=error)
-    message = "The database does not answer; try again in a few seconds."
-    return platform_error_response(ServiceDown("database", message), request.url.path)
+    assert isinstance(error, SQLAlchemyError)
+    problem = _problem_of_database(error)
+    if problem.status >= 500:
+        logger.error("database error in %s %s", request.method, request.url.path, exc_info=error)
+    return problem.response(request.url.path)
+
+
+def _problem_of_database(error: SQLAlchemyError) -> Problem:
+    """Return what an error of the database means to a client: most are not that it is away."""
+    if isinstance(error, IntegrityError):
+        message = "What the request names or makes was deleted or made by another request at this moment; look again."
+        return _problem_of(Conflict(message))
+    if isinstance(error, DataError):
+        message = "A value is one that the database can't store: a number that is too large, or a text with NUL in it."
+        return _problem_of(Invalid(message))
+    if isinstance(error, OperationalError | InterfaceError | NoConnectionFree):
+        return _problem_of(ServiceDown("database", "The database does not answer; try again in a few seconds."))
+    return Problem(500, "The platform asked its database in a wrong way; its log (api.log) says how.", "internal")
 
 
 async def _on_unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -1,28 +1,47 @@
-"""ASGI guards before any route: foreign hosts are refused, and bodies have a limit."""
+"""ASGI guards before any route: which pages of browsers are served, and that bodies have a limit."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from starlette import status
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import ForeignHost, TooLarge, platform_error_response
+from api.errors import ForeignHost, ForeignOrigin, TooLarge, platform_error_response
+from registry.guards.sites import Refusal
 
 
-class HostGuard:
-    """Refuses requests whose `Host` is not ours, so that a web page can't reach the API by DNS rebinding."""
+def site_answer(refusal: Refusal, path: str) -> ASGIApp:
+    """Return what a request gets that is of a foreign host or site, in the shape of errors under its path."""
+    error = ForeignHost(refusal.message) if refusal.code == "foreign_host" else ForeignOrigin(refusal.message)
+    return platform_error_response(error, path)
 
-    def __init__(self, app: ASGIApp, allowed_hosts: list[str]) -> None:
-        self.app = app
-        self.allowed_hosts = {host.lower() for host in allowed_hosts}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer 400."""
-        if scope["type"] == "http" and "*" not in self.allowed_hosts:
-            host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
-            if _host_name(host) not in self.allowed_hosts:
-                message = f"Host {host!r} is not served here; add it to LLM_PLATFORM_ALLOWED_HOSTS if it should be."
-                await platform_error_response(ForeignHost(message), scope["path"])(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
+class BrowserClients(CORSMiddleware):
+    """Lets pages of the allowed origins read answers; before the keys, as a preflight request carries none."""
+
+    def __init__(self, app: ASGIApp, allowed_origins: Sequence[str]) -> None:
+        super().__init__(
+            app,
+            allow_origins=allowed_origins,
+            allow_methods=("DELETE", "GET", "PATCH", "POST", "PUT"),
+            # Whatever a client sends: OpenAI's SDK has a dozen of its own. Keys are headers; there are no cookies.
+            allow_headers=("*",),
+            expose_headers=("Retry-After", "WWW-Authenticate"),
+            allow_private_network=True,
+        )
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """Answer a preflight request; a refusal is in the API's shape of errors."""
+        answer = super().preflight_response(request_headers)
+        if answer.status_code < status.HTTP_400_BAD_REQUEST:
+            return answer
+        message = (
+            f"Pages of {request_headers.get('origin', '')[:200]!r} may not ask for this "
+            f"({bytes(answer.body).decode()}); LLM_PLATFORM_ALLOWED_ORIGINS names the origins that may."
+        )
+        return platform_error_response(ForeignOrigin(message), "")
 
 
 class BodyLimit:
@@ -67,10 +86,3 @@ class BodyLimit:
                 raise
         if received > limit:
             await platform_error_response(error, scope["path"])(scope, receive, send)
-
-
-def _host_name(host: str) -> str:
-    """Return the host without its port: `[::1]:5000` → `::1`."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower()

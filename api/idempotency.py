@@ -43,10 +43,16 @@ async def _read(request: Request, idempotency_key: IdempotencyKey = None) -> Ide
     if idempotency_key is None:
         return None
     body = await request.body()
-    # Two spellings of the same JSON are the same body.
-    canonical = json.dumps(json.loads(body), sort_keys=True) if body else ""
     scope = f"{request.method} {request.url.path}"
-    return IdempotentRequest(scope, idempotency_key, hashlib.sha256(canonical.encode()).hexdigest())
+    return IdempotentRequest(scope, idempotency_key, hashlib.sha256(_canonical(body)).hexdigest())
+
+
+def _canonical(body: bytes) -> bytes:
+    """Return the body in the one spelling of its JSON; one that is no JSON, which the endpoint refuses, as it is."""
+    try:
+        return json.dumps(json.loads(body), sort_keys=True).encode()
+    except ValueError:
+        return body
 
 
 OnceOnly = Annotated[IdempotentRequest | None, Depends(_read)]

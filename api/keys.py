@@ -1,24 +1,29 @@
 """The guard before every endpoint: which key a request carries, and whether its scope is enough (decision 17)."""
 
-from collections.abc import Sequence
-
 from prometheus_client import CollectorRegistry, Counter
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.errors import Forbidden, PlatformError, Unauthorized, platform_error_response
+from api.errors import Forbidden, PlatformError, ServiceDown, Unauthorized, platform_error_response
 from configs import keys
 from configs.keys import ApiKey
+from registry.acting import acting_key
+from registry.known_keys import KnownKeys
 
 READING = ("GET", "HEAD", "OPTIONS")
 COMPUTING = ("/api/models/{model_id}/generate", "/v1/completions", "/v1/chat/completions", "/v1/embeddings")
 """POST here computes an answer and changes nothing: reading, too."""
 DECIDING = ("/api/models/{model_id}/promote",)
 """POST here changes which model others are given."""
+GUARDING = ("/api/keys", "/api/keys/{key_id}", "/api/audit")
+"""Whatever is done here: who may do what, and who did."""
 REASONS = ("missing", "unknown", "scope")
 POLICY_VIOLATION = 1008
 
-_COMPUTING, _DECIDING = ([compile_path(path)[0] for path in paths] for paths in (COMPUTING, DECIDING))
+_COMPUTING, _DECIDING, _GUARDING = (
+    [compile_path(path)[0] for path in paths] for paths in (COMPUTING, DECIDING, GUARDING)
+)
 
 
 class Refusals:
@@ -40,35 +45,51 @@ class Refusals:
 class KeyGuard:
     """Refuses requests without a key of the scope that they need, whatever they are for, known or not."""
 
-    def __init__(self, app: ASGIApp, known: Sequence[ApiKey], refusals: Refusals) -> None:
+    def __init__(self, app: ASGIApp, known: KnownKeys, refusals: Refusals) -> None:
         self.app = app
         self.known = known
         self.refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401 or 403."""
-        error = None if scope["type"] == "lifespan" else self._objection(scope)
-        if error is None:
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
-        elif scope["type"] == "http":
+            return
+        try:
+            holder = self._holder(scope, await self._presented(scope))
+        except PlatformError as objection:
+            error = objection
+        else:
+            acting_key.set(holder.name)  # each request has a context of its own
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] == "http":
             await platform_error_response(error, scope["path"])(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": POLICY_VIOLATION})
 
-    def _objection(self, scope: Scope) -> PlatformError | None:
+    async def _presented(self, scope: Scope) -> ApiKey | None:
+        """Return whose key the request carries; raises `Unauthorized` if it carries none."""
         presented = _bearer(scope)
         if presented is None:
-            return self._refused("missing", Unauthorized("A key is required: send it as `Authorization: Bearer KEY`."))
-        holder = keys.holder_of(self.known, presented)
+            raise self._refused("missing", Unauthorized("A key is required: send it as `Authorization: Bearer KEY`."))
+        try:
+            return await self.known.holder_of(presented)
+        except SQLAlchemyError as error:
+            message = "The database does not answer, so no key can be looked up; try again in a few seconds."
+            raise ServiceDown("database", message) from error
+
+    def _holder(self, scope: Scope, holder: ApiKey | None) -> ApiKey:
+        """Return the key; raises `Unauthorized` for an unknown one and `Forbidden` for one whose scope is too small."""
         if holder is None:
             # The key is not repeated: answers are logged more widely than keys may be.
-            return self._refused("unknown", Unauthorized("The key is not known here; ask the operator for one."))
+            raise self._refused("unknown", Unauthorized("The key is not known here; ask the operator for one."))
         # A websocket's method says nothing of what it is for; there is none yet.
         needed = needed_scope(scope["method"], scope["path"]) if scope["type"] == "http" else keys.Scope.ADMIN
         if not holder.scope.covers(needed):
             message = f"The key {holder.name} has the scope {holder.scope}, but this needs {needed}."
-            return self._refused("scope", Forbidden(message, scope=holder.scope, needed=needed))
-        return None
+            raise self._refused("scope", Forbidden(message, scope=holder.scope, needed=needed))
+        return holder
 
     def _refused(self, reason: str, error: PlatformError) -> PlatformError:
         self.refusals.note(reason)
@@ -77,6 +98,8 @@ class KeyGuard:
 
 def needed_scope(method: str, path: str) -> keys.Scope:
     """Return the scope that a request needs; what no rule names changes something."""
+    if any(pattern.match(path) for pattern in _GUARDING):
+        return keys.Scope.ADMIN
     if method in READING:
         return keys.Scope.READ
     if method == "POST" and any(pattern.match(path) for pattern in _COMPUTING):

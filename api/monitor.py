@@ -1,121 +1,136 @@
-"""Watches the platform's services, so that `/api/health` answers at once with what was last seen."""
+"""How the platform fares, for health and for requests that need a service: read from what the controller keeps."""
 
 import asyncio
-import logging
 import time
-from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
-import httpx
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.engine_server.schemas import EngineHealth
 from api.errors import ServiceDown
-from api.generation.engine_client import EngineClient, EngineError
-from api.generation.openai_backend import OpenAIBackend
-from api.launcher.services import WORK_POOLS
-from configs.settings import Settings
+from api.generation.engine_client import EngineError
+from api.generation.inference import Inference
+from api.services import DOWN, LABELS, OK, STARTING
+from registry.clock import timestamp, utcnow
 from registry.database import Database
+from registry.repositories.controller import ControllerRepository
+from registry.tables import ControllerLease, LoopState, ServiceState
 
-logger = logging.getLogger(__name__)
-
-INTERVAL_SECONDS = 1.0
-# Prefect needs 0.1 s to answer for its workers, and hears from them every ten seconds only.
-WORKER_INTERVAL_SECONDS = 5.0
-PROBE_TIMEOUT_SECONDS = 5.0
-LABELS = {
-    "database": "The database",
-    "prefect": "The Prefect server",
-    "mlflow": "The MLflow server",
-    "worker": "The worker",
-    "engine": "The inference engine",
-}
-STARTING, OK, DOWN = "starting", "ok", "down"
+SILENCE = timedelta(seconds=15)
+"""A controller that has recorded nothing for so long is down, and what it said of the others is out of date."""
+PASSES_MISSED = 3
+"""A loop that has missed so many passes, and `SILENCE`, does not work."""
+ENGINE_SECONDS = 1.0
 
 
 class Monitor:
-    """Probes database, Prefect, MLflow, worker and engine once a second."""
+    """Answers at once with what was last seen; holds nothing but the engine's last word, for a second."""
 
-    def __init__(self, settings: Settings, database: Database, engine: EngineClient | OpenAIBackend) -> None:
-        self._settings = settings
+    def __init__(self, database: Database, engine: Inference) -> None:
         self._database = database
-        self._http = httpx.AsyncClient(timeout=PROBE_TIMEOUT_SECONDS, trust_env=False)
-        self._probes: dict[str, Callable[[], Awaitable[None]]] = {
-            "database": self._probe_database,
-            "prefect": lambda: self._probe_http(f"{settings.prefect_api_url}/health"),
-            "mlflow": lambda: self._probe_http(f"{settings.mlflow_url}/health"),
-            "worker": self._probe_worker,
-            "engine": self._probe_engine,
-        }
-        self._engine = engine
-        self.engine: EngineHealth | None = None
-        """What the engine last said of itself; None before that, and once it no longer answers."""
-        self.services: dict[str, dict[str, Any]] = {name: {"status": STARTING} for name in self._probes}
+        self._inference = engine
+        self._engine_health: EngineHealth | None = None
+        self._engine_asked_at = float("-inf")
+        self._asking_engine = asyncio.Lock()
 
-    @property
-    def healthy(self) -> bool:
-        """Whether every service answered when last asked."""
-        return all(self.answers(name) for name in self.services)
+    def services(self) -> dict[str, dict[str, Any]]:
+        """Return each service's status, with its latency or the reason why it is not `ok`."""
+        started = time.monotonic()
+        try:
+            with self._database.reading() as session:
+                controller = ControllerRepository(session)
+                lease, states = controller.lease(), controller.services()
+        except SQLAlchemyError as error:
+            return _unknown_but(str(error).splitlines()[0][:200])
+        latency_ms = round((time.monotonic() - started) * 1000, 1)
+        shown = {"database": {"status": OK, "latency_ms": latency_ms}}
+        reason = _silence(lease)
+        for name in LABELS:
+            state = next((state for state in states if state.name == name), None)
+            if name not in ("database", "controller"):
+                shown[name] = _shown(state, reason)
+        shown["controller"] = {"status": OK} if reason is None else {"status": _of_silence(lease), "reason": reason}
+        return shown
+
+    def loops(self) -> dict[str, dict[str, Any]]:
+        """Return how each of the controller's background loops fares; empty while the database does not answer."""
+        try:
+            with self._database.reading() as session:
+                return {state.name: _shown_loop(state) for state in ControllerRepository(session).loops()}
+        except SQLAlchemyError:
+            return {}
+
+    def objection(self) -> str | None:
+        """Return why this process can't serve requests, None if it can: that takes a database, and nothing else."""
+        try:
+            self._database.ping()
+        except SQLAlchemyError as error:
+            return f"The database does not answer ({str(error).splitlines()[0][:200]}); try again in a few seconds."
+        return None
 
     def answers(self, name: str) -> bool:
         """Return whether the service answered when last asked."""
-        return bool(self.services[name]["status"] == OK)
+        return bool(self.services()[name]["status"] == OK)
 
     def require(self, name: str) -> None:
         """Raise `ServiceDown` unless the service answered when last asked."""
-        if not self.answers(name):
-            service = self.services[name]
+        service = self.services()[name]
+        if service["status"] != OK:
             reason = service.get("reason", "it has not answered yet")
             raise ServiceDown(name, f"{LABELS[name]} is {service['status']} ({reason}); try again in a few seconds.")
 
-    async def run(self) -> None:
-        """Probe every service while the API runs, each at its own pace: one that hangs delays no other."""
-        try:
-            await asyncio.gather(*(self._watch(name, probe) for name, probe in self._probes.items()))
-        finally:
-            await self._http.aclose()
-
-    async def _watch(self, name: str, probe: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            started = time.monotonic()
-            try:
-                await probe()
-            except (httpx.HTTPError, EngineError, SQLAlchemyError, _NotReady) as error:
-                self._record_failure(name, str(error) or type(error).__name__)
-            else:
-                self.services[name] = {"status": OK, "latency_ms": round((time.monotonic() - started) * 1000, 1)}
-            settled = name == "worker" and self.answers(name)
-            await asyncio.sleep(WORKER_INTERVAL_SECONDS if settled else INTERVAL_SECONDS)
-
-    def _record_failure(self, name: str, reason: str) -> None:
-        if name == "engine":
-            self.engine = None
-        # Until a service has answered once it is starting, not down.
-        status = STARTING if self.services[name]["status"] == STARTING else DOWN
-        if status == DOWN and self.services[name]["status"] == OK:
-            logger.warning("%s does not answer: %s", name, reason)
-        self.services[name] = {"status": status, "reason": reason.splitlines()[0][:200]}
-
-    async def _probe_database(self) -> None:
-        await asyncio.to_thread(self._database.ping)
-
-    async def _probe_http(self, url: str) -> None:
-        (await self._http.get(url)).raise_for_status()
-
-    async def _probe_engine(self) -> None:
-        """The engine's port opens before its libraries are imported; until then it is not there."""
-        self.engine = await self._engine.health()
-        if self.engine.status != "ok":
-            raise _NotReady(f"the engine is {self.engine.status}")
-
-    async def _probe_worker(self) -> None:
-        """The worker is there when Prefect has heard from it lately, in both of its pools."""
-        for pool in WORK_POOLS:
-            url = f"{self._settings.prefect_api_url}/work_pools/{pool}/workers/filter"
-            response = await self._http.post(url, json={"workers": {"status": {"any_": ["ONLINE"]}}})
-            if response.is_error or not response.json():
-                raise _NotReady(f"no worker is online in Prefect's work pool {pool!r}")
+    async def engine(self) -> EngineHealth | None:
+        """Return what the engine says of itself, at most a second old; None if it does not answer."""
+        async with self._asking_engine:
+            if time.monotonic() - self._engine_asked_at > ENGINE_SECONDS:
+                try:
+                    self._engine_health = await self._inference.health()
+                except EngineError:
+                    self._engine_health = None
+                self._engine_asked_at = time.monotonic()
+            return self._engine_health
 
 
-class _NotReady(Exception):
-    """A service answered, but not as one that works."""
+def is_healthy(services: dict[str, dict[str, Any]], loops: dict[str, dict[str, Any]]) -> bool:
+    """Return whether every service answers and every loop has passed lately."""
+    return all(service["status"] == OK for service in services.values()) and all(loop["ok"] for loop in loops.values())
+
+
+def _silence(lease: ControllerLease | None) -> str | None:
+    """Return why nobody knows how the services fare; None if a controller keeps watch."""
+    if lease is None:
+        return "no controller has begun yet"
+    if lease.released:
+        return "the controller has stopped"
+    seconds = (utcnow() - lease.renewed_at).total_seconds()
+    return f"the controller has recorded nothing for {seconds:.0f} s" if seconds > SILENCE.total_seconds() else None
+
+
+def _of_silence(lease: ControllerLease | None) -> str:
+    return STARTING if lease is None else DOWN
+
+
+def _shown(state: ServiceState | None, silence: str | None) -> dict[str, Any]:
+    if silence is not None or state is None:
+        return {"status": STARTING, "reason": silence or "it has not been asked yet"}
+    if state.status == OK:
+        return {"status": OK, "latency_ms": state.latency_ms}
+    return {"status": state.status, "reason": state.reason}
+
+
+def _shown_loop(state: LoopState) -> dict[str, Any]:
+    lately = max(SILENCE, timedelta(seconds=PASSES_MISSED * state.interval_seconds))
+    return {
+        "ok": state.last_ok_at is not None and utcnow() - state.last_ok_at < lately,
+        "passes": state.passes,
+        "failures": state.failures,
+        "last_ok_at": state.last_ok_at and timestamp(state.last_ok_at),
+        "last_error": state.last_error,
+        "last_error_at": state.last_error_at and timestamp(state.last_error_at),
+    }
+
+
+def _unknown_but(reason: str) -> dict[str, dict[str, Any]]:
+    unknown = {"status": STARTING, "reason": "the database, in which the controller records it, does not answer"}
+    return {name: {"status": DOWN, "reason": reason} if name == "database" else unknown for name in LABELS}

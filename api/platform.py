@@ -1,83 +1,73 @@
-"""What every route shares: the services of the running API, made once by the app factory."""
+"""What every route shares: the database, and the clients of the other services, made once by the app factory."""
 
-import asyncio
 from dataclasses import dataclass
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from api.controller.availability import AvailabilityWatch
-from api.controller.ingestion import Ingestion
-from api.controller.mlflow_sync import MlflowSync
-from api.controller.reconciler import Reconciler
-from api.controller.webhook_delivery import WebhookSender
-from api.generation.engine_client import EngineClient
-from api.generation.openai_backend import OpenAIBackend
+from api.dataset_process import DatasetProcess
+from api.generation.counting import GenerationCounter
+from api.generation.inference import Inference, inference_client
+from api.generation.model_input import ModelInputs
+from api.generation.service import Generations
 from api.keys import Refusals
 from api.monitor import Monitor
 from api.orchestration.prefect_client import Orchestrator
+from api.orchestration.state_sync import StateSync
+from api.orchestration.submission import Submission
+from api.webhooks.addresses import Resolver
 from configs.settings import Settings
 from registry.database import Database
-
-SILENCE_SECONDS = 30.0
-"""How much longer than the longest generation the engine may be silent before it is taken for dead."""
-Inference = EngineClient | OpenAIBackend
+from registry.known_keys import KnownKeys
 
 
 @dataclass(frozen=True)
 class Platform:
-    """The API process's services."""
+    """The API process's clients; nothing here outlives a request, so that several processes serve one platform."""
 
     settings: Settings
     database: Database
     orchestrator: Orchestrator
+    submission: Submission
+    state_sync: StateSync
     engine: Inference
+    generations: Generations
     monitor: Monitor
-    reconciler: Reconciler
-    tracking: MlflowSync
-    ingestion: Ingestion
-    availability: AvailabilityWatch
+    keys: KnownKeys
     refusals: Refusals
-    webhooks: WebhookSender
+    resolver: Resolver
+    dataset_process: DatasetProcess
 
     @classmethod
     def build(cls, settings: Settings) -> "Platform":
-        """Make the services; nothing runs or connects yet."""
+        """Make the clients; nothing connects yet."""
         database = Database(settings.platform_database_url)
-        engine = _inference(settings)
-        orchestrator = Orchestrator(settings.prefect_api_url)
+        engine = inference_client(settings)
+        orchestrator = Orchestrator(settings.prefect_api_url, settings.services_login)
+        inputs, counter = ModelInputs(settings, database), GenerationCounter(database)
         return cls(
             settings=settings,
             database=database,
             orchestrator=orchestrator,
+            submission=Submission(database, orchestrator),
+            state_sync=StateSync(database, orchestrator),
             engine=engine,
-            monitor=Monitor(settings, database, engine),
-            reconciler=Reconciler(database, orchestrator),
-            tracking=MlflowSync(settings, database),
-            ingestion=Ingestion(settings, database),
-            availability=AvailabilityWatch(settings, database),
+            generations=Generations(settings, engine, inputs, counter),
+            monitor=Monitor(database, engine),
+            keys=KnownKeys(database, settings.known_keys),
             refusals=Refusals(),
-            webhooks=WebhookSender(settings, database),
+            resolver=Resolver(allow_internal=settings.webhook_allow_internal),
+            dataset_process=DatasetProcess(settings, database),
         )
-
-    def start(self) -> list[asyncio.Task[None]]:
-        """Start what works beside the requests."""
-        loops = (self.monitor, self.reconciler, self.tracking, self.ingestion, self.availability, self.webhooks)
-        return [asyncio.create_task(loop.run()) for loop in loops]
 
     async def close(self) -> None:
         """Close connections."""
         await self.orchestrator.close()
         await self.engine.close()
+        self.resolver.close()
+        self.keys.close()
+        await self.generations.counter.close()
         self.database.close()
-
-
-def _inference(settings: Settings) -> Inference:
-    # The engine keeps to the limit itself, and says so; this is for one that says nothing at all.
-    seconds = settings.generation_timeout_seconds + SILENCE_SECONDS
-    if settings.backend_url is not None:
-        return OpenAIBackend(settings.backend_url, settings.backend_api_key, seconds)
-    return EngineClient(settings.engine_url, seconds)
 
 
 def _of_request(request: Request) -> Platform:
@@ -85,3 +75,4 @@ def _of_request(request: Request) -> Platform:
 
 
 CurrentPlatform = Annotated[Platform, Depends(_of_request)]
+"""The platform that answers the request."""

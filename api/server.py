@@ -1,16 +1,28 @@
 """The API's process: `python -m api.server`."""
 
+import multiprocessing
+import os
+import signal
 import sys
 
 import uvicorn
+from fastapi import FastAPI
 
 from api.app import create_app
+from api.launcher.launch import end_with_parent
 from api.launcher.preflight import PreflightError, check_bindings
 from configs.settings import get_settings
 
 SHUTDOWN_GRACE_SECONDS = 5
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep idle connections (httpx, and with it OpenAI's SDK: 5 s): else a request may meet its end."""
+
+
+def make_app() -> FastAPI:
+    """Return the app of one API process; of several, each ends with the one that started them."""
+    if multiprocessing.parent_process() is not None:
+        end_with_parent(signal.SIGTERM, os.getppid())
+    return create_app(get_settings())
 
 
 def main() -> None:
@@ -21,7 +33,9 @@ def main() -> None:
     except PreflightError as error:
         sys.exit(f"Can't start: {error}")
     uvicorn.run(
-        create_app(settings),
+        "api.server:make_app",
+        factory=True,
+        workers=settings.api_workers,
         host=settings.host,
         port=settings.api_port,
         access_log=False,

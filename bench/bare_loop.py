@@ -10,10 +10,10 @@ from configs.recipe import TrainingRecipe
 from tasks.training import loop
 from tasks.training.adapter import TrainedModel
 from tasks.training.batch import TokenRow
-from tasks.training.estimate import PathName
+from tasks.training.estimate import BackendName
 from tasks.training.observer import StepRecord, TrainingObserver
 from tasks.training.planning import StepPlan
-from tasks.training.step_backend import PaddedPath
+from tasks.training.step_backend import PaddedBackend
 
 NEVER = 1e9
 
@@ -37,13 +37,13 @@ def train(
     observer: TrainingObserver,
     *,
     pad_token_id: int,
-    path: PathName | None = None,
+    backend: BackendName | None = None,
     compute_dtype: torch.dtype | None = None,
     plan: StepPlan | None = None,
 ) -> None:
-    """Train `model` in this process on `rows`; as the loop chooses, or from now on as `path` says."""
-    if path == "padded":
-        loop.choose_path = lambda model, pad_token_id, _begun, dtype, recompute: PaddedPath(
+    """Train `model` in this process on `rows`; with the loop's choice of backend, or from now on with `backend`."""
+    if backend == "padded":
+        loop.choose_backend = lambda model, pad_token_id, _begun, dtype, recompute: PaddedBackend(
             model, pad_token_id, dtype, recompute=recompute
         )
     with tempfile.TemporaryDirectory() as folder:

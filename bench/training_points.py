@@ -21,7 +21,7 @@ from bench import bare_loop
 from bench.training import ROOT
 from configs.recipe import Method, TrainingRecipe
 from tasks.training.adapter import attach_lora
-from tasks.training.estimate import PathName
+from tasks.training.estimate import BackendName
 from tasks.training.fitting import workload_of
 from tasks.training.observer import StepRecord
 from tasks.training.planning import StepPlan
@@ -45,7 +45,7 @@ MODELS = {
 class Point:
     """One shape of a step, and how often it is done."""
 
-    path: PathName
+    path: BackendName
     rows: int
     length: int
     rank: int = 8
@@ -96,7 +96,7 @@ def train(point: Point) -> Figures:
     workload = workload_of(model, recipe, [point.length] * point.rows, point.path, dtype)
     assert workload is not None
     watch = Stopwatch()
-    bare_loop.train(model, rows, recipe, watch, pad_token_id=0, path=point.path, compute_dtype=dtype, plan=plan)
+    bare_loop.train(model, rows, recipe, watch, pad_token_id=0, backend=point.path, compute_dtype=dtype, plan=plan)
     (began, cpu_began), (ended, cpu_ended) = watch.ends[0], watch.ends[-1]
     tokens = (point.steps - 1) * point.rows * point.length
     return Figures(

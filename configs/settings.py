@@ -3,6 +3,7 @@
 Every field can be set as `LLM_PLATFORM_<FIELD>`, for example `LLM_PLATFORM_API_PORT=8000`.
 """
 
+import re
 import ssl
 from functools import lru_cache
 from ipaddress import ip_address
@@ -17,6 +18,8 @@ from configs.keys import ApiKey, parse_keys
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 Port = int
+SERVICES_USER = "platform"
+ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
 class Settings(BaseSettings):
@@ -28,15 +31,21 @@ class Settings(BaseSettings):
     """Address the API binds to; beyond loopback only with `api_keys`, or `force_open`."""
     api_keys: str | None = Field(None, repr=False)
     """Keys one of which every request must carry, as `NAME:SCOPE:SHA256,…` (`llm-platform keys new`); none: no keys."""
+    services_secret: str | None = Field(None, min_length=32, repr=False)
+    """What the platform's processes show Prefect and MLflow where there are keys; `up` makes one at every start."""
     force_open: bool = False
     """Whether what asks for no key may be bound beyond loopback: Prefect's and MLflow's pages, an API without keys."""
     api_port: Port = Field(5000, ge=1, le=65535)
+    api_workers: int = Field(1, ge=1, le=64)
+    """Processes that serve the API beside each other."""
     mlflow_port: Port = Field(5001, ge=1, le=65535)
     engine_port: Port = Field(5002, ge=1, le=65535)
     """The inference engine's own process; loopback only, spoken to by the API alone."""
     prefect_port: Port = Field(4200, ge=1, le=65535)
     allowed_hosts: list[str] = ["localhost", "127.0.0.1", "::1"]
     """Host names a request may carry (a JSON list in the environment); others are refused (DNS rebinding)."""
+    allowed_origins: list[str] = []
+    """Origins (`https://app.example`, a JSON list in the environment) whose pages may use the API; others may not."""
 
     data_dir: Path = Path("data")
     """Everything the platform writes: databases, checkpoints, adapters, logs."""
@@ -48,6 +57,10 @@ class Settings(BaseSettings):
     """SQLAlchemy URL of MLflow's store; default SQLite in the data folder."""
     prefect_database_url: str | None = None
     """Async SQLAlchemy URL of Prefect's store (`postgresql+asyncpg://…`); default SQLite in the data folder."""
+    postgresql_tools_dir: Path | None = None
+    """Folder of PostgreSQL's `pg_dump` and `pg_restore`, no older than the server; default those on the PATH."""
+    upgrade_snapshot: Literal["auto", "required", "off"] = "auto"
+    """Copy of a database before its schema is upgraded; `auto` goes on without one where `pg_dump` is missing."""
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
@@ -79,6 +92,14 @@ class Settings(BaseSettings):
     backend_api_key: str | None = Field(None, repr=False)
     generation_timeout_seconds: float = Field(600.0, gt=0)
     """How long a request for text may wait and run; one that takes longer ends with 503."""
+    generation_max_answers: int = Field(1024, ge=1)
+    """Answers that one request may ask for: its prompts times `n`."""
+    generation_max_tokens: int = Field(4_194_304, ge=1)
+    """Tokens that one request may ask for: its prompts times `n` times the most tokens of each answer."""
+    generation_connections: int = Field(512, ge=1)
+    """Answers that the engine is asked for at once, each over a connection of its own; further ones wait."""
+    generation_queue_length: int = Field(4096, ge=1)
+    """Answers waiting for such a place; a request for more is refused with 429."""
     pause_wait_seconds: float = Field(60.0, ge=0)
     """How long `/pause` waits for the trainer to leave before it answers 202."""
     checkpoint_interval_seconds: float = Field(60.0, gt=0)
@@ -104,7 +125,19 @@ class Settings(BaseSettings):
             parse_keys(text)
         return text
 
-    @field_validator("data_dir", "local_models_dir", "webhook_ca_file")
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, origins: list[str]) -> list[str]:
+        """One by one: `*` would let in every page that a person on this machine opens."""
+        for origin in origins:
+            if not ORIGIN.fullmatch(origin):
+                message = (
+                    f"{origin!r} is no origin: a scheme, a host and perhaps a port, such as https://app.example:8443"
+                )
+                raise ValueError(message)
+        return [origin.lower() for origin in origins]
+
+    @field_validator("data_dir", "local_models_dir", "postgresql_tools_dir", "webhook_ca_file")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         """Paths are handed to processes with other working directories."""
@@ -185,6 +218,23 @@ class Settings(BaseSettings):
     def known_keys(self) -> tuple[ApiKey, ...]:
         """The keys that open the API; none: it asks for no key."""
         return () if self.api_keys is None else parse_keys(self.api_keys)
+
+    @property
+    def services_login(self) -> tuple[str, str] | None:
+        """User name and password by which the platform's processes use Prefect and MLflow; none: they ask for none."""
+        return None if self.services_secret is None else (SERVICES_USER, self.services_secret)
+
+    @property
+    def lacks_services_secret(self) -> str | None:
+        """Why Prefect and MLflow can't be started alone: without a secret they would be open, in spite of the keys."""
+        if self.api_keys is None or self.services_secret is not None:
+            return None
+        return "with LLM_PLATFORM_API_KEYS, LLM_PLATFORM_SERVICES_SECRET is needed; `llm-platform up` makes one."
+
+    @property
+    def served_hosts(self) -> list[str]:
+        """Host names by which Prefect and MLflow may be asked: those of the API, and what this machine itself uses."""
+        return list(dict.fromkeys([*self.allowed_hosts, self.keyless_connect_host]))
 
     @property
     def loopback(self) -> bool:

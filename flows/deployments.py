@@ -12,6 +12,7 @@ import yaml
 from prefect import Flow
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.schedules import Schedule
@@ -97,6 +98,14 @@ async def outdated(client: PrefectClient, specs: list[DeploymentSpec]) -> bool:
         if deployment.version != spec.fingerprint():
             return True
     return False
+
+
+async def incomplete(client: PrefectClient, specs: list[DeploymentSpec]) -> bool:
+    """Tell whether somebody has deleted a deployment, or the work pool under one; two requests for all of them."""
+    pools = {pool.name for pool in await client.read_work_pools()}
+    names = DeploymentFilter(name=DeploymentFilterName(any_=[spec.name for spec in specs]))
+    served = {(one.name, one.work_pool_name) for one in await client.read_deployments(deployment_filter=names)}
+    return any(spec.work_pool not in pools or (spec.name, spec.work_pool) not in served for spec in specs)
 
 
 async def apply_deployments(specs: list[DeploymentSpec]) -> None:

@@ -1,5 +1,9 @@
-"""Prefect's server as one process of the platform (`python -m flows.prefect_server`), its SQLite made patient."""
+"""Prefect's server as one process of the platform (`python -m flows.prefect_server`), its SQLite made patient.
 
+It is behind the platform's guards: no other site's page, and where there are keys nobody without one.
+"""
+
+import sys
 from contextlib import _AsyncGeneratorContextManager
 from datetime import timedelta
 from functools import partial
@@ -14,6 +18,7 @@ from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
 from configs.settings import get_settings
+from registry.guards.login import guarded
 
 BACKGROUND_SECONDS = 1.0
 """How exactly the server's background tasks keep their time. Its own 0.25 s took a third of what it takes idle."""
@@ -44,10 +49,14 @@ def main() -> None:
     """Serve Prefect's API and UI on the configured address."""
     settings = get_settings()
     poll_less()
+    if settings.lacks_services_secret:
+        sys.exit(f"Can't start: {settings.lacks_services_secret}")
     url = PREFECT_API_DATABASE_CONNECTION_URL.value()
     if url.startswith("sqlite"):
         set_database_config(PatientSqlite(connection_url=url))
-    uvicorn.run(create_app(final=True), host=settings.keyless_host, port=settings.prefect_port, log_level="warning")
+    # Whoever may make a deployment may run a command on this machine.
+    app = guarded(create_app(final=True), settings, own_login=True)
+    uvicorn.run(app, host=settings.keyless_host, port=settings.prefect_port, log_level="warning")
 
 
 if __name__ == "__main__":

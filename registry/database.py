@@ -1,22 +1,23 @@
 """The platform's database: one engine, transactions at the edge, migrations."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from configs.catalogue import load_catalogue
 from configs.dataset import STDLIB_DOCSTRINGS
 from registry.repositories.statistics import GENERATIONS
+from registry.schema import upgrade_schema
 from registry.tables import Counter, Dataset, Model
 
 SQLITE_BUSY_TIMEOUT_SECONDS = 30
+HIDE_PARAMETERS = True
+"""Errors name the statement, not its values: those hold secrets of webhooks, and errors are logged."""
 
 
 class Database:
@@ -52,12 +53,13 @@ class Database:
 
 def _create_engine(url: str) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20, hide_parameters=HIDE_PARAMETERS)
     engine = create_engine(
         url,
         connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
         pool_size=10,
         max_overflow=40,
+        hide_parameters=HIDE_PARAMETERS,
     )
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -82,35 +84,41 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def upgrade(url: str) -> None:
-    """Bring the database at `url` to the newest schema and seed it, creating it (and SQLite's folder) if need be."""
+def upgrade(url: str, before_change: Callable[[str | None], None] | None = None, to: str = "head") -> bool:
+    """Bring the database at `url` to the newest schema and seed it, creating it (and SQLite's folder) if need be.
+
+    All of it or nothing happens, in one process at a time; returns whether a migration ran. `before_change` is called
+    with the revision that is there (None: no tables) before a migration. Raises `registry.schema.SchemaError`.
+    """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["url"] = url
-    command.upgrade(config, "head")
-    _seed(url)
+    engine = _create_engine(url)
+    try:
+        return upgrade_schema(engine, _seed, before_change or _keep_nothing, to)
+    finally:
+        engine.dispose()
 
 
-def _seed(url: str) -> None:
+def _keep_nothing(_revision: str | None) -> None:
+    """Take no snapshot: a caller that wants one gives another function."""
+
+
+def _seed(session: Session) -> None:
     """Insert the catalogue, the built-in data set and the counters, on the first start only."""
-    database = Database(url)
-    with database.transaction() as session:
-        # The counter marks a seeded database: a catalogue model that was deleted later must not come back.
-        if session.get(Counter, GENERATIONS) is None:
-            session.add(Counter(name=GENERATIONS, value=0))
-            session.add(
-                Dataset(
-                    uid=uuid4().hex,
-                    name="Python standard library docstrings",
-                    source=STDLIB_DOCSTRINGS,
-                    status="READY",
-                    settings={},
-                )
-            )
-            for entry in load_catalogue():
-                session.add(Model(**entry.model_dump(), status="LOADING"))
-                session.flush()
-    database.close()
+    # The counter marks a seeded database: a catalogue model that was deleted later must not come back.
+    if session.get(Counter, GENERATIONS) is not None:
+        return
+    session.add(Counter(name=GENERATIONS, value=0))
+    session.add(
+        Dataset(
+            uid=uuid4().hex,
+            name="Python standard library docstrings",
+            source=STDLIB_DOCSTRINGS,
+            status="READY",
+            settings={},
+        )
+    )
+    for entry in load_catalogue():
+        session.add(Model(**entry.model_dump(), status="LOADING"))
+        session.flush()

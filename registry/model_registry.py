@@ -1,6 +1,5 @@
 """MLflow's model registry: every completed job becomes a version that `mlflow.pyfunc.load_model` can load."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,6 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from registry.champions import CHAMPION, RegisteredVersion
-
-
-def registered_name(base_model: str) -> str:
-    """Return the registered model that collects all fine-tunes of one base: `org/Base.Name` → `base.name`."""
-    return re.sub(r"[^a-z0-9._-]+", "-", base_model.rpartition("/")[2].lower())
 
 
 def register_version(

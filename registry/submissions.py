@@ -17,6 +17,8 @@ class Submission:
     name: str
     parameters: dict[str, Any]
     tag: str
+    key: str
+    """Makes one run of it, however often it is sent: the record's uid, with the number of any later submission."""
 
 
 def job_of_parameters(parameters: FinetuneParameters, flow_run_id: str | None = None) -> TrainingJob:
@@ -45,12 +47,13 @@ def evaluation_of_parameters(parameters: EvaluationParameters, flow_run_id: str 
 
 def submission_of(record: TrainingJob | Evaluation) -> Submission:
     """Return what to tell Prefect about a record."""
+    key = f"{record.uid}-{record.submissions}" if record.submissions else record.uid
     if isinstance(record, TrainingJob):
         job = {"model_id": record.model_id, "job_name": record.job_name, **record.recipe}
-        return Submission(f"job {record.id}: {record.job_name}", {"job": job}, JOB_TAG + record.uid)
+        return Submission(f"job {record.id}: {record.job_name}", {"job": job}, JOB_TAG + record.uid, key)
     evaluation = {"model_id": record.model_id, "eval_name": record.eval_name, **record.parameters}
     name = f"evaluation {record.id}: {record.eval_name}"
-    return Submission(name, {"evaluation": evaluation}, EVALUATION_TAG + record.uid)
+    return Submission(name, {"evaluation": evaluation}, EVALUATION_TAG + record.uid, key)
 
 
 def uid_of_tags(tags: list[str], prefix: str) -> str | None:

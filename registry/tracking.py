@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 from requests.exceptions import RequestException
@@ -24,6 +24,7 @@ EXPERIMENT_KIND = "mlflow.experimentKind"
 # MLflow's server refuses larger batches.
 METRICS_PER_BATCH = 1000
 MAX_PARAM_LENGTH = 6000
+RESOURCE_DOES_NOT_EXIST = "RESOURCE_DOES_NOT_EXIST"
 
 Result = TypeVar("Result")
 
@@ -71,10 +72,17 @@ class TrackedRun:
         """Open the run that carries these tags, or make it: a killed process leaves its run open for the next one."""
         self.client = MlflowClient(tracking_uri)
         self.tracking_uri = tracking_uri
+        self._experiment, self._name, self._identity = experiment, name, dict(tags)
         self.experiment_id = self._experiment_id(experiment)
         self.run_id = self._find(tags) or self._create(name, tags)
+        self.on_replaced: Callable[[str, bool], None] | None = None
+        """Told why, and whether the run has none of the metrics, when another run takes the place of a deleted one."""
+        self._params: dict[str, Any] = {}
+        self._tags: dict[str, str] = {}
+        self._inputs: list[DatasetInput] = []
         self._pending: list[Metric] = []
         self._lock = threading.Lock()
+        self._replacing = threading.Lock()
 
     @property
     def url(self) -> str:
@@ -84,6 +92,10 @@ class TrackedRun:
     def _experiment_id(self, name: str) -> str:
         experiment = self.client.get_experiment_by_name(name)
         if experiment is not None:
+            if experiment.lifecycle_stage == LifecycleStage.DELETED:
+                # MLflow keeps the name of a deleted one, and gives it to no other.
+                self.client.restore_experiment(experiment.experiment_id)
+                logger.warning("The MLflow experiment %s was deleted; it is restored, with its runs", name)
             return str(experiment.experiment_id)
         try:
             return str(self.client.create_experiment(name, tags={EXPERIMENT_KIND: "custom_model_development"}))
@@ -112,15 +124,62 @@ class TrackedRun:
         else:
             self.client.set_terminated(self.run_id, status)
 
+    def deliver(self, action: Callable[[], Result], on_wait: Callable[[str], None], what: str) -> Result:
+        """Return what `action` returns, as `until_available` does; it is called again if the run was deleted meanwhile.
+
+        Another run takes the place of a deleted one then, with its parameters and tags; see `on_replaced`.
+        """
+
+        def on_active_run() -> Result:
+            while True:
+                self.replace_if_deleted(self.run_id)
+                used = self.run_id
+                try:
+                    return action()
+                except MlflowException:
+                    if not self.replace_if_deleted(used):
+                        raise
+
+        return until_available(on_active_run, on_wait, what)
+
+    def replace_if_deleted(self, used: str) -> bool:
+        """Return whether the run that was `used` is deleted, and another one is in its place now."""
+        with self._replacing:
+            if self.run_id != used:
+                return True
+            if not self._is_deleted(used):
+                return False
+            self.experiment_id = self._experiment_id(self._experiment)
+            self.run_id = self._find(self._identity) or self._create(self._name, self._identity)
+            empty = self.run_id != used
+            if empty:
+                self.client.log_batch(self.run_id, params=_params(self._params), tags=_run_tags(self._tags))
+                if self._inputs:
+                    self.client.log_inputs(self.run_id, datasets=self._inputs)
+                why = f"The MLflow run {used} was deleted; run {self.run_id} takes its place"
+            else:
+                why = f"The MLflow experiment {self._experiment} was deleted; it is restored, with run {used}"
+            if self.on_replaced is not None:
+                self.on_replaced(why, empty)
+            return True
+
+    def _is_deleted(self, run_id: str) -> bool:
+        try:
+            return bool(self.client.get_run(run_id).info.lifecycle_stage == LifecycleStage.DELETED)
+        except MlflowException as error:
+            if error.error_code != RESOURCE_DOES_NOT_EXIST:
+                raise
+            return True
+
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log parameters; the same ones again change nothing."""
-        self.client.log_batch(
-            self.run_id, params=[Param(key, str(value)[:MAX_PARAM_LENGTH]) for key, value in params.items()]
-        )
+        self._params |= params
+        self.client.log_batch(self.run_id, params=_params(params))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags on the run."""
-        self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        self._tags |= tags
+        self.client.log_batch(self.run_id, tags=_run_tags(tags))
 
     def log_dataset(self, name: str, digest: str, source: str, context: str, profile: str) -> None:
         """Link the data set that was used, by the hash of its content; once per run."""
@@ -128,7 +187,8 @@ class TrackedRun:
             name=name, digest=digest[:36], source_type="local", source=source, schema=None, profile=profile
         )
         tag = InputTag(key="mlflow.data.context", value=context)
-        self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset=dataset, tags=[tag])])
+        self._inputs = [DatasetInput(dataset=dataset, tags=[tag])]
+        self.client.log_inputs(self.run_id, datasets=self._inputs)
 
     def last_step(self, metric: str) -> int:
         """Return the highest step at which this metric was logged, or 0."""
@@ -142,16 +202,28 @@ class TrackedRun:
         with self._lock:
             self._pending.extend(Metric(name, float(value), now, step) for name, value in metrics.items())
 
+    def forget_pending(self) -> None:
+        """Drop what is queued: it is queued again, for another run."""
+        with self._lock:
+            self._pending = []
+
     def flush(self) -> None:
         """Send what is queued; what could not be sent stays queued, and the error is raised."""
         while True:
             with self._lock:
-                batch = self._pending[:METRICS_PER_BATCH]
+                pending, batch = self._pending, self._pending[:METRICS_PER_BATCH]
             if not batch:
                 return
-            self.client.log_batch(self.run_id, metrics=batch)
+            used = self.run_id
+            try:
+                self.client.log_batch(used, metrics=batch)
+            except MlflowException as error:
+                if is_outage(error) or not self.replace_if_deleted(used):
+                    raise
+                continue
             with self._lock:
-                del self._pending[: len(batch)]
+                # Not what another thread has queued for another run since.
+                del pending[: len(batch)]
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Store a file as an artifact of the run."""
@@ -174,3 +246,11 @@ class TrackedRun:
         entry = {"path": name, "type": "table"}
         if entry not in tables:
             self.set_tags({MLFLOW_LOGGED_ARTIFACTS: json.dumps([*tables, entry])})
+
+
+def _params(params: Mapping[str, Any]) -> list[Param]:
+    return [Param(key, str(value)[:MAX_PARAM_LENGTH]) for key, value in params.items()]
+
+
+def _run_tags(tags: Mapping[str, str]) -> list[RunTag]:
+    return [RunTag(key, value) for key, value in tags.items()]

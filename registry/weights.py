@@ -1,6 +1,7 @@
 """Where a base model's weights lie: the local models folder, the Hugging Face cache, or the hub, in that order."""
 
 import json
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -99,6 +100,20 @@ def count_parameters(folder: Path) -> int:
         # Old GPT-2 exports carry their causal masks as tensors.
         if name != "__metadata__" and not name.endswith((".attn.bias", ".attn.masked_bias"))
     )
+
+
+def linear_layers(folder: Path) -> set[str]:
+    """Return the full names of the linear layers in the blocks of a model, read from its files' headers alone.
+
+    Matrices outside of the numbered blocks are the embeddings and the head, which get no adapter.
+    """
+    names = (
+        name.removesuffix(".weight")
+        for file in _weight_files(folder)
+        for name, entry in _safetensors_header(file).items()
+        if name != "__metadata__" and name.endswith(".weight") and len(entry["shape"]) == 2
+    )
+    return {name for name in names if re.search(r"(^|\.)\d+\.", name)}
 
 
 def format_size(parameters: int) -> str:

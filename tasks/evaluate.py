@@ -1,7 +1,7 @@
 """The `evaluate` tasks: a model's metrics over held-out rows, and a fresh fine-tune's sample generations."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 
@@ -19,7 +19,8 @@ from registry.tables import Evaluation, Model
 from registry.tracking import TrackedRun, until_available, version_tags
 from tasks.job.attempt import Attempt
 from tasks.job.before_and_after import describe_change
-from tasks.job.flow_run import claim, current_flow_run, full_disks_named, recorded_attempt
+from tasks.job.flow_run import RunWatch, claim, current_flow_run, full_disks_named, recorded_attempt, require_run
+from tasks.job.lease import Lease
 from tasks.job.log import RunLogger
 from tasks.metrics.measuring import Measured, generate_samples, measure_rows
 from tasks.metrics.sample_file import sample_file, write_samples
@@ -37,7 +38,13 @@ class EvaluationContext:
     """What the tasks of one evaluation share."""
 
     def __init__(
-        self, settings: Settings, database: Database, evaluation: Evaluation, model: Model, logger: RunLogger
+        self,
+        settings: Settings,
+        database: Database,
+        evaluation: Evaluation,
+        model: Model,
+        logger: RunLogger,
+        lease: Lease[Evaluation],
     ) -> None:
         self.settings = settings
         self.database = database
@@ -49,16 +56,28 @@ class EvaluationContext:
         self.model = model
         self.logger = logger
         self.run: TrackedRun
+        self.lease = lease
+        self.watch = RunWatch(lease)
+        self.tracked: Mapping[str, float] = {}
+        """What MLflow is to have of the numbers; nothing before there are any."""
         self._shown_percent: int | None = None
 
     def record_progress(self, done: int, samples: int) -> None:
-        """Show how many of the samples are done: once for each percent, as batches can be quicker than the database."""
+        """Show how many of the samples are done: once for each percent, as batches can be quicker than the database.
+
+        Raises `RunDeleted` or `LeaseLost` if nobody waits for the rest.
+        """
+        self.watch.check()
         percent = 100 * done // samples
         if percent == self._shown_percent:
             return
-        with self.database.transaction() as session:
-            EvaluationRepository(session).record_progress(self.evaluation_id, done, samples)
+        with self.lease.writing() as (session, evaluation):
+            EvaluationRepository(session).record_progress(evaluation.id, done, samples)
         self._shown_percent = percent
+
+    def deliver(self, action: Callable[[], None], what: str) -> None:
+        """Have `action` tell MLflow something: waits for its server, and makes another run if this one was deleted."""
+        self.run.deliver(action, self.logger.info, what)
 
 
 @contextmanager
@@ -77,22 +96,42 @@ def begin_evaluation(parameters: EvaluationParameters) -> Iterator[EvaluationCon
             parameters.model_id,
             lambda flow_run_id: evaluation_of_parameters(parameters, flow_run_id),
         )
-        context = EvaluationContext(settings, database, evaluation, model, get_run_logger())
         with (
-            recorded_attempt(database, EvaluationRepository, evaluation.id),
+            recorded_attempt(database, EvaluationRepository, evaluation.id) as lease,
             full_disks_named(settings.data_dir),
         ):
-            context.run = until_available(
-                lambda: _open_run(context, evaluation.uid), context.logger.info, "open the evaluation's run"
-            )
-            create_link_artifact(
-                context.run.url,
-                link_text=f"MLflow run of evaluation {evaluation.id}",
-                key=f"mlflow-eval-{evaluation.id}",
-            )
-            yield context
+            context = EvaluationContext(settings, database, evaluation, model, get_run_logger(), lease)
+            try:
+                _open_stores(context, evaluation.uid)
+                yield context
+            finally:
+                context.watch.close()
     finally:
         database.close()
+
+
+def _open_stores(context: EvaluationContext, uid: str) -> None:
+    context.run = until_available(lambda: _open_run(context, uid), context.logger.info, "open the evaluation's run")
+    _link(context)
+
+    def replaced(why: str, empty: bool) -> None:
+        context.logger.warning(why)
+        if empty:
+            context.run.forget_pending()
+            context.run.add_metrics(context.tracked, step=0)
+        _link(context)
+
+    context.run.on_replaced = replaced
+    create_link_artifact(
+        context.run.url,
+        link_text=f"MLflow run of evaluation {context.evaluation_id}",
+        key=f"mlflow-eval-{context.evaluation_id}",
+    )
+
+
+def _link(context: EvaluationContext) -> None:
+    with context.lease.writing() as (session, evaluation):
+        EvaluationRepository(session).link_mlflow_run(evaluation, context.run.run_id)
 
 
 def _open_run(context: EvaluationContext, uid: str) -> TrackedRun:
@@ -106,9 +145,6 @@ def _open_run(context: EvaluationContext, uid: str) -> TrackedRun:
         }
     )
     run.log_params({**context.parameters.model_dump(), "base_model": context.model.base_model})
-    with context.database.transaction() as session:
-        evaluations = EvaluationRepository(session)
-        evaluations.link_mlflow_run(evaluations.require(context.evaluation_id), run.run_id)
     return run
 
 
@@ -139,11 +175,10 @@ def measure(context: EvaluationContext) -> Measured:
 
 def _log_dataset(context: EvaluationContext, dataset: NamedDataset) -> None:
     profile = json.dumps(asdict(dataset.prepared.report))
-    until_available(
+    context.deliver(
         lambda: context.run.log_dataset(
             dataset.name, dataset.prepared.fingerprint, dataset.source, context="evaluation", profile=profile
         ),
-        context.logger.info,
         "take the data set's record",
     )
 
@@ -153,31 +188,27 @@ def publish(context: EvaluationContext, measured: Measured) -> None:
     """Store the samples in their file, the numbers in MLflow with the samples, and then in the evaluation's record."""
 
     def log() -> None:
-        context.run.add_metrics(measured.tracked(), step=0)
         context.run.flush()
         context.run.log_table(measured.table(), "samples.json")
 
+    context.watch.check_now()
     write_samples(measured.evaluated_samples(), context.sample_file)
-    until_available(log, context.logger.info, "take the metrics")
-    with context.database.transaction() as session:
-        evaluations = EvaluationRepository(session)
-        evaluation = evaluations.require(context.evaluation_id)
-        evaluations.record_metrics(evaluation, measured.metrics, measured.intervals)
-    until_available(
-        lambda: describe_change(context.database, context.evaluation_id, context.run),
-        context.logger.info,
-        "take the description",
+    context.tracked = measured.tracked()
+    context.run.add_metrics(context.tracked, step=0)
+    context.deliver(log, "take the metrics")
+    with context.lease.writing() as (session, evaluation):
+        require_run(evaluation)
+        EvaluationRepository(session).record_metrics(evaluation, measured.metrics, measured.intervals)
+    context.deliver(
+        lambda: describe_change(context.database, context.evaluation_id, context.run), "take the description"
     )
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def sample_model(attempt: Attempt, prepared: Prepared, trained: Trained) -> None:
     """Log what the fresh fine-tune answers to a few held-out prompts."""
+    attempt.watch.check()
     rows = min(SAMPLE_ROWS, len(prepared.dataset.prepared.held_out))
     samples = generate_samples(trained.model, prepared.source, prepared.dataset, rows, SAMPLE_NEW_TOKENS)
-    until_available(
-        lambda: attempt.run.log_table(samples.table(), "samples.json"),
-        attempt.log.announce,
-        "take the sample generations",
-    )
+    attempt.deliver(lambda: attempt.run.log_table(samples.table(), "samples.json"), "take the sample generations")
     attempt.log.line(f"Generated {rows} samples from held-out prompts")

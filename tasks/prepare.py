@@ -6,7 +6,6 @@ from dataclasses import asdict
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from registry.tracking import until_available
 from tasks.job.attempt import Attempt
 from tasks.models.sources import ModelSource, NamedDataset
 from tasks.training.devices import require_devices
@@ -39,11 +38,11 @@ def prepare(attempt: Attempt) -> Prepared:
         f"{report.cut_rows} cut at max_seq_length, {report.unusable_rows} unusable"
     )
     profile = json.dumps(asdict(report))
-    until_available(
+    attempt.deliver(
         lambda: attempt.run.log_dataset(
             dataset.name, dataset.prepared.fingerprint, dataset.source, context="training", profile=profile
         ),
-        attempt.log.announce,
         "take the data set's record",
     )
+    attempt.watch.check()
     return Prepared(source, dataset)

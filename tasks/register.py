@@ -1,6 +1,5 @@
 """The `register` task: what was trained stored, the model version registered, and a new model in the platform."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,16 @@ from sqlalchemy.orm import Session
 from configs.dataset import BUILT_IN_DATASET_ID
 from configs.recipe import ADAPTER_FIELDS, LONGEST_NAME, EvaluationParameters, TrainingRecipe
 from registry.champions import RegisteredVersion
-from registry.model_registry import register_version, registered_name
+from registry.model_names import name_of_base
+from registry.model_registry import register_version
 from registry.repositories.evaluations import EvaluationRepository
 from registry.repositories.models import ModelRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.submissions import evaluation_of_parameters
 from registry.tables import Model, TrainingJob
-from registry.tracking import until_available
+from tasks.atomic_files import StagingFolder
 from tasks.job.attempt import Attempt
+from tasks.job.flow_run import require_run
 from tasks.job.loss_curve import draw_loss_curve
 from tasks.job.trace import Trace
 from tasks.prepare import Prepared
@@ -31,47 +32,59 @@ PYFUNC_CODE = Path(__file__).parent / "models" / "pyfunc.py"
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def register(attempt: Attempt, prepared: Prepared, trained: Trained) -> None:
-    """Store the adapter or the whole model, log the artifacts, register the version, and make the model usable here.
+    """Store the adapter or the full model, log the artifacts, register the version, and make the model usable here.
 
     Each step finds what an earlier attempt has done already: a process that dies in between leaves no second model.
     """
     folder = _store(attempt, prepared, trained)
     curve = draw_loss_curve(Trace(attempt.files.trace), attempt.folder / "loss_curve.png")
-    until_available(lambda: attempt.run.log_file(curve), attempt.log.announce, "take the loss curve")
-    if not METHODS[attempt.recipe.method].whole:  # a whole model is large, and the version has it
-        until_available(lambda: attempt.run.log_folder(folder, "adapter"), attempt.log.announce, "take the adapter")
-    version = until_available(
-        lambda: _register_version(attempt, prepared, folder), attempt.log.announce, "register the model version"
-    )
-    with attempt.database.transaction() as session:
+    name = _registered_name(attempt)
+
+    def publish() -> RegisteredVersion:
+        attempt.run.log_file(curve)
+        if not METHODS[attempt.recipe.method].full:  # a full model is large, and the version has it
+            attempt.run.log_folder(folder, "adapter")
+        attempt.watch.check_now()  # what is registered can't be taken back
+        return _register_version(attempt, prepared, folder, name)
+
+    version = attempt.deliver(publish, "take the artifacts and the model version")
+    with attempt.lease.writing() as (session, job):
+        require_run(job)
         model_id = _add_model(session, attempt, folder.name, version, trained.outcome.adapter_step)
     attempt.log.line(f"Registered {version.name} version {version.version}; it is model {model_id} now")
+
+
+def _registered_name(attempt: Attempt) -> str:
+    with attempt.database.reading() as session:
+        return name_of_base(session, attempt.model.base_model)
 
 
 def _store(attempt: Attempt, prepared: Prepared, trained: Trained) -> Path:
     """Write what was trained, and the tokenizer, into a folder that gets its name when complete, and never changes."""
     method = METHODS[attempt.recipe.method]
     settings = attempt.settings
-    folder = (settings.weights_dir if method.whole else settings.adapters_dir) / attempt.job_uid
+    folder = (settings.weights_dir if method.full else settings.adapters_dir) / attempt.job_uid
     if folder.is_dir():
         return folder
-    building = folder.with_name(f"{folder.name}.building")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    method.save(trained.model, building, prepared.source)
-    # With its chat template and end token: a model that answers must know where an answer ends.
-    prepared.source.tokenizer.save_pretrained(building)
-    building.rename(folder)
+    staging = StagingFolder(folder.parent, folder.name)
+    try:
+        method.save(trained.model, staging.path, prepared.source)
+        # With its chat template and end token: a model that answers must know where an answer ends.
+        prepared.source.tokenizer.save_pretrained(staging.path)
+        staging.path.chmod(0o755)
+        staging.publish(folder)
+    finally:
+        staging.close()
     return folder
 
 
-def _register_version(attempt: Attempt, prepared: Prepared, folder: Path) -> RegisteredVersion:
+def _register_version(attempt: Attempt, prepared: Prepared, folder: Path, name: str) -> RegisteredVersion:
     return register_version(
         attempt.settings.mlflow_url,
         attempt.run.run_id,
-        registered_name(attempt.model.base_model),
+        name,
         code=PYFUNC_CODE,
-        artifacts={"model" if METHODS[attempt.recipe.method].whole else "adapter": folder},
+        artifacts={"model" if METHODS[attempt.recipe.method].full else "adapter": folder},
         model_config={
             "base_model": prepared.source.base_reference,
             "base_folder": str(prepared.source.base_folder),
@@ -87,7 +100,7 @@ def _add_model(session: Session, attempt: Attempt, stored: str, version: Registe
     known = models.of_job(attempt.job_id)
     if known is not None:
         return known.id
-    recipe, whole = attempt.recipe, METHODS[attempt.recipe.method].whole
+    recipe, full = attempt.recipe, METHODS[attempt.recipe.method].full
     hyperparameters = recipe.hyperparameters()
     parameters: dict[str, Any] = {
         "parent_model_id": attempt.model.id,
@@ -100,21 +113,22 @@ def _add_model(session: Session, attempt: Attempt, stored: str, version: Registe
         "adapter_step": adapter_step,
         "recipe": hyperparameters,
     }
+    job = TrainingJobRepository(session).require(attempt.job_id)
     model = models.add(
         Model(
+            created_by=job.created_by,
             name=attempt.job_name,
             base_model=attempt.model.base_model,
             status="AVAILABLE",
             description=f"Fine-tuned from {attempt.model.name} by training job {attempt.job_id}",
             model_size=attempt.model.model_size,
             parameters=parameters,
-            adapter=None if whole else stored,
-            weights=stored if whole else attempt.model.weights,
+            adapter=None if full else stored,
+            weights=stored if full else attempt.model.weights,
             parent_model_id=attempt.model.id,
             training_job_id=attempt.job_id,
         )
     )
-    job = TrainingJobRepository(session).require(attempt.job_id)
     job.output_model_id = model.id
     if recipe.auto_evaluate:
         _request_evaluations(session, job, recipe, parent_model_id=attempt.model.id, model_id=model.id)

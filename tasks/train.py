@@ -7,8 +7,9 @@ from typing import NoReturn
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.data.durable import BuildingFolder
-from tasks.job.attempt import Attempt, PauseWatch
+from tasks.atomic_files import StagingFolder
+from tasks.job.attempt import Attempt
+from tasks.job.flow_run import RunWatch
 from tasks.prepare import Prepared
 from tasks.training.adapter import TrainedModel, save_adapter
 from tasks.training.devices import TrainingRun, load, train_on_devices
@@ -23,33 +24,33 @@ from tasks.training.snapshot import load_trained
 
 
 class Trained:
-    """The model as the loop left it, at its end or at a pause."""
+    """The model after the loop, at its end or before."""
 
-    def __init__(self, model: TrainedModel, outcome: TrainOutcome, watch: PauseWatch) -> None:
+    def __init__(self, model: TrainedModel, outcome: TrainOutcome, watch: RunWatch) -> None:
         self.model = model
         self.outcome = outcome
         self._watch = watch
 
     @property
     def paused(self) -> bool:
-        """Whether the loop left because of a pause, with a complete checkpoint on disk."""
+        """Whether the loop left because of a pause, or of its run's deletion, with a complete checkpoint on disk."""
         return self.outcome.paused
 
     def leave(self) -> None:
-        """End the flow as suspended."""
+        """End the flow as suspended, or as one that is not wanted any more."""
         self._watch.leave()
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def train(attempt: Attempt, prepared: Prepared) -> Trained:
-    """Train to the end or to a pause, from the newest checkpoint if there is one."""
-    watch = PauseWatch()
+    """Train to the end or until it has to leave, from the newest checkpoint if there is one."""
+    watch = attempt.watch
     recipe, data = attempt.recipe, prepared.dataset.prepared
-    # Asked before the model is loaded: the plan counts it in.
+    # Measured before the model is loaded: the plan's estimate includes it.
     available = attempt.settings.training_memory_bytes or available_memory(prepared.source.device)
     model = load(prepared.source, recipe)
-    if not METHODS[recipe.method].whole:
-        _keep_untrained(attempt, prepared, model)
+    if not METHODS[recipe.method].full:
+        _save_untrained(attempt, prepared, model)
     lengths = [*data.train.lengths, *data.held_out.lengths[: recipe.eval_rows]]
     dtype = prepared.source.dtype
     planner = MemoryPlanner(
@@ -65,7 +66,7 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
 
     def run(plan: StepPlan) -> TrainOutcome:
         nonlocal model
-        if is_sharded(model):  # by a run that went out of memory: its other parts are gone
+        if is_sharded(model):  # by a run that ran out of memory: the other ranks' shards are gone
             model = load(prepared.source, recipe)
         one = TrainingRun(
             recipe=recipe,
@@ -78,14 +79,14 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
             checkpoint_interval=attempt.settings.checkpoint_interval_seconds,
             plan=plan,
         )
-        return train_on_devices(one, prepared.source, model, attempt.reporter, watch.requested)
+        return train_on_devices(one, prepared.source, model, attempt.reporter, watch.must_leave)
 
     try:
         outcome = planner.train(run, killed_for_memory=attempt.killed_for_memory)
     except RankLost as lost:
         _die_with(lost, attempt)
-    if METHODS[recipe.method].whole and is_sharded(model) and not outcome.paused:
-        model = load(prepared.source, recipe)  # this process has a part of what it has trained
+    if METHODS[recipe.method].full and is_sharded(model) and not outcome.paused:
+        model = load(prepared.source, recipe)  # this process holds only its shard of the trained weights
         load_trained(model, attempt.files.checkpoints, outcome.adapter_step)
     _report(attempt, outcome)
     return Trained(model, outcome, watch)
@@ -98,17 +99,17 @@ def _die_with(lost: RankLost, attempt: Attempt) -> NoReturn:
     raise lost
 
 
-def _keep_untrained(attempt: Attempt, prepared: Prepared, model: TrainedModel) -> None:
-    """Write the adapter as it is before the first step, once: checkpoints are served in its frame."""
+def _save_untrained(attempt: Attempt, prepared: Prepared, model: TrainedModel) -> None:
+    """Save the adapter as it is before the first step, once: checkpoints are exported in its format."""
     folder = attempt.files.untrained_adapter
     if folder.is_dir():
         return
-    building = BuildingFolder(folder.parent, folder.name)
+    staging = StagingFolder(folder.parent, folder.name)
     try:
-        save_adapter(model, building.path, prepared.source.base_reference)
-        building.publish(folder)
+        save_adapter(model, staging.path, prepared.source.base_reference)
+        staging.publish(folder)
     finally:
-        building.close()
+        staging.close()
 
 
 def _report(attempt: Attempt, outcome: TrainOutcome) -> None:

@@ -11,7 +11,7 @@ UNFINISHED = ("PENDING", "RUNNING", "PAUSED")
 
 
 def status(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """Show whether every service works, and which jobs are unfinished; exit code 1 unless every service answers."""
+    """Show how services and background loops fare, and unfinished jobs; exit code 1 unless all is well."""
     with PlatformClient(url) as client:
         health = client.get("/api/health")
         counts = client.get("/api/statistics")
@@ -21,6 +21,14 @@ def status(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     else:
         say(f"{url}: {health['status']}, version {health['version']}")
         print_table(("SERVICE", "STATE"), [(name, _state(service)) for name, service in health["parts"].items()])
+        if health["loops"]:
+            print_table(
+                ("LOOP", "STATE", "LAST PASS", "LAST ERROR"),
+                [
+                    (name, "ok" if loop["ok"] else "stuck", _moment(loop["last_ok_at"]), loop["last_error"] or "-")
+                    for name, loop in health["loops"].items()
+                ],
+            )
         say(
             f"{counts['total_models']} models, {counts['total_training_jobs']} training jobs "
             f"({counts['running_training_jobs']} running), {counts['total_evaluations']} evaluations, "
@@ -29,7 +37,7 @@ def status(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
         if jobs:
             print_table(JOB_COLUMNS, [job_row(job) for job in jobs])
     if health["status"] != "healthy":
-        raise CommandFailed("The platform is degraded: a service does not answer.")
+        raise CommandFailed("The platform is degraded: a service does not answer, or a loop does not pass.")
 
 
 def models(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
@@ -53,8 +61,12 @@ JOB_COLUMNS = ("ID", "NAME", "MODEL", "STATUS", "PROGRESS", "CREATED")
 
 def job_row(job: dict[str, Any]) -> tuple[Any, ...]:
     """Return a job's cells in the order of `JOB_COLUMNS`."""
-    created = job["created_at"][:19].replace("T", " ")
-    return job["id"], job["job_name"], job["model_id"], job["status"], f"{job['progress']} %", created
+    progress, created = f"{job['progress']} %", _moment(job["created_at"])
+    return job["id"], job["job_name"], job["model_id"], job["status"], progress, created
+
+
+def _moment(timestamp: str | None) -> str:
+    return timestamp[:19].replace("T", " ") if timestamp else "-"
 
 
 def _state(service: dict[str, Any]) -> str:

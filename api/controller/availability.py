@@ -1,10 +1,9 @@
-"""Keeps every model's `status` true: whether its weights can be loaded now."""
+"""Keeps every model's `status` true: whether its weights can be loaded now; fetches weights that a request needs."""
 
 import asyncio
 import logging
 import threading
 import time
-from pathlib import Path
 
 from configs.settings import Settings
 from registry.database import Database
@@ -13,7 +12,6 @@ from registry.weights import Availability, WeightsUnavailable, locate, obtain, p
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_SECONDS = 5.0
 # The disk is looked at every time; the hub is somebody else's machine.
 HUB_INTERVAL_SECONDS = 300.0
 
@@ -28,39 +26,39 @@ class AvailabilityWatch:
         self._asked_hub: dict[str, tuple[float, Availability]] = {}
         self._lock = threading.Lock()
 
-    async def run(self) -> None:
-        """Look every few seconds for as long as the API runs."""
-        while True:
-            await asyncio.to_thread(self.refresh)
-            await asyncio.sleep(INTERVAL_SECONDS)
+    async def run_pass(self) -> None:
+        """Record what changed since the last pass, and begin to fetch what requests wait for."""
+        await asyncio.to_thread(self.refresh)
 
     def refresh(self) -> None:
-        """Record what changed since the last look."""
+        """Make one pass."""
         with self._database.reading() as session:
-            recorded = ModelRepository(session).availability()
+            models = ModelRepository(session)
+            recorded, wanted = models.availability(), models.wanted_from_hub()
+        for base_model in wanted:
+            self._fetch(base_model)
         for base_model, (status, reason) in recorded.items():
             if base_model in self._fetching:
                 continue
-            found = self.check(base_model)
+            found = self._check(base_model)
             if (found.status, found.reason) != (status, reason):
                 self._record(base_model, found)
 
-    def check(self, base_model: str) -> Availability:
+    def _check(self, base_model: str) -> Availability:
         """Return whether the weights can be loaded now; what the hub said holds for some minutes."""
+        on_disk = locate(base_model, self._settings.models_dir) is not None
         asked_at, answer = self._asked_hub.get(base_model, (-HUB_INTERVAL_SECONDS, None))
-        recent = time.monotonic() - asked_at < HUB_INTERVAL_SECONDS
-        if answer is not None and recent and locate(base_model, self._settings.models_dir) is None:
+        if not on_disk and answer is not None and time.monotonic() - asked_at < HUB_INTERVAL_SECONDS:
             return answer
-        found = probe(base_model, self._settings.models_dir, self._settings.allow_hub)
-        self._asked_hub[base_model] = (time.monotonic(), found)
+        try:
+            found = probe(base_model, self._settings.models_dir, self._settings.allow_hub)
+        except Exception as error:
+            # One model's damaged files say nothing of the others.
+            logger.exception("the files of %s can't be read", base_model)
+            found = Availability("UNAVAILABLE", f"The files of {base_model} can't be read: {error}")
+        if not on_disk:
+            self._asked_hub[base_model] = (time.monotonic(), found)
         return found
-
-    def folder(self, base_model: str) -> Path | None:
-        """Return where the weights lie on this machine; if they are only on the hub, start to fetch them: None."""
-        folder = locate(base_model, self._settings.models_dir)
-        if folder is None:
-            self._fetch(base_model)
-        return folder
 
     def _fetch(self, base_model: str) -> None:
         with self._lock:
@@ -75,13 +73,19 @@ class AvailabilityWatch:
             obtain(base_model, self._settings.models_dir, self._settings.allow_hub)
         except WeightsUnavailable as error:
             logger.warning("%s", error)
-            self._record(base_model, Availability("UNAVAILABLE", str(error)))
+            found = Availability("UNAVAILABLE", str(error))
         else:
-            self._record(base_model, self.check(base_model))
+            found = self._check(base_model)
+        try:
+            self._record(base_model, found, fetched=True)
         finally:
+            # What could not be recorded is tried again by the next pass.
             with self._lock:
                 self._fetching.discard(base_model)
 
-    def _record(self, base_model: str, found: Availability) -> None:
+    def _record(self, base_model: str, found: Availability, *, fetched: bool = False) -> None:
         with self._database.transaction() as session:
-            ModelRepository(session).set_availability(base_model, found.status, found.reason, found.model_size)
+            models = ModelRepository(session)
+            models.set_availability(base_model, found.status, found.reason, found.model_size)
+            if fetched:
+                models.end_fetch(base_model)

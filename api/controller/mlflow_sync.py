@@ -5,7 +5,6 @@ import logging
 from datetime import UTC, datetime
 
 import httpx
-from sqlalchemy.exc import SQLAlchemyError
 
 from configs.settings import Settings
 from registry.database import Database
@@ -16,7 +15,6 @@ from registry.tables import Evaluation, TrainingJob
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_SECONDS = 0.3
 TIMEOUT_SECONDS = 10.0
 STATUS_TAG = "job_status"
 
@@ -25,33 +23,23 @@ KINDS: tuple[type[Repository], ...] = (TrainingJobRepository, EvaluationReposito
 
 
 class MlflowSync:
-    """Tells MLflow of every new status; what MLflow did not hear is told again until it does."""
+    """Reports every new status to MLflow; what MLflow did not take is reported again until it does."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._database = database
         self._http = httpx.AsyncClient(
-            base_url=f"{settings.mlflow_url}/api/2.0/mlflow", timeout=TIMEOUT_SECONDS, trust_env=False
+            base_url=f"{settings.mlflow_url}/api/2.0/mlflow",
+            auth=settings.services_login,
+            timeout=TIMEOUT_SECONDS,
+            trust_env=False,
         )
-        self._down = False
 
-    async def run(self) -> None:
-        """Tell what is new, for as long as the API runs."""
-        try:
-            while True:
-                try:
-                    await self.tell()
-                except (httpx.HTTPError, SQLAlchemyError) as error:
-                    if not self._down:
-                        logger.warning("MLflow is told of statuses later: %s", error)
-                    self._down = True
-                else:
-                    self._down = False
-                await asyncio.sleep(INTERVAL_SECONDS)
-        finally:
-            await self._http.aclose()
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
 
-    async def tell(self) -> None:
-        """Make one pass; `httpx.HTTPError` when MLflow does not answer."""
+    async def run_pass(self) -> None:
+        """Report what is new; `httpx.HTTPError` when MLflow does not answer."""
         for kind in KINDS:
             for record in await asyncio.to_thread(self._pending, kind):
                 await self._show(record)

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import httpx
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.controller.background import Background, raise_all
 from api.webhooks.addresses import Resolver, TargetUnreachable, host_of, parsed
 from api.webhooks.messages import body_of, headers_of
 from configs.settings import Settings
@@ -19,7 +20,6 @@ from registry.tables import Webhook, WebhookDelivery
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_SECONDS = 0.3
 LONGEST_PAUSE_SECONDS = 6 * 3600.0
 LONGEST_ERROR = 500
 # An address that does not answer leaves time for the next one.
@@ -41,48 +41,23 @@ class WebhookSender:
             verify=tls, trust_env=False, limits=httpx.Limits(max_connections=None, max_keepalive_connections=0)
         )
         self._resolver = Resolver(allow_internal=settings.webhook_allow_internal)
-        self._busy: set[int] = set()
-        self._wake = asyncio.Event()
-        self._down = False
+        self._sending = Background[int]()
 
-    async def run(self) -> None:
-        """Send what is due, for as long as the API runs."""
-        try:
-            async with asyncio.TaskGroup() as sending:
-                while True:
-                    await self._start_due(sending)
-                    try:
-                        await asyncio.wait_for(self._wake.wait(), INTERVAL_SECONDS)
-                    except TimeoutError:
-                        continue
-                    self._wake.clear()
-        finally:
-            await self._transport.aclose()
-            self._resolver.close()
+    async def close(self) -> None:
+        """End what is being sent (its next attempt is in the table), and close the connections."""
+        await self._sending.close()
+        await self._transport.aclose()
+        self._resolver.close()
 
-    async def require_target(self, url: str) -> None:
-        """Raise `TargetUnreachable` if nothing could be sent to this URL now."""
-        try:
-            async with self._limited():
-                await self._resolver.addresses_of(parsed(url))
-        except TimeoutError as error:
-            raise TargetUnreachable("its name could not be looked up in time") from error
-
-    async def _start_due(self, sending: asyncio.TaskGroup) -> None:
+    async def run_pass(self) -> None:
+        """Begin to send what is due, beside this; raises what has ended attempts."""
+        errors = self._sending.collect()
         # What is read of a target that is busy now may be out of date, even if it is not busy any more by then.
-        busy = set(self._busy)
-        try:
-            due = await asyncio.to_thread(self._due)
-        except SQLAlchemyError as error:
-            if not self._down:
-                logger.warning("webhooks wait: %s", error)
-            self._down = True
-            return
-        self._down = False
-        for delivery, webhook in due:
+        busy = self._sending.keys
+        for delivery, webhook in await asyncio.to_thread(self._due):
             if webhook.id not in busy:
-                self._busy.add(webhook.id)
-                sending.create_task(self._attempt(delivery, webhook))
+                self._sending.start(webhook.id, self._attempt(delivery, webhook))
+        raise_all(errors, "attempts")
 
     async def _attempt(self, delivery: WebhookDelivery, webhook: Webhook) -> None:
         """Send a message once.
@@ -92,25 +67,22 @@ class WebhookSender:
         """
         next_attempt_at = utcnow() + self._pause_after(delivery.attempts)
         try:
-            if await asyncio.to_thread(self._begin, delivery.id, next_attempt_at):
+            if await asyncio.to_thread(self._begin, delivery.id, delivery.attempts, next_attempt_at):
                 answer_status, error = await self._sent(delivery, webhook)
                 is_last = delivery.attempts + 1 >= self._settings.webhook_attempts or answer_status == httpx.codes.GONE
                 if error is not None:
                     then = "given up" if is_last else f"again at {next_attempt_at:%Y-%m-%d %H:%M:%S} UTC"
-                    logger.warning("webhook %d: job %d not told (%s); %s", webhook.id, delivery.job_id, error, then)
+                    logger.warning("webhook %d: job %d not sent (%s); %s", webhook.id, delivery.job_id, error, then)
                 await asyncio.to_thread(self._end, delivery.id, answer_status, error, is_last=is_last)
-                self._wake.set()
         except SQLAlchemyError as problem:
             logger.warning("webhook %d: what was sent can't be written down: %s", webhook.id, problem)
-        finally:
-            self._busy.discard(webhook.id)
 
     async def _sent(self, delivery: WebhookDelivery, webhook: Webhook) -> tuple[int | None, str | None]:
         """Send a message once; return the answer's status, and what is wrong with it or kept it from coming."""
         body = body_of(delivery)
         headers = headers_of(delivery, webhook, body, utcnow())
         try:
-            async with self._limited():
+            async with asyncio.timeout(self._settings.webhook_timeout_seconds):
                 answer_status = await self._post(parsed(webhook.url), headers, body)
         except TargetUnreachable as error:
             return None, str(error)[:LONGEST_ERROR]
@@ -152,16 +124,13 @@ class WebhookSender:
         # Spread, so that what failed together does not come back together.
         return timedelta(seconds=pause * random.uniform(0.75, 1.25))
 
-    def _limited(self) -> asyncio.Timeout:
-        return asyncio.timeout(self._settings.webhook_timeout_seconds)
-
     def _due(self) -> Sequence[tuple[WebhookDelivery, Webhook]]:
         with self._database.reading() as session:
             return WebhookRepository(session).due(utcnow())
 
-    def _begin(self, delivery_id: int, next_attempt_at: datetime) -> bool:
+    def _begin(self, delivery_id: int, attempts: int, next_attempt_at: datetime) -> bool:
         with self._database.transaction() as session:
-            return WebhookRepository(session).begin_attempt(delivery_id, next_attempt_at)
+            return WebhookRepository(session).begin_attempt(delivery_id, attempts, next_attempt_at)
 
     def _end(self, delivery_id: int, answer_status: int | None, error: str | None, *, is_last: bool) -> None:
         with self._database.transaction() as session:

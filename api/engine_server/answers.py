@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING
 
 from fastapi import Request
@@ -10,9 +10,10 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from api.engine_server.errors import status_and_body
-from api.engine_server.event_bridge import News
+from api.engine_server.event_bridge import Progress
 from api.engine_server.schemas import EngineEmbedResponse, EngineGenerateResponse, TokenLogprob
 from api.generation.connections import ClientGone, following, unless_gone
+from api.generation.sse import event as sse_event
 
 if TYPE_CHECKING:
     from api.engine_server.service import TextEmbedding, TextGeneration
@@ -23,16 +24,16 @@ logger = logging.getLogger("uvicorn.error")
 Piece = tuple[str, list[TokenLogprob]]
 """Text that has become certain, and the log-probabilities, if they were asked for, of the tokens read since."""
 BEGUN: Piece = ("", [])
-"""The first piece: the request has its place and its weights, and waits no longer."""
+"""The first piece: the request runs, with its weights loaded."""
 
 
-async def pieces(generation: "TextGeneration", news: News) -> AsyncGenerator[Piece, None]:
-    """Yield `BEGUN`, then the continuation piece by piece, as often as there is `news`.
+async def pieces(generation: "TextGeneration", progress: Progress) -> AsyncGenerator[Piece, None]:
+    """Yield `BEGUN`, then the continuation piece by piece, whenever `progress` reports some.
 
     Raises the generation's error. Ending early cancels the generation.
     """
     try:
-        await news.wait()
+        await progress.wait()
         if generation.generation.error is not None:
             raise generation.generation.error
         yield BEGUN
@@ -42,7 +43,7 @@ async def pieces(generation: "TextGeneration", news: News) -> AsyncGenerator[Pie
             if piece := generation.new_text():
                 yield piece, generation.new_logprobs()
             if not (done or generation.text.stopped):
-                await news.wait()
+                await progress.wait()
         if generation.generation.error is not None:
             raise generation.generation.error
         rest, logprobs = "" if generation.text.stopped else generation.text.finish(), generation.new_logprobs()
@@ -52,13 +53,15 @@ async def pieces(generation: "TextGeneration", news: News) -> AsyncGenerator[Pie
         generation.end()
 
 
-async def whole(request: Request, prompt: str, generation: "TextGeneration", news: News) -> AsyncGenerator[bytes, None]:
-    """Yield a space when the request waits no longer, and one JSON object when it is answered, or has failed.
+async def full_answer(
+    request: Request, prompt: str, generation: "TextGeneration", progress: Progress
+) -> AsyncGenerator[bytes, None]:
+    """Yield a space when the request begins to run, and one JSON object when it is answered or has failed.
 
-    An error while it waits is raised: the status is not out before the space.
+    An error before that is raised: the status is sent with the space.
     """
     texts, logprobs = [], list[TokenLogprob]()
-    found = pieces(generation, news)
+    found = pieces(generation, progress)
     await anext(found)
     yield b" "
     try:
@@ -81,37 +84,33 @@ async def whole(request: Request, prompt: str, generation: "TextGeneration", new
     yield answer.model_dump_json().encode()
 
 
-async def events(generation: "TextGeneration", news: News) -> AsyncGenerator[bytes, None]:
+async def streamed_answer(generation: "TextGeneration", progress: Progress) -> AsyncGenerator[bytes, None]:
     """Yield server-sent events: `{"running": true}`, `{"text": piece}` …, then `{"done": true}` with the usage.
 
-    An error before the first event is raised, a later one becomes an event, as the status is out by then.
+    An error before the first event is raised; a later one becomes an event, as the status has been sent by then.
     """
-    found = pieces(generation, news)
+    found = pieces(generation, progress)
     await anext(found)
-    yield _event({"running": True})
+    yield sse_event({"running": True})
     try:
         async for text, logprobs in found:
-            told = {"logprobs": [token.model_dump() for token in logprobs]} if logprobs else {}
-            yield _event({"text": text, **told})
+            shown = {"logprobs": [token.model_dump() for token in logprobs]} if logprobs else {}
+            yield sse_event({"text": text, **shown})
     except Exception as error:
         logger.exception("a stream failed")
-        yield _event(status_and_body(error)[1])
+        yield sse_event(status_and_body(error)[1])
         return
-    yield _event({"done": True, **generation.usage().model_dump()})
+    yield sse_event({"done": True, **generation.usage().model_dump()})
 
 
-async def vector(embedding: "TextEmbedding", news: News) -> EngineEmbedResponse:
-    """Return the vector once it is there; raises what its request failed with. Ending early cancels it."""
+async def embedding_answer(embedding: "TextEmbedding", progress: Progress) -> EngineEmbedResponse:
+    """Return the embedding when it is done; raises what its request failed with. Ending early cancels it."""
     try:
         while not embedding.embedding.done:
-            await news.wait()
+            await progress.wait()
         return embedding.answer()
     finally:
         embedding.end()
-
-
-def _event(data: Mapping[str, object]) -> bytes:
-    return f"data: {json.dumps(data)}\n\n".encode()
 
 
 class CancellingStream(StreamingResponse):

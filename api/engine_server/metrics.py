@@ -1,4 +1,4 @@
-"""What the engine tells Prometheus: requests, tokens, the time to the first of them, and what its memory holds."""
+"""The engine's Prometheus metrics: requests, tokens, the time to the first of them, and what its memory holds."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,7 +12,7 @@ from api.engine_server.schemas import EngineHealth
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 GAUGES = {
     "running": "Sequences that are being decoded: the batch",
-    "waiting": "Requests in line",
+    "waiting": "Queued requests",
     "bytes": "Memory of weights, adapters and caches",
     "cache_tokens_used": "Tokens in ranges of the key-value cache that are taken",
     "cache_tokens": "Tokens that the key-value cache has room for",
@@ -30,7 +30,7 @@ class EngineMetrics:
         self.prompt_tokens = Counter("llm_engine_prompt_tokens", "Tokens of prompts", registry=self.registry)
         self.first_token = Histogram(
             "llm_engine_time_to_first_token_seconds",
-            "From the request to its first token, waiting in line included",
+            "From the request to its first token, queueing included",
             buckets=SECONDS,
             registry=self.registry,
         )
@@ -41,7 +41,7 @@ class EngineMetrics:
 
 
 class _Gauges(Collector):
-    """What is so at the moment of the scrape, by base model."""
+    """Gauges at the moment of the scrape, by base model."""
 
     def __init__(self, health: Callable[[], EngineHealth]) -> None:
         self._health = health

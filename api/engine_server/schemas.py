@@ -1,4 +1,4 @@
-"""What the API process and the engine's process say to each other; importable without torch."""
+"""The requests and responses between the API and the engine's process; importable without torch."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -80,7 +80,7 @@ class TokenLogprob(TopLogprob):
 
 
 class EngineGenerateResponse(Usage):
-    """A whole answer: `text` is the prompt (where it was text) exactly as sent, followed by `continuation`."""
+    """A complete answer: `text` is the prompt (where it was text) exactly as sent, followed by `continuation`."""
 
     text: str
     continuation: str
@@ -88,7 +88,7 @@ class EngineGenerateResponse(Usage):
 
 
 class EngineEmbedResponse(BaseModel):
-    """The mean of the model's last hidden states over the tokens, of whatever length it has."""
+    """The mean of the model's last hidden states over the tokens, not normalised."""
 
     embedding: list[float]
     prompt_tokens: int
@@ -108,7 +108,10 @@ class EngineModel(TypedDict):
 
 
 class EngineHealth(BaseModel):
-    """State of the engine's process: `loading` until its libraries are imported, `failed` if they can't be."""
+    """State of the engine's process: `loading` until its libraries are imported, `failed` if it can't answer requests.
+
+    `error` says why: the libraries can't be imported, a decode thread has died or hangs, the device does not compute.
+    """
 
     status: Literal["loading", "ok", "failed"]
     models: list[EngineModel] = []

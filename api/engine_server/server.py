@@ -17,26 +17,25 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from api.engine_server.answers import CancellingStream, events, vector, whole
+from api.engine_server.answers import CancellingStream, embedding_answer, full_answer, streamed_answer
 from api.engine_server.errors import install_error_handlers
-from api.engine_server.event_bridge import Doorbell, News
+from api.engine_server.event_bridge import EventBridge, Progress
 from api.engine_server.schemas import EngineEmbedRequest, EngineEmbedResponse, EngineGenerateRequest, EngineHealth
-from api.generation.connections import ClientGone, unless_gone
+from api.generation.connections import CLIENT_CLOSED_REQUEST, ClientGone, answered, unless_gone
 from configs.settings import Settings, get_settings
+from registry.guards.sites import SiteGuard
 from tasks.inference.errors import EngineClosed, InferenceError
 
 if TYPE_CHECKING:
     from api.engine_server.service import TextEngine
 
 IMPORT_SECONDS = 120.0
-"""How long a request waits for the libraries to be imported before it is told to come back."""
+"""How long a request waits for the libraries to be imported before it fails with 503."""
 GRACE_SECONDS = 1
 """How long answers may still run after a signal to stop."""
-CLIENT_CLOSED_REQUEST = 499
 SPIN_COUNT = "2000"
-"""How often a waiting thread of a product looks before it sleeps: costs little alone, saves most of a busy machine."""
+"""Spins of a waiting OpenMP thread before it sleeps: few, because on a busy machine other threads need the core."""
 logger = logging.getLogger("uvicorn.error")
 
 
@@ -85,14 +84,14 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         background = app.state.background = BackgroundImport(settings)
         background.start()
-        app.state.doorbell = Doorbell()
+        app.state.event_bridge = EventBridge()
         yield
         if background.engine is not None:
             await run_in_threadpool(background.engine.close, 0.5)
-        app.state.doorbell.close()
+        app.state.event_bridge.close()
 
     app = FastAPI(title="Inference engine", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
+    app.add_middleware(SiteGuard, allowed_hosts=["127.0.0.1", "localhost"])
     install_error_handlers(app)
     app.add_api_route("/generate", generate, methods=["POST"], response_model=None)
     app.add_api_route("/embed", embed, methods=["POST"], response_model=None)
@@ -102,16 +101,16 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 async def generate(body: EngineGenerateRequest, request: Request) -> Response:
-    """Answer a prompt, whole or as server-sent events; a client that goes away cancels its generation."""
+    """Answer a prompt, as one JSON object or as server-sent events; a client that goes away cancels its generation."""
     background: BackgroundImport = request.app.state.background
-    # A whole answer is read at its end, unless a stop string may end it.
-    news = News(request.app.state.doorbell, every_token=body.stream or bool(body.stop))
+    # Without streaming the answer is read at its end, unless a stop string may end it.
+    progress = Progress(request.app.state.event_bridge, every_token=body.stream or bool(body.stop))
     engine = await background.wait()
-    generation = await run_in_threadpool(engine.start, body, news)
+    generation = await run_in_threadpool(engine.start, body, progress)
     if body.stream:
-        answer, media_type = events(generation, news), "text/event-stream"
+        answer, media_type = streamed_answer(generation, progress), "text/event-stream"
     else:
-        answer, media_type = whole(request, body.prompt or "", generation, news), "application/json"
+        answer, media_type = full_answer(request, body.prompt or "", generation, progress), "application/json"
     try:
         # Errors while it waits, such as weights that don't load, still get a status of their own.
         first = await unless_gone(request, anext(answer))
@@ -124,13 +123,10 @@ async def generate(body: EngineGenerateRequest, request: Request) -> Response:
 async def embed(body: EngineEmbedRequest, request: Request) -> EngineEmbedResponse | Response:
     """Answer with the mean state of a text; a client that goes away cancels it."""
     background: BackgroundImport = request.app.state.background
-    news = News(request.app.state.doorbell, every_token=False)
+    progress = Progress(request.app.state.event_bridge, every_token=False)
     engine = await background.wait()
-    embedding = await run_in_threadpool(engine.embed, body, news)
-    try:
-        return await unless_gone(request, vector(embedding, news))
-    except ClientGone:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    embedding = await run_in_threadpool(engine.embed, body, progress)
+    return await answered(request, embedding_answer(embedding, progress))
 
 
 async def health(request: Request) -> EngineHealth:

@@ -24,7 +24,7 @@ from api.engine_server.schemas import (
 )
 from configs.settings import Settings
 from tasks.data.examples import DatasetError, Message
-from tasks.data.opening import Openings
+from tasks.data.generation_prompt import GenerationPrompts
 from tasks.inference.constraint import JsonConstraint, constraint_tokenizer
 from tasks.inference.engine import (
     Embedding,
@@ -37,7 +37,7 @@ from tasks.inference.engine import (
     TokenLogprobs,
 )
 from tasks.inference.errors import EmptyPrompt, InvalidRequest, PromptTooLong
-from tasks.inference.listening import Listener
+from tasks.inference.listener import Listener
 from tasks.inference.text import TextStream
 from tasks.models.device import choose_device, choose_dtype
 from tasks.models.loading import end_token_ids, load_tokenizer
@@ -51,9 +51,9 @@ class Vocabulary:
         self.ends = end_token_ids(weights, self.tokenizer)
 
     @cached_property
-    def openings(self) -> Openings:
-        """Writes conversations as the model was trained to read them."""
-        return Openings(self.tokenizer)
+    def prompts(self) -> GenerationPrompts:
+        """Renders conversations as the model was trained to read them."""
+        return GenerationPrompts(self.tokenizer)
 
     @cached_property
     def for_constraints(self) -> LLTokenizer:
@@ -72,13 +72,13 @@ class Vocabulary:
     def rendered_ids(self, messages: list[dict[str, str]]) -> list[int]:
         """Return the ids of a conversation that is to be answered; raises `InvalidRequest` if it can't be rendered."""
         try:
-            return self.openings.token_ids([Message(**message) for message in messages])  # type: ignore[arg-type]
+            return self.prompts.token_ids([Message(**message) for message in messages])  # type: ignore[arg-type]
         except DatasetError as error:
             raise InvalidRequest(str(error)) from error
 
 
 class TextGeneration:
-    """One request on its way: read the text that its tokens have become, and at last the usage."""
+    """A generation request as text: read the text decoded so far, and at the end the usage."""
 
     def __init__(
         self, generation: Generation, vocabulary: Vocabulary, stop: list[str], metrics: EngineMetrics, started: float
@@ -100,7 +100,7 @@ class TextGeneration:
         return "".join(pieces)
 
     def end(self) -> None:
-        """Count how it ended, and take its place in the engine away if it has not."""
+        """Count how it ended, and cancel it if it has not."""
         self.generation.cancel()
         if (first := self.generation.first_token_at) is not None:
             self._metrics.first_token.observe(first - self._started)
@@ -111,8 +111,8 @@ class TextGeneration:
     def new_logprobs(self) -> list[TokenLogprob]:
         """Return those of the tokens that were pushed since the last call; empty unless they were asked for."""
         before, self._shown = self._shown, self.text.tokens
-        told = self.generation.logprobs[before : self._shown]
-        return [self._token(token, its) for token, its in zip(self.generation.tokens[before:], told, strict=False)]
+        known = self.generation.logprobs[before : self._shown]
+        return [self._token(token, its) for token, its in zip(self.generation.tokens[before:], known, strict=False)]
 
     def _token(self, token_id: int, its: TokenLogprobs) -> TokenLogprob:
         top = [self._vocabulary.shown(rival, logprob) for rival, logprob in its.top.items()]
@@ -130,7 +130,7 @@ class TextGeneration:
 
 
 class TextEmbedding:
-    """One text on its way to its vector."""
+    """An embedding request, counted in the metrics."""
 
     def __init__(self, embedding: Embedding, metrics: EngineMetrics) -> None:
         self.embedding = embedding
@@ -142,7 +142,7 @@ class TextEmbedding:
         return EngineEmbedResponse(embedding=vector.tolist(), prompt_tokens=len(self.embedding.prompt_ids))
 
     def end(self) -> None:
-        """Count how it ended, and take its place in the engine away if it has not."""
+        """Count how it ended, and cancel it if it has not."""
         self.embedding.cancel()
         self._metrics.prompt_tokens.inc(len(self.embedding.prompt_ids))
         reason = "failed" if self.embedding.error is not None else self.embedding.finish_reason or "cancelled"
@@ -179,7 +179,7 @@ class TextEngine:
             EmptyPrompt, InvalidRequest: there is nothing to continue, or this model can't do what is asked.
             RequestTooLarge: prompt and continuation can never fit into the memory kept for sequences.
             PromptTooLong: no token fits behind the prompt, in `max_length` or in the model's context.
-            EngineBusy, EngineClosed: no room in line.
+            EngineBusy, EngineClosed: the queue is full, or the engine is shutting down.
             WeightsError: there is no usable model or tokenizer in the folder.
         """
         started = time.monotonic()
@@ -222,8 +222,10 @@ class TextEngine:
             raise InvalidRequest(str(error)) from error
 
     def health(self) -> EngineHealth:
-        """Return what is loaded, running and waiting."""
-        return EngineHealth.model_validate({"status": "ok", **asdict(self._engine.stats())})
+        """Return what is loaded, running and waiting; `failed` with the reason if requests can't be answered."""
+        trouble = self._engine.trouble()
+        found = {"status": "ok" if trouble is None else "failed", "error": trouble}
+        return EngineHealth.model_validate({**found, **asdict(self._engine.stats())})
 
     def close(self, timeout: float) -> bool:
         """Cancel everything; tell whether the engine's threads ended within `timeout` seconds."""

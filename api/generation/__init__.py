@@ -1,1 +1,1 @@
-"""What every endpoint that generates shares: the clients of the engine and of a server in its place."""
+"""The one service under every route that generates: limits, places, the engine or a server in its stead, counting."""

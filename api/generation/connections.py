@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from typing import TypeVar
 
-from fastapi import Request
+from fastapi import Request, Response
 
 T = TypeVar("T")
+CLIENT_CLOSED_REQUEST = 499
 
 
 class ClientGone(Exception):
@@ -26,6 +27,14 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
         task.cancel()
         gone.cancel()
         await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def answered(request: Request, work: Awaitable[T]) -> T | Response:
+    """Return the result of `work`, or an empty answer, which nobody reads, if the client goes away first."""
+    try:
+        return await unless_gone(request, work)
+    except ClientGone:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def _disconnected(request: Request) -> None:

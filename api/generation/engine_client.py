@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -17,12 +17,16 @@ from api.engine_server.schemas import (
     EngineGenerateResponse,
     EngineHealth,
 )
+from api.generation.sse import data_of
 
 CONNECT_SECONDS = 5.0
 HEALTH_SECONDS = 5.0
 RETURN_SECONDS = 60.0
 """How long a request that was still in line when the engine died waits for its return."""
 RETURN_POLL_SECONDS = 0.3
+CONNECTIONS = 512
+OWN_CONNECTIONS = 8
+"""Connections beside those of answers: to ask for the health and the metrics of an engine whose places are taken."""
 MOST_RETURNS = 2
 """A request that kills the engine whenever its weights are loaded must not do so for ever."""
 
@@ -51,13 +55,16 @@ class EngineRefused(EngineError):
 class EngineClient:
     """Speaks to one engine; close it, or use it as an async context manager. Safe to share between requests."""
 
-    def __init__(self, base_url: str, timeout_seconds: float = 600.0) -> None:
-        """`timeout_seconds` is the longest silence: a whole answer's time, or the time between two pieces."""
+    def __init__(self, base_url: str, timeout_seconds: float = 600.0, connections: int = CONNECTIONS) -> None:
+        """`timeout_seconds` is the longest silence: a whole answer's time, or the time between two pieces.
+
+        At most `connections` answers are on their way at once; one more waits for its turn.
+        """
         # The engine is on this machine: a proxy named in the environment must not see the prompts.
         self._http = httpx.AsyncClient(
             base_url=base_url,
             timeout=httpx.Timeout(timeout_seconds, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=None),
+            limits=httpx.Limits(max_connections=connections + OWN_CONNECTIONS),
             trust_env=False,
         )
 
@@ -86,16 +93,14 @@ class EngineClient:
             _raise_if_failed(answer)
             return EngineGenerateResponse.model_validate(answer)
 
-    async def stream(self, request: EngineGenerateRequest) -> AsyncIterator[dict[str, Any]]:
+    async def stream(self, request: EngineGenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
         """Yield `{"text": piece}` as they come and at last `{"done": True, …}` with the fields of `Usage`.
 
         Closing the iterator cancels the generation. Raises what `generate` raises, also in the middle.
         """
         async with self._answering("/generate", request.model_dump(mode="json") | {"stream": True}) as response:
-            async for line in response.aiter_lines():
-                if not line.startswith("data:"):
-                    continue
-                event: dict[str, Any] = json.loads(line.removeprefix("data:"))
+            async for data in data_of(response):
+                event: dict[str, Any] = json.loads(data)
                 _raise_if_failed(event)
                 if "running" in event:
                     continue

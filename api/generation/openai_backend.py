@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,14 @@ from api.engine_server.schemas import (
     TokenLogprob,
     TopLogprob,
 )
-from api.generation.engine_client import CONNECT_SECONDS, EngineRefused, EngineUnavailable
+from api.generation.engine_client import (
+    CONNECT_SECONDS,
+    CONNECTIONS,
+    OWN_CONNECTIONS,
+    EngineRefused,
+    EngineUnavailable,
+)
+from api.generation.sse import data_of
 
 END = "[DONE]"
 
@@ -32,14 +39,16 @@ class OpenAIBackend:
     `/load_lora_adapter`, under the name of its folder, which never means another one; the server must see the folder.
     """
 
-    def __init__(self, base_url: str, api_key: str | None, timeout_seconds: float = 600.0) -> None:
-        """`base_url` ends with the protocol's version, such as `http://gpu:8000/v1`."""
+    def __init__(
+        self, base_url: str, api_key: str | None, timeout_seconds: float = 600.0, connections: int = CONNECTIONS
+    ) -> None:
+        """`base_url` ends with the protocol's version, such as `http://gpu:8000/v1`; the rest as for `EngineClient`."""
         self._url = base_url
         self._http = httpx.AsyncClient(
             base_url=base_url,
             headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
             timeout=httpx.Timeout(timeout_seconds, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=None),
+            limits=httpx.Limits(max_connections=connections + OWN_CONNECTIONS),
         )
         self._adapters: set[str] = set()
 
@@ -61,7 +70,7 @@ class OpenAIBackend:
         text = (request.prompt or "") + continuation
         return EngineGenerateResponse(text=text, continuation=continuation, logprobs=logprobs, **usage)
 
-    async def stream(self, request: EngineGenerateRequest) -> AsyncIterator[dict[str, Any]]:
+    async def stream(self, request: EngineGenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
         """Yield `{"text": piece}` as they come and at last `{"done": True, …}` with the fields of `Usage`."""
         started = time.monotonic()
         body = self._body(request) | {"model": await self._model(request)}
@@ -70,9 +79,8 @@ class OpenAIBackend:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         usage: dict[str, Any] = {"finish_reason": "stop", "prompt_tokens": 0, "generated_tokens": 0}
         async with self._answering(path, body) as response:
-            async for line in response.aiter_lines():
-                data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
-                if not data or data == END:
+            async for data in data_of(response):
+                if not data.strip() or data.strip() == END:
                     continue
                 chunk = json.loads(data)
                 if "error" in chunk:

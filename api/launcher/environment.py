@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from configs.settings import Settings
+from registry.guards.login import auth_string
 
 _DROPPED = (
     # Of a person's own Prefect or MLflow, which would send our services to another server.
-    *("PREFECT_PROFILE", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "MLFLOW_REGISTRY_URI"),
+    *("PREFECT_PROFILE", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"),
+    *("MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
     # A person's own key to the API: no service asks the API for anything.
     "LLM_PLATFORM_API_KEY",
 )
@@ -73,6 +75,9 @@ def _prefect_variables(settings: Settings) -> dict[str, str]:
         "PREFECT_LOGGING_COLORS": "false",
         **_PREFECT_PACE,
     }
+    if settings.services_secret is not None:
+        variables["PREFECT_SERVER_API_AUTH_STRING"] = auth_string(settings.services_secret)
+        variables["PREFECT_API_AUTH_STRING"] = auth_string(settings.services_secret)
     if settings.prefect_database_url is not None:
         variables["PREFECT_API_DATABASE_CONNECTION_URL"] = settings.prefect_database_url
     return variables
@@ -81,7 +86,11 @@ def _prefect_variables(settings: Settings) -> dict[str, str]:
 def _mlflow_variables(settings: Settings) -> dict[str, str]:
     hosts = [_bracketed(host) for host in dict.fromkeys([*settings.allowed_hosts, settings.keyless_connect_host])]
     store = settings.mlflow_database_url or f"sqlite:///{settings.data_dir / 'mlflow.db'}"
-    return {
+    login = {}
+    if settings.services_login is not None:
+        user, password = settings.services_login
+        login = {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
+    return login | {
         "MLFLOW_TRACKING_URI": settings.mlflow_url,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # An outage is noticed at once and waited out by the job itself, which says so in its log.

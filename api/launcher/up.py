@@ -1,6 +1,5 @@
 """`llm-platform up`: runs the whole platform."""
 
-import importlib
 import os
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,19 +24,19 @@ def up(
     from api.launcher.environment import platform_environment
     from api.launcher.lock import instance_lock
     from api.launcher.preflight import PreflightError, check_all, check_writable
-    from api.launcher.services import platform_services, with_probe_key
+    from api.launcher.services import platform_services, with_secrets
     from api.launcher.watch import Watch
 
     given = {"host": host, "force_open": force_open or None}
     settings = read_settings(**{name: value for name, value in given.items() if value is not None})
-    settings, probe_key = with_probe_key(settings)
+    settings, probe_key = with_secrets(settings)
     run_dir = settings.data_dir / "run"
     try:
         check_writable(settings.data_dir)
         with instance_lock(run_dir / "lock", typer.echo) as lock:
             check_all(settings)
             typer.echo(f"Starting in {settings.data_dir} ...")
-            importlib.import_module("registry.database").upgrade(settings.platform_database_url)
+            _upgrade_databases(settings)
             watch = Watch(
                 platform_services(settings, probe_key),
                 run_dir,
@@ -50,6 +49,23 @@ def up(
         typer.echo(f"Can't start: {error}", err=True)
         code = 1
     raise typer.Exit(code)
+
+
+def _upgrade_databases(settings: "Settings") -> None:
+    """Bring every database to the version that this software needs; PreflightError if one can't be."""
+    # Imported here: the databases' library takes longer to import than a command to run.
+    from api.launcher.preflight import PreflightError
+    from registry.backup_files import BackupError
+    from registry.restore import require_no_interrupted_restore
+    from registry.schema import SchemaError
+    from registry.stores import StoreError
+    from registry.upgrade import upgrade_stores
+
+    try:
+        require_no_interrupted_restore(settings.data_dir)
+        upgrade_stores(settings, typer.echo)
+    except (BackupError, SchemaError, StoreError) as error:
+        raise PreflightError(str(error)) from error
 
 
 def read_settings(**given: Any) -> "Settings":

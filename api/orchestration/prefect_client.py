@@ -1,6 +1,8 @@
 """Prefect's REST API as the endpoints need it: submit a run by its deployment's name, read states, pause, resume."""
 
 import asyncio
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,8 +16,16 @@ from registry.clock import to_naive_utc, utcnow
 FINETUNE = "finetune/finetune"
 EVALUATE = "evaluate/evaluate"
 SUSPENDED = {"type": "PAUSED", "name": "Suspended", "state_details": {"pause_reschedule": True}}
+DEPLOYMENT_SECONDS = 5.0
+"""How long the id of a deployment is taken for granted: somebody may delete it in Prefect's UI."""
 BUSY_PAUSES_SECONDS = (0.1, 0.3, 0.9)
+REFUSALS = (400, 409, 413, 422)
+"""What Prefect answers to a request that it will refuse again and again."""
 ACTIVE_STATES = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
+
+
+class PrefectRefused(Exception):
+    """Prefect has answered, and will not do what was asked; the message is for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +40,12 @@ class FlowRun:
     parameters: dict[str, Any]
     tags: list[str]
     expected_start: datetime | None
-    has_deployment: bool
-    """Whether a worker would run it again; not so for a flow that another flow called."""
+    deployment_id: str | None
+    """The deployment that it was made from, which may be gone by now."""
+    called: bool
+    """Whether another flow called it: no worker would run it again."""
+    has_queue: bool
+    """Whether it is in a work queue, where a worker finds it; not so when its work pool was deleted."""
     pause_limited: bool
     """Paused with a time limit, after which Prefect refuses to resume the run."""
 
@@ -49,7 +63,9 @@ class FlowRun:
             parameters=body.get("parameters") or {},
             tags=body.get("tags") or [],
             expected_start=to_naive_utc(datetime.fromisoformat(expected)) if expected else None,
-            has_deployment=body.get("deployment_id") is not None,
+            deployment_id=body.get("deployment_id"),
+            called=body.get("deployment_id") is None,
+            has_queue=body.get("work_queue_id") is not None,
             pause_limited=state["type"] == "PAUSED" and state["state_details"].get("pause_timeout") is not None,
         )
 
@@ -57,28 +73,45 @@ class FlowRun:
 class Orchestrator:
     """A client of the Prefect server; every method raises `ServiceDown` if it does not answer."""
 
-    def __init__(self, api_url: str, timeout_seconds: float = 10.0) -> None:
-        self._http = httpx.AsyncClient(base_url=api_url, timeout=timeout_seconds, trust_env=False)
-        self._deployment_ids: dict[str, str] = {}
+    def __init__(self, api_url: str, login: tuple[str, str] | None = None, *, timeout_seconds: float = 10.0) -> None:
+        """`login` is a user name and a password, for a server that asks for them."""
+        self._http = httpx.AsyncClient(base_url=api_url, auth=login, timeout=timeout_seconds, trust_env=False)
+        self._deployment_ids: dict[str, tuple[str, float]] = {}
+        """The id of each deployment, and when (`time.monotonic`) Prefect last said so."""
 
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
 
     async def submit(
-        self, deployment: str, name: str, parameters: dict[str, Any], tags: list[str], idempotency_key: str
+        self,
+        deployment: str,
+        name: str,
+        parameters: dict[str, Any],
+        tags: list[str],
+        idempotency_key: str,
+        *,
+        paused: bool = False,
     ) -> FlowRun:
-        """Create a flow run, or return the one that the same key made before."""
+        """Create a flow run, to be run or paused, or return the one that the same key made before.
+
+        Raises `PrefectRefused`.
+        """
         deployment_id = await self.deployment_id(deployment)
         body = {
             "name": name,
             "parameters": parameters,
             "tags": tags,
             "idempotency_key": idempotency_key,
-            "state": {"type": "SCHEDULED"},
+            "state": SUSPENDED if paused else {"type": "SCHEDULED"},
             "enforce_parameter_schema": False,
         }
-        return FlowRun.parse(await self._call("POST", f"/deployments/{deployment_id}/create_flow_run", body))
+        path = f"/deployments/{deployment_id}/create_flow_run"
+        return FlowRun.parse(await self._call("POST", path, body, may_refuse=True))
+
+    async def delete(self, flow_run_id: str) -> None:
+        """Delete a flow run that nobody needs; one that is not there is no error."""
+        await self._call("DELETE", f"/flow_runs/{flow_run_id}", missing_is_fine=True)
 
     async def flow_run(self, flow_run_id: str) -> FlowRun | None:
         """Return the flow run, or None if Prefect knows none of this id."""
@@ -155,14 +188,42 @@ class Orchestrator:
         answer = await self._call("POST", f"/flow_runs/{flow_run_id}/resume", {})
         return bool(answer["status"] == "ACCEPT")
 
-    async def deployment_id(self, deployment: str) -> str:
-        """Return the id of the deployment `flow/name`."""
-        if deployment not in self._deployment_ids:
-            found = await self._call("GET", f"/deployments/name/{deployment}")
-            self._deployment_ids[deployment] = found["id"]
-        return self._deployment_ids[deployment]
+    async def deployment_id(self, deployment: str, *, now: bool = False) -> str:
+        """Return the id of the deployment `flow/name`: as it was a few seconds ago at most, or as it is `now`.
 
-    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        One that is deleted is made again by the worker within seconds, and has another id then.
+        """
+        known, asked_at = self._deployment_ids.get(deployment, ("", -math.inf))
+        if now or time.monotonic() - asked_at > DEPLOYMENT_SECONDS:
+            known = (await self._call("GET", f"/deployments/name/{deployment}"))["id"]
+            self._deployment_ids[deployment] = known, time.monotonic()
+        return known
+
+    async def is_stranded(self, deployment: str, flow_run: FlowRun) -> bool:
+        """Return whether a run waits for a worker that will never find it: its deployment or its queue was deleted."""
+        if flow_run.state_type != "SCHEDULED" or flow_run.called:
+            return False
+        current = await self.deployment_id(deployment)
+        if flow_run.deployment_id == current and flow_run.has_queue:
+            return False
+        # Asked again, as what is remembered may be older than the run.
+        return not flow_run.has_queue or flow_run.deployment_id != await self.deployment_id(deployment, now=True)
+
+    async def discard(self, flow_run: FlowRun) -> None:
+        """End a run that another one is about to take the place of."""
+        state = {"type": "CANCELLED", "message": "Its deployment or work pool was deleted; it is submitted again."}
+        await self._call("POST", f"/flow_runs/{flow_run.id}/set_state", {"state": state, "force": True})
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        may_refuse: bool = False,
+        missing_is_fine: bool = False,
+    ) -> Any:
+        """Return the JSON of the answer; raises `ServiceDown`, and `PrefectRefused` where the caller `may_refuse`."""
         response = await self._send(method, path, body)
         for pause in BUSY_PAUSES_SECONDS:
             if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
@@ -174,10 +235,14 @@ class Orchestrator:
             # A Prefect database made anew has new ids; and on the first start the worker applies them any moment now.
             self._deployment_ids.clear()
             raise ServiceDown("prefect", "The flows are not deployed to Prefect yet; try again in a few seconds.")
+        if response.status_code == httpx.codes.NOT_FOUND and missing_is_fine:
+            return None
+        if may_refuse and response.status_code in REFUSALS:
+            raise PrefectRefused(f"Prefect refuses it ({response.status_code}): {response.text[:300]}")
         if response.is_error:
             message = f"The Prefect server answered {response.status_code} to {method} {path}; try again soon."
             raise ServiceDown("prefect", message)
-        return response.json()
+        return response.json() if response.content else None
 
     async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         try:

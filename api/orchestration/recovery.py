@@ -26,7 +26,7 @@ def has_died(record: FlowBacked, run: FlowRun) -> bool:
 
 def objection(record: FlowBacked, run: FlowRun) -> str | None:
     """Return why another attempt at a run that has died would be in vain, and what to change; None if it would not."""
-    if not run.has_deployment:
+    if run.called:
         return f"The flow that it was a part of died ({cause(run)}); when that runs again, it evaluates anew."
     hopeless = record.crash_step == record.attempt_step and record.crashes >= MOST_CRASHES_AT_ONE_PLACE
     if _killed_for_memory(record, run) and (hopeless or not _takes_less_next_time(record)):

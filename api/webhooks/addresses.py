@@ -69,6 +69,14 @@ class Resolver:
             raise TargetUnreachable(f"{host} has the address {internal[0]}, which is not public ({allowed_by})")
         return found
 
+    async def require_target(self, url: str, seconds: float) -> None:
+        """Raise `TargetUnreachable` if nothing could be sent to this URL now; its name is looked up for so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.addresses_of(parsed(url))
+        except TimeoutError as error:
+            raise TargetUnreachable("its name could not be looked up in time") from error
+
     def close(self) -> None:
         """Forget look-ups that have not begun."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -15,7 +15,7 @@ from bench.training_peers import meter as bench
 from configs.recipe import TrainingRecipe
 from tasks.models.loading import load_base_model
 from tasks.training.adapter import attach_lora
-from tasks.training.estimate import PathName
+from tasks.training.estimate import BackendName
 from tasks.training.observer import StepRecord
 
 
@@ -55,7 +55,7 @@ def product_rate() -> float:
     return 2 * 2048**3 / statistics.median(times[3:])
 
 
-def main(kind: PathName) -> None:
+def main(kind: BackendName) -> None:
     """Train with the recipe of the other tools."""
     meter = bench.Meter(f"ours-{kind}", hook=False)
     tokenizer = AutoTokenizer.from_pretrained(bench.MODEL)
@@ -69,7 +69,7 @@ def main(kind: PathName) -> None:
         lora_dropout=bench.DROPOUT,
     )
     model = attach_lora(load_base_model(Path(bench.MODEL), torch.bfloat16, torch.device("cpu")), recipe)
-    bare_loop.train(model, rows, recipe, Counter(meter), pad_token_id=tokenizer.eos_token_id, path=kind)
+    bare_loop.train(model, rows, recipe, Counter(meter), pad_token_id=tokenizer.eos_token_id, backend=kind)
     lengths = [len(row.input_ids) for row in rows]
     labelled = sum(label != -100 for row in rows for label in row.labels)
     flops = flops_per_token(model.config, sum(lengths), labelled, sum(length**2 for length in lengths))
@@ -77,4 +77,4 @@ def main(kind: PathName) -> None:
 
 
 if __name__ == "__main__":
-    main(cast(PathName, sys.argv[1]))
+    main(cast(BackendName, sys.argv[1]))

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import signal
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -14,13 +15,24 @@ from prefect.settings import (
 )
 
 from configs.settings import get_settings
-from flows.deployments import DEPLOYMENTS_FILE, apply_deployments, ensure_work_pools, outdated, read_specs
+from flows.deployments import (
+    DEPLOYMENTS_FILE,
+    DeploymentSpec,
+    apply_deployments,
+    ensure_work_pools,
+    incomplete,
+    outdated,
+    read_specs,
+)
 from flows.worker.warm_start import prepare_forkserver, stop_forkserver
-from flows.worker.warm_worker import HEARTBEAT_SECONDS, LOOK_AHEAD_SECONDS, WarmWorker
+from flows.worker.warm_worker import HEARTBEAT_SECONDS, LOOK_AHEAD_SECONDS, WarmWorker, repeat
 from registry.run_events import RunEvents
 
 PATIENCE_SECONDS = 8.0
 """A server that takes longer is making its tables: time enough to warm up, which else waits for it to start."""
+
+CHECK_SECONDS = 5.0
+"""How often it is asked whether deployments and work pools are still there."""
 
 _logger = logging.getLogger("prefect.worker.warm")
 
@@ -63,6 +75,17 @@ async def work(deployments_file: Path) -> None:
             group.start_soon(worker.serve)
         group.start_soon(events.run)
         prepare_forkserver(modules)
+        group.start_soon(repeat, partial(_make_again, specs), partial(anyio.sleep, CHECK_SECONDS))
+
+
+async def _make_again(specs: list[DeploymentSpec]) -> None:
+    """Register anew what somebody has deleted in Prefect's UI: without it accepted jobs would wait for ever."""
+    async with get_client() as client:
+        if not await incomplete(client, specs):
+            return
+        _logger.warning("A deployment or a work pool was deleted in Prefect: they are made again")
+        await ensure_work_pools(client, specs)
+        await apply_deployments(specs)
 
 
 def _events(workers: list[WarmWorker]) -> RunEvents:

@@ -91,8 +91,8 @@ class WarmWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         """Ask for flow runs and send heartbeats until cancelled."""
         self._woken = asyncio.Event()
         async with self, anyio.create_task_group() as loops:
-            loops.start_soon(_repeat, self._poll, self._until_tick)
-            loops.start_soon(_repeat, self._sync_and_initialize, self._until_heartbeat)
+            loops.start_soon(repeat, self._poll, self._until_tick)
+            loops.start_soon(repeat, self._sync_and_initialize, self._until_heartbeat)
             _logger.info("Worker '%s' serves work pool '%s'", self.name, self._work_pool_name)
 
     def expect_runs(self) -> None:
@@ -148,7 +148,7 @@ class WarmWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         return 0 if self._limiter is None else self._limiter.borrowed_tokens
 
 
-async def _repeat(work: Callable[[], Awaitable[object]], pause: Callable[[], Awaitable[None]]) -> None:
+async def repeat(work: Callable[[], Awaitable[object]], pause: Callable[[], Awaitable[None]]) -> None:
     """Call `work` again after each `pause`, whatever it raises: Prefect's own loop ends after 25 s of outage."""
     failing = False
     while True:

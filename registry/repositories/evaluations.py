@@ -1,6 +1,9 @@
 """Queries on evaluations."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import delete, select
 
@@ -8,6 +11,7 @@ from configs.dataset import BUILT_IN_DATASET_ID
 from configs.recipe import METRICS, EvaluationParameters, MetricName
 from registry.repositories.flow_backed import FlowBackedRepository
 from registry.repositories.idempotency import forget
+from registry.stored_values import finite
 from registry.tables import Evaluation, Model
 
 
@@ -20,6 +24,14 @@ def metrics_of(evaluation: Evaluation) -> list[MetricName]:
 
 # What an evaluation is called, and which numbers its intervals are drawn with, changes none of its metrics.
 NOT_OF_THE_NUMBERS = {"eval_name", "model_id", "seed"}
+# A promotion looks through the evaluations of two models: through so many of each at most.
+MOST_OF_A_MODEL = 1000
+
+
+def numbers_hash(parameters: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what an evaluation's metrics depend on, of the parameters that it was asked for with."""
+    counting = {name: value for name, value in parameters.items() if name not in NOT_OF_THE_NUMBERS}
+    return hashlib.sha256(json.dumps(counting, sort_keys=True).encode()).hexdigest()
 
 
 def evaluated_rows(dataset_id: int | None, held_out_dataset_id: int | None, model: Model) -> tuple[int, int | None]:
@@ -38,22 +50,26 @@ class EvaluationRepository(FlowBackedRepository[Evaluation]):
 
     table = Evaluation
 
+    def add(self, record: Evaluation) -> Evaluation:
+        """Insert an evaluation; its id is set on return."""
+        record.numbers_hash = numbers_hash(record.parameters)
+        return super().add(record)
+
     def of_model(self, model_id: int) -> Sequence[Evaluation]:
-        """Return the model's evaluations, newest first."""
+        """Return the model's evaluations, newest first: a thousand of them at most."""
         query = select(Evaluation).where(Evaluation.model_id == model_id)
-        return self.session.scalars(query.order_by(Evaluation.id.desc())).all()
+        return self.session.scalars(query.order_by(Evaluation.id.desc()).limit(MOST_OF_A_MODEL)).all()
 
     def repeated(self, parameters: EvaluationParameters) -> Evaluation | None:
         """Return the newest evaluation, completed or under way, with the numbers that these parameters would give."""
         query = select(Evaluation).where(
             Evaluation.model_id == parameters.model_id,
+            Evaluation.numbers_hash == numbers_hash(parameters.model_dump()),
             Evaluation.status.in_(("PENDING", "RUNNING", "COMPLETED")),
             # One that Prefect has not accepted may be withdrawn.
             Evaluation.flow_run_id.is_not(None),
         )
-        wanted = parameters.model_dump(exclude=NOT_OF_THE_NUMBERS)
-        found = self.session.scalars(query.order_by(Evaluation.id.desc()))
-        return next((one for one in found if wanted.items() <= one.parameters.items()), None)
+        return self.session.scalar(query.order_by(Evaluation.id.desc()).limit(1))
 
     def withdraw(self, evaluation_id: int) -> None:
         """Delete an evaluation that Prefect has not accepted, with the memory of its request; leave any other."""
@@ -77,9 +93,10 @@ class EvaluationRepository(FlowBackedRepository[Evaluation]):
         """
         asked_for = metrics_of(evaluation)
         for name in asked_for:
-            setattr(evaluation, name, metrics[name])
+            setattr(evaluation, name, finite(metrics[name]))
         evaluation.intervals = {name: _as_json(intervals[name]) for name in asked_for}
 
 
 def _as_json(interval: Sequence[float] | None) -> list[float] | None:
-    return None if interval is None else list(interval)
+    # An interval with an end that is no number says nothing.
+    return None if interval is None or None in map(finite, interval) else list(interval)

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from registry.clock import utcnow
 from registry.repositories.idempotency import forget
+from registry.repositories.locking import Lock, for_update
 from registry.repositories.paging import page
 from registry.tables import Webhook, WebhookDelivery
 
@@ -19,9 +20,9 @@ class WebhookRepository:
     def __init__(self, session: Session) -> None:
         self.session = session
 
-    def get(self, webhook_id: int) -> Webhook | None:
+    def get(self, webhook_id: int, lock: Lock | None = None) -> Webhook | None:
         """Return the webhook, or None."""
-        return self.session.get(Webhook, webhook_id)
+        return self.session.get(Webhook, webhook_id, with_for_update=for_update(lock))
 
     def newest(self, limit: int, before: int | None) -> Sequence[Webhook]:
         """Return the newest webhooks, with ids less than `before`, the newest first."""
@@ -44,7 +45,8 @@ class WebhookRepository:
     def queue(self, job_id: int, status: str, ended_at: datetime) -> None:
         """Write down, for every webhook that wants to know, that a job has ended."""
         event_uid, now = uuid4().hex, utcnow()
-        targets = select(Webhook).order_by(Webhook.id).with_for_update(read=True, key_share=True)
+        # Each target gets its messages in the order of their ids: whoever queues the next one waits for this lock.
+        targets = select(Webhook).order_by(Webhook.id).with_for_update(key_share=True)
         for webhook in self.session.scalars(targets):
             if status in webhook.statuses:
                 message = WebhookDelivery(
@@ -65,12 +67,14 @@ class WebhookRepository:
         found = query.where(WebhookDelivery.id.in_(oldest.group_by(WebhookDelivery.webhook_id)))
         return self.session.execute(found.order_by(WebhookDelivery.id)).tuples().all()
 
-    def begin_attempt(self, delivery_id: int, next_attempt_at: datetime) -> bool:
+    def begin_attempt(self, delivery_id: int, attempts: int, next_attempt_at: datetime) -> bool:
         """Record that a message is about to be sent, and when again unless that succeeds.
 
-        Returns whether it is there: its webhook may have been deleted meanwhile.
+        Returns whether it is there, and has been tried so many times as the caller has seen: its webhook may have been
+        deleted meanwhile, and another sender may have been quicker.
         """
-        begun = update(WebhookDelivery).where(WebhookDelivery.id == delivery_id).returning(WebhookDelivery.id)
+        unchanged = (WebhookDelivery.id == delivery_id) & (WebhookDelivery.attempts == attempts)
+        begun = update(WebhookDelivery).where(unchanged).returning(WebhookDelivery.id)
         values = {"attempts": WebhookDelivery.attempts + 1, "next_attempt_at": next_attempt_at}
         return self.session.scalar(begun.values(values)) is not None
 

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+IGNORED_LABEL = -100
+"""Label of a token that takes no part in the loss, as in torch's cross entropy."""
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:

@@ -1,41 +1,34 @@
-"""What reading a file gives: its rows, and what was found out about it."""
+"""The examples of a data set as they are read: each with its row number, or the reason why it can't be used."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from tasks.data.examples import Example
 
 
-class SourceRow(Protocol):
-    """A row of a file: an example, or a sentence that says why it is none."""
+@dataclass(frozen=True, slots=True)
+class SourceExample:
+    """A row of a file as an example, or why it can't be used."""
 
-    @property
-    def number(self) -> int:
-        """Where it stands in the file: its line, or its place in a list."""
-        ...
-
-    @property
-    def example(self) -> Example | None:
-        """What it says; None if it is in error."""
-        ...
-
-    @property
-    def error(self) -> str | None:
-        """Why it can't be used; None if it can."""
-        ...
+    number: int
+    """Line in the file (JSON lines, CSV, text), index from 1 (JSON), or row (Parquet)."""
+    example: Example | None
+    error: str | None = None
+    """One sentence, without the number."""
 
 
 class ExampleSource(Protocol):
-    """The rows of a file. It can be iterated more than once."""
+    """The examples of a file. It can be iterated more than once."""
 
     @property
     def file_format(self) -> str:
-        """As which kind of file it was read."""
+        """The file format that was detected."""
         ...
 
     @property
     def shape(self) -> str:
-        """As which kind of rows."""
+        """The row format that was detected."""
         ...
 
     @property
@@ -43,4 +36,4 @@ class ExampleSource(Protocol):
         """Columns that no field of the shape is taken from."""
         ...
 
-    def __iter__(self) -> Iterator[SourceRow]: ...
+    def __iter__(self) -> Iterator[SourceExample]: ...

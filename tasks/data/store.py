@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.atomic_files import StagingFolder
 from tasks.data.arrow_file import ROWS_PER_BATCH, SIZE_PER_BATCH, MappedFile, read_batches
-from tasks.data.durable import BuildingFolder
 from tasks.data.examples import DatasetError, Example
 from tasks.data.rows import HASH_BYTES
 
@@ -75,8 +75,8 @@ class StoreWriter:
 
     def __init__(self, datasets_dir: Path) -> None:
         self._datasets_dir = datasets_dir
-        self._building = BuildingFolder(datasets_dir, "dataset")
-        self._file = pa.OSFile(str(self._building.path / ROWS_FILE), "wb")
+        self._staging = StagingFolder(datasets_dir, "dataset")
+        self._file = pa.OSFile(str(self._staging.path / ROWS_FILE), "wb")
         self._writer = pa.ipc.new_file(self._file, SCHEMA)
         self._digest = hashlib.sha256()
         self._waiting: list[tuple[str, bytes, int]] = []
@@ -90,7 +90,7 @@ class StoreWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end_file()
-        self._building.close()
+        self._staging.close()
 
     def add(self, number: int, example: Example, digest: bytes | None = None) -> None:
         """Append a row; `number` says where it stands in its source, `digest` is its content hash if it is known."""
@@ -110,12 +110,12 @@ class StoreWriter:
         if self.rows == 0:
             raise DatasetError("the data set has no row")
         self._end_file()
-        (self._building.path / REPORT_FILE).write_text(json.dumps(report, indent=2), encoding="utf-8")
+        (self._staging.path / REPORT_FILE).write_text(json.dumps(report, indent=2), encoding="utf-8")
         folder = self._datasets_dir / self._digest.hexdigest()
         try:
             return StoredDataset(folder)
         except DatasetError:
-            self._building.publish(folder)
+            self._staging.publish(folder)
             return StoredDataset(folder)
 
     def _write(self) -> None:

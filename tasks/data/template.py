@@ -11,9 +11,6 @@ from tasks.data.examples import DatasetError, Example
 from tasks.data.patterns import Patterns
 from tasks.data.segments import RenderedExample, Segment
 
-IGNORED_LABEL = -100
-"""Label of a token that takes no part in the loss, as in torch's cross entropy."""
-
 
 class Renderer:
     """Writes examples in a tokenizer's own chat format, if it has one.

@@ -1,22 +1,20 @@
 """The tokenized rows of a data set on disk: made once for each tokenizer, whole or not at all."""
 
-import fcntl
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from tasks.data.durable import BuildingFolder
+from tasks.atomic_files import StagingFolder, atomic_file
 from tasks.data.fingerprint import TokenizerContent, tokens_fingerprint
 from tasks.data.rows import ExampleRows
 from tasks.data.tokenized_rows import TokenTable, TokenWriter
@@ -24,6 +22,7 @@ from tasks.data.tokenizing import TokenBatch, token_batches
 
 TOKENS_FILE = "tokens.arrow"
 MANIFEST_FILE = "manifest.json"
+LONGEST_WAIT_SECONDS = 600.0
 
 
 def tokens_folder(cache_dir: Path, hashes: NDArray[np.uint8], tokenizer: TokenizerContent) -> Path:
@@ -55,8 +54,8 @@ class TokenCacheWriter:
     """
 
     def __init__(self, cache_dir: Path) -> None:
-        self._building = BuildingFolder(cache_dir, "tokens")
-        self._tokens = TokenWriter(self._building.path / TOKENS_FILE)
+        self._staging = StagingFolder(cache_dir, "tokens")
+        self._tokens = TokenWriter(self._staging.path / TOKENS_FILE)
 
     def __enter__(self) -> "TokenCacheWriter":
         return self
@@ -65,7 +64,7 @@ class TokenCacheWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._tokens.close()
-        self._building.close()
+        self._staging.close()
 
     def write(self, batch: TokenBatch) -> None:
         """Append whole rows."""
@@ -80,19 +79,24 @@ class TokenCacheWriter:
     def publish(self, folder: Path) -> None:
         """Give the tokens their name; the caller holds the lock."""
         self._tokens.close()
-        with (self._building.path / TOKENS_FILE).open("rb") as file:
+        with (self._staging.path / TOKENS_FILE).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        _write_manifest(self._building.path, digest)
-        self._building.publish(folder)
+        _write_manifest(self._staging.path, digest)
+        self._staging.publish(folder)
 
 
 @contextmanager
 def _only_one_process(folder: Path) -> Iterator[None]:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # The kernel takes this lock from a process that dies, so a crash leaves nobody waiting.
-    with (folder.parent / f"{folder.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    # The kernel takes this lock from a process that dies, so a crash leaves nobody waiting. One that is stopped keeps
+    # it: then the work is done twice, with the same result.
+    lock = FileLock(folder.parent / f"{folder.name}.lock")
+    with suppress(Timeout):
+        lock.acquire(timeout=LONGEST_WAIT_SECONDS)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _open(folder: Path) -> TokenTable | None:
@@ -112,11 +116,8 @@ def _open(folder: Path) -> TokenTable | None:
 
 def _write_manifest(folder: Path, digest: str) -> None:
     manifest = json.dumps({"sha256": digest, "seen": _seen(folder / TOKENS_FILE)}, indent=2)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, delete=False) as file:
+    with atomic_file(folder / MANIFEST_FILE) as file:
         file.write(manifest)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).replace(folder / MANIFEST_FILE)
 
 
 def _seen(path: Path) -> list[int]:

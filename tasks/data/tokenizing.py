@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from tasks.data.examples import Example
-from tasks.data.segments import RenderedExample
-from tasks.data.template import IGNORED_LABEL, Renderer
+from tasks.data.segments import IGNORED_LABEL, RenderedExample
+from tasks.data.template import Renderer
 
 ROWS_PER_CALL = 256
 """Rows handed to the tokenizer at once: enough to keep its threads busy, few enough to stay small."""

@@ -11,7 +11,7 @@ from tasks.data.chat_lines import chat_line
 from tasks.data.examples import DatasetError, Example
 from tasks.data.report import percentile
 from tasks.data.segments import RenderedExample
-from tasks.data.source import ExampleSource, SourceRow
+from tasks.data.source import ExampleSource, SourceExample
 from tasks.data.split import count_duplicates
 from tasks.data.template import Renderer
 from tasks.data.tokenizing import TokenBatch, batched_by_size, characters_of, encoded_ahead
@@ -100,7 +100,7 @@ class _Validation:
                 self._prefixes.append(np.frombuffer(b"".join(digest[:8] for digest in digests), np.uint64))
                 yield rendered
 
-    def _good(self, row: SourceRow) -> Example:
+    def _good(self, row: SourceExample) -> Example:
         if row.example is None:
             raise DatasetError(row.error or "the row cannot be read")
         return row.example
@@ -164,5 +164,5 @@ def _has_empty_answer(example: Example) -> bool:
     )
 
 
-def _characters(row: SourceRow) -> int:
+def _characters(row: SourceExample) -> int:
     return 0 if row.example is None else characters_of(row.example)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
+from tasks.inference.arena_allocator import ArenaAllocator
 from tasks.inference.network.load import load_network
-from tasks.inference.space import ArenaSpace
 
 
 @dataclass
@@ -29,7 +29,7 @@ class BasePlan:
 
 
 class LoadedBase:
-    """A base model shared by all its adapters. Not thread-safe: only its decode thread computes with it."""
+    """A base model shared by all its adapters. Not thread-safe: only its decode thread uses it."""
 
     def __init__(
         self, folder: Path, plan: BasePlan, dtype: torch.dtype, device: torch.device, *, int8: bool = False
@@ -37,7 +37,7 @@ class LoadedBase:
         """Load the model in `folder`; raises `WeightsError` if that fails."""
         self.network = load_network(folder, dtype, device, int8=int8)
         self.arena = self.network.allocate(plan.cache_tokens)
-        self.space = ArenaSpace(plan.cache_tokens)
+        self.allocator = ArenaAllocator(plan.cache_tokens)
         self.bytes = self.network.bytes + plan.cache_bytes
         self.vocabulary = plan.vocabulary
         self.device = device
@@ -58,10 +58,10 @@ class LoadedBase:
         self.network.drop_adapter(self.adapters.pop(folder).number)
 
     def close(self) -> None:
-        """Let go of the network; nobody computes with it."""
+        """Release what the network holds beyond memory. No thread may be computing with it."""
         self.network.close()
 
     def release(self, start: int) -> None:
-        """Give back the range of a sequence that is over."""
-        self.space.release(start)
+        """Free the arena range of a finished sequence, which begins at `start`."""
+        self.allocator.release(start)
         self.network.release(start)

@@ -1,6 +1,6 @@
-"""Answers that keep to a JSON schema: at each step only tokens after which the text can still become a match.
+"""Constrained decoding by a JSON schema: each step allows only tokens that can still lead to a match.
 
-The work is llguidance's (https://github.com/guidance-ai/llguidance); here its masks become torch's.
+llguidance (https://github.com/guidance-ai/llguidance) computes the token masks; this module turns them into tensors.
 """
 
 import json
@@ -13,7 +13,7 @@ from llguidance import LLMatcher, LLTokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-# Free whitespace between tokens is an endless answer to a model that has not learned when to stop.
+# With free whitespace a model that has not learned when to stop would emit whitespace without end.
 COMPACT = {"whitespace_flexible": False}
 WORD_BITS = 32
 
@@ -23,7 +23,7 @@ class SchemaError(ValueError):
 
 
 def constraint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> LLTokenizer:
-    """Return what constraints know of a tokenizer; takes a tenth of a second or more: keep it.
+    """Return llguidance's view of a tokenizer. It takes 0.1 s or more to build: reuse it.
 
     Raises SchemaError for a tokenizer that is not a fast one.
     """
@@ -34,10 +34,10 @@ def constraint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> LLTokenizer:
 
 
 class JsonConstraint:
-    """One answer's way through a JSON schema."""
+    """The state of one answer that must match a JSON schema."""
 
     def __init__(self, schema: dict[str, Any], tokenizer: LLTokenizer) -> None:
-        """Begin an answer; raises SchemaError if the schema can't be followed."""
+        """Compile the schema; raises SchemaError if it can't be followed."""
         try:
             grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=COMPACT)
         except ValueError as error:
@@ -48,12 +48,12 @@ class JsonConstraint:
         self._words = np.zeros(-(-tokenizer.vocab_size // WORD_BITS), dtype=np.int32)
 
     def allowed(self, vocabulary: int) -> Tensor:
-        """Return which tokens may come next, as bools `[vocabulary]` on the CPU; at the end, the one that ends it."""
+        """Return the allowed next tokens as bools `[vocabulary]` on the CPU; after a full match only the end token."""
         self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
         bits = np.unpackbits(self._words.view(np.uint8), bitorder="little")[:vocabulary].astype(bool)
         # A model's head may be wider than its tokenizer.
         return torch.from_numpy(np.pad(bits, (0, vocabulary - len(bits))))
 
     def accept(self, token_id: int) -> None:
-        """Go on behind a token that was allowed."""
+        """Advance the state by an allowed token."""
         self._matcher.consume_token(token_id)

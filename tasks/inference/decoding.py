@@ -1,4 +1,4 @@
-"""Token steps: which sequences read how much, one pass of the network for all that answer and one for embeddings."""
+"""One step of the engine: choose the tokens each sequence reads, run the network, sample, and report the results."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -20,10 +20,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StepSize:
-    """How much of the prompts one step reads.
+    """Token limits of one step (chunked prefill).
 
-    A prompt is cut at multiples of `chunk`, whatever else runs, so that its numbers do not depend on the company. A
-    step holds one token of every answer on its way and then chunks while the sum is at most `tokens` (one at least).
+    A prompt is cut at multiples of `chunk` tokens whatever else is in the batch, so that batching does not change its
+    numbers. A step holds one token of each decoding sequence, then prompt chunks while the sum is at most `tokens`,
+    but always at least one chunk.
     """
 
     chunk: int
@@ -38,7 +39,7 @@ Ended = Callable[[ActiveSequence, FinishReason | InferenceError], None]
 
 
 def schedule(sequences: Sequence[ActiveSequence], size: StepSize) -> list[tuple[ActiveSequence, int]]:
-    """Return who reads how many tokens in the next step: every answer one, then prompts in order of admission."""
+    """Return the sequences of the next step with their token counts: decoding ones first, then prompts as admitted."""
     chosen = [(sequence, 1) for sequence in sequences if sequence.prompt_read]
     tokens, reading = len(chosen), 0
     for sequence in sequences:
@@ -49,12 +50,12 @@ def schedule(sequences: Sequence[ActiveSequence], size: StepSize) -> list[tuple[
             break
         chosen.append((sequence, length))
         tokens, reading = tokens + length, reading + 1
-    # Neighbours with the same adapter share their products.
+    # Adjacent sequences with the same adapter share one product.
     return sorted(chosen, key=lambda pair: pair[0].adapter_number)
 
 
 def decode_step(base: LoadedBase, sequences: Sequence[ActiveSequence], size: StepSize, ended: Ended) -> int:
-    """Advance the sequences by one step and call `ended` for each that is over; a failure is every reader's end.
+    """Advance the sequences by one step and call `ended` for each that finishes; an error ends all in the step.
 
     Returns the number of tokens sampled.
     """
@@ -67,14 +68,14 @@ def decode_step(base: LoadedBase, sequences: Sequence[ActiveSequence], size: Ste
 
 
 def _embed(base: LoadedBase, pieces: Sequence[tuple[EmbeddedSequence, int]], ended: Ended) -> None:
-    """Read the pieces; nothing is sampled and no product with the vocabulary is computed."""
+    """Read the pieces of embedding requests: no logits are computed and nothing is sampled."""
     try:
         with torch.inference_mode():
             sums = base.network.sum_states(_read(pieces), base.arena)
             outcomes = [sequence.add(states) for (sequence, _), states in zip(pieces, sums, strict=True)]
     except Exception as error:
         logger.exception("a step failed")
-        _failed(pieces, error, ended)
+        _fail_all(pieces, error, ended)
         return
     for (sequence, _), outcome in zip(pieces, outcomes, strict=True):
         if outcome is not None:
@@ -95,7 +96,7 @@ def _generate(base: LoadedBase, pieces: Sequence[tuple[GeneratingSequence, int]]
             tokens = chosen.tolist()
     except Exception as error:
         logger.exception("a step failed")
-        _failed(pieces, error, ended)
+        _fail_all(pieces, error, ended)
         return 0
     for sequence, token_id, its in zip(ready, tokens, logprobs, strict=True):
         if (outcome := sequence.take(token_id, its)) is not None:
@@ -103,8 +104,8 @@ def _generate(base: LoadedBase, pieces: Sequence[tuple[GeneratingSequence, int]]
     return len(ready)
 
 
-def _failed(pieces: Sequence[tuple[ActiveSequence, int]], error: Exception, ended: Ended) -> None:
-    """End all readers of a step that failed."""
+def _fail_all(pieces: Sequence[tuple[ActiveSequence, int]], error: Exception, ended: Ended) -> None:
+    """End all sequences of a step that failed."""
     for sequence, _ in pieces:
         ended(sequence, InferenceError(f"the model failed while computing: {error}"))
 

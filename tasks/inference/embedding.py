@@ -1,4 +1,4 @@
-"""A request for one vector that stands for a text: the mean of the model's last hidden states over its tokens."""
+"""Embedding requests: the vector of a text is the mean of the model's last hidden states over its tokens."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tasks.inference.errors import EngineClosed
-from tasks.inference.listening import Listener
-from tasks.inference.request import Handle, ModelRef
+from tasks.inference.listener import Listener
+from tasks.inference.request import ModelRef, Request
 
 
 @dataclass(frozen=True)
 class EmbeddingRequest:
-    """Token ids to read, all of them in one go of the model's context."""
+    """Token ids to embed; all of them must fit into the model's context."""
 
     model: ModelRef
     prompt_ids: list[int]
@@ -22,16 +22,16 @@ class EmbeddingRequest:
             raise ValueError("prompt_ids is empty: there is nothing to embed")
 
 
-class Embedding(Handle):
-    """The vector of one request, while it is made and after."""
+class Embedding(Request):
+    """An embedding request in the engine, and its result."""
 
     def __init__(
         self, request: EmbeddingRequest, wake: Callable[[], None], listener: Listener | None, seconds: float
     ) -> None:
-        """`seconds` is the longest time that it may wait and run."""
+        """`seconds` is the request's time limit, waiting included."""
         super().__init__(request.model, request.prompt_ids, 0, wake, listener, seconds)
         self.vector: Tensor | None = None
-        """float32 `[width]` on the CPU, once it is done: the mean over the tokens, of whatever length it has."""
+        """float32 `[width]` on the CPU once it is done: the mean over the tokens, not normalised."""
 
     def result(self, timeout: float | None = None) -> Tensor:
         """Wait for the vector; raises what `wait` raises, and `EngineClosed` if it was cancelled."""
@@ -41,5 +41,5 @@ class Embedding(Handle):
         return self.vector
 
     def deliver(self, vector: Tensor) -> None:
-        """Have the vector, before the end is told (the engine's side)."""
+        """Store the result; called by the engine before `finish`."""
         self.vector = vector

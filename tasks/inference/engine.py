@@ -1,7 +1,6 @@
 """The engine: takes requests for any model, loads what they need within a memory budget, answers many at a time."""
 
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +11,14 @@ from tasks.inference.decoding import CPU_STEP, GPU_STEP, StepSize
 from tasks.inference.embedding import Embedding, EmbeddingRequest
 from tasks.inference.errors import EngineClosed, InputTooLong, PromptTooLong, RequestTooLarge, TooLargeForMemory
 from tasks.inference.generation import Generation, GenerationRequest, TokenLogprobs
-from tasks.inference.listening import Listener
+from tasks.inference.listener import Listener
 from tasks.inference.network.load import cache_bytes_per_token, needed_for_base
-from tasks.inference.request import Handle, ModelRef
-from tasks.inference.residency import Residency
-from tasks.inference.worker import BaseWorker, Limits, WorkerSettings
+from tasks.inference.probe import DeviceProbe
+from tasks.inference.request import ModelRef, Request
+from tasks.inference.weight_cache import WeightCache
+from tasks.inference.worker import BaseWorker, Limits, Tally, WorkerSettings
 from tasks.models.loading import context_length, load_config
+from tasks.models.process_state import damage
 
 __all__ = [
     "Embedding",
@@ -31,6 +32,10 @@ __all__ = [
     "ModelStats",
     "TokenLogprobs",
 ]
+
+STUCK_SECONDS = 120.0
+"""A step of a few hundred tokens that takes longer will not end."""
+PROBE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,9 @@ class Engine:
         step = step or (CPU_STEP if device.type == "cpu" else GPU_STEP)
         self._settings = WorkerSettings(dtype, device, limits, step, int8)
         self._kv_cache_bytes = kv_cache_bytes
-        self._residency: Residency[BaseWorker] = Residency(memory_budget_bytes, limits.patience_seconds)
-        self._generated: Counter[Path] = Counter()
+        self._weight_cache: WeightCache[BaseWorker] = WeightCache(memory_budget_bytes, limits.patience_seconds)
+        self._tally = Tally()
+        self._probe = DeviceProbe(device, STUCK_SECONDS, PROBE_SECONDS)
         self._contexts: dict[Path, int] = {}
         self._plans: dict[Path, BasePlan] = {}
 
@@ -93,7 +99,7 @@ class Engine:
         return self._contexts[weights]
 
     def submit(self, request: GenerationRequest, listener: Listener | None = None) -> Generation:
-        """Put a request in line and return at once; its weights are loaded when its turn comes.
+        """Queue a request and return at once; its weights are loaded when it is scheduled.
 
         A failure to load is the generation's outcome, not raised here.
 
@@ -120,7 +126,7 @@ class Engine:
         return generation
 
     def embed(self, request: EmbeddingRequest, listener: Listener | None = None) -> Embedding:
-        """Put a text in the same line, to be averaged, and return at once; a failure to load is its outcome.
+        """Queue a text to embed in the same queue and return at once; a failure to load is its outcome.
 
         Raises:
             InputTooLong: the text is longer than the model's context, or than the arena.
@@ -138,12 +144,12 @@ class Engine:
         return embedding
 
     def generate(self, request: GenerationRequest) -> list[int]:
-        """Return the request's token ids when all are there; raises what `submit` raises, and load failures."""
+        """Return all token ids of the answer; raises what `submit` raises, and load failures."""
         return self.submit(request).result()
 
     def stats(self) -> EngineStats:
         """Return what is loaded, running and waiting right now."""
-        with self._residency.changed:
+        with self._weight_cache.changed:
             models = [
                 ModelStats(
                     weights=str(worker.folder),
@@ -152,52 +158,65 @@ class Engine:
                     bytes=worker.held_bytes,
                     running=len(worker.running),
                     waiting=len(worker.waiting),
-                    cache_tokens_used=0 if worker.base is None else worker.base.space.used,
-                    cache_tokens=0 if worker.base is None else worker.base.space.capacity,
+                    cache_tokens_used=0 if worker.base is None else worker.base.allocator.used,
+                    cache_tokens=0 if worker.base is None else worker.base.allocator.capacity,
                 )
-                for worker in self._residency.holders.values()
+                for worker in self._weight_cache.holders.values()
             ]
             return EngineStats(
                 models=models,
-                bytes=self._residency.held_bytes,
-                budget_bytes=self._residency.budget_bytes,
+                bytes=self._weight_cache.held_bytes,
+                budget_bytes=self._weight_cache.budget_bytes,
                 running=sum(model.running for model in models),
                 waiting=sum(model.waiting for model in models),
-                generated_tokens=self._generated.total(),
+                generated_tokens=self._tally.generated.total(),
             )
 
+    def trouble(self) -> str | None:
+        """Return why requests can't be answered though the process runs, in a sentence's part; None: they can."""
+        now = time.monotonic()
+        with self._weight_cache.changed:
+            for worker in self._weight_cache.holders.values():
+                if not worker.is_alive():
+                    return f"the thread that decodes with {worker.folder} has ended, and requests wait for it"
+                if (since := worker.step_since) is not None and now - since > STUCK_SECONDS:
+                    return f"a step with {worker.folder} has taken {now - since:.0f} s and is not done"
+            if self._tally.died:
+                return next(iter(self._tally.died.values()))
+        return damage() or self._probe.trouble()
+
     def close(self, timeout: float = 5.0) -> bool:
-        """Cancel everything and let go of all weights; tell whether all threads ended within `timeout` seconds."""
+        """Cancel all requests and free all weights; return whether all threads ended within `timeout` seconds."""
         deadline = time.monotonic() + timeout
-        with self._residency.changed:
-            self._residency.closing = True
-            workers = list(self._residency.holders.values())
+        with self._weight_cache.changed:
+            self._weight_cache.closing = True
+            workers = list(self._weight_cache.holders.values())
             for worker in workers:
-                for handle in [*worker.waiting, *(sequence.handle for sequence in worker.running)]:
-                    handle.cancelled = True
-            self._residency.changed.notify_all()
+                for request in [*worker.waiting, *(sequence.request for sequence in worker.running)]:
+                    request.cancelled = True
+            self._weight_cache.changed.notify_all()
         for worker in workers:
             worker.join(max(0.0, deadline - time.monotonic()))
         return not any(worker.is_alive() for worker in workers)
 
-    def _enqueue(self, handle: Handle, plan: BasePlan) -> None:
-        """Put a request in its base's line; raises `EngineBusy` and `EngineClosed`."""
-        with self._residency.changed:
-            if self._residency.closing:
+    def _enqueue(self, request: Request, plan: BasePlan) -> None:
+        """Add a request to its base's queue; raises `EngineBusy` and `EngineClosed`."""
+        with self._weight_cache.changed:
+            if self._weight_cache.closing:
                 raise EngineClosed
-            folder = handle.model.weights
-            if (worker := self._residency.holders.get(folder)) is None:
-                worker = BaseWorker(folder, plan, self._residency, self._settings, self._generated)
-                self._residency.holders[folder] = worker
+            folder = request.model.weights
+            if (worker := self._weight_cache.holders.get(folder)) is None:
+                worker = BaseWorker(folder, plan, self._weight_cache, self._settings, self._tally)
+                self._weight_cache.holders[folder] = worker
                 worker.start()
-            worker.enqueue(handle)
+            worker.enqueue(request)
 
     def _plan_of(self, weights: Path) -> BasePlan:
-        """Return what the base takes in memory: of what its weights leave, at most half is for the arena."""
+        """Return the memory plan of a base: the arena gets at most half of what the weights leave of the budget."""
         if (plan := self._plans.get(weights)) is None:
             config, dtype = load_config(weights), self._settings.dtype
             own = needed_for_base(weights, dtype, self._settings.device, int8=self._settings.int8)
-            budget = self._residency.budget_bytes
+            budget = self._weight_cache.budget_bytes
             if own > budget:
                 raise TooLargeForMemory(str(weights), own, budget)
             per_token = cache_bytes_per_token(config, dtype)
@@ -208,8 +227,8 @@ class Engine:
         return plan
 
     def _wake(self) -> None:
-        with self._residency.changed:
-            self._residency.changed.notify_all()
+        with self._weight_cache.changed:
+            self._weight_cache.changed.notify_all()
 
 
 def _require_known(ids: list[int], plan: BasePlan) -> None:

@@ -24,7 +24,7 @@ class TooLargeForMemory(WeightsError):
 
 
 class EngineBusy(InferenceError):
-    """The line of waiting requests is full."""
+    """The queue of waiting requests is full."""
 
     def __init__(self, waiting: int) -> None:
         super().__init__(waiting)

@@ -1,4 +1,4 @@
-"""A request for tokens and the handle on its answer: an iterator that another thread fills and anyone may cancel."""
+"""Generation requests: their parameters, and the running request, an iterator of tokens that any thread may cancel."""
 
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -7,28 +7,28 @@ from typing import Protocol
 
 from torch import Tensor
 
-from tasks.inference.listening import Listener
-from tasks.inference.request import Handle, ModelRef
+from tasks.inference.listener import Listener
+from tasks.inference.request import ModelRef, Request
 from tasks.inference.sampling import SamplingParameters
 
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """The natural logarithm of a token's probability by the model itself, and of its likeliest rivals' by their id."""
+    """A token's natural log-probability under the model, and those of the likeliest tokens by their id."""
 
     logprob: float
     top: dict[int, float]
 
 
 class Constraint(Protocol):
-    """What may come next in one answer, and what did."""
+    """Restricts the tokens of one answer (constrained decoding)."""
 
     def allowed(self, vocabulary: int) -> Tensor:
         """Return which tokens may come next, as bools `[vocabulary]` on the CPU; at least one of them."""
         ...
 
     def accept(self, token_id: int) -> None:
-        """Hear of the token that came."""
+        """Advance by the token that was sampled."""
         ...
 
 
@@ -37,10 +37,11 @@ MOST_LOGPROBS = 20
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """Token ids to continue, and how. Without `seed` every answer is drawn anew.
+    """Token ids to continue, and how. Without `seed` every answer is sampled from a fresh random state.
 
     The ids in `eos_token_ids` end the answer and are not part of it. With `logprobs` every token comes with its
-    log-probability and those of that many likeliest tokens (0: only its own). A `constraint` is for this answer alone.
+    log-probability and those of that many likeliest tokens (0: only its own). A `constraint` holds state and
+    serves one request.
     """
 
     model: ModelRef
@@ -73,8 +74,8 @@ class GenerationRequest:
         return SamplingParameters(self.temperature, self.top_p, self.top_k, self.repetition_penalty, self.min_p)
 
 
-class Generation(Handle):
-    """The answer to one request, while it is made and after. Iterate it, wait for `result`, or cancel it."""
+class Generation(Request):
+    """A generation request in the engine, and its answer. Iterate it, wait for `result`, or cancel it."""
 
     def __init__(
         self,
@@ -84,12 +85,12 @@ class Generation(Handle):
         listener: Listener | None,
         seconds: float,
     ) -> None:
-        """`seconds` is the longest time that it may wait and run."""
+        """`seconds` is the request's time limit, waiting included."""
         super().__init__(request.model, request.prompt_ids, max_new_tokens, wake, listener, seconds)
         self.request = request
         self.tokens: list[int] = []
         self.logprobs: list[TokenLogprobs] = []
-        """One entry a token, if the request asked for them; there before its token is."""
+        """One entry per token, if the request asked for them; appended before its token."""
         self.first_token_at: float | None = None
         """When the first token came, in seconds of `time.monotonic`."""
 
@@ -117,7 +118,7 @@ class Generation(Handle):
         return list(self.tokens)
 
     def deliver(self, token_id: int, logprobs: TokenLogprobs | None = None) -> None:
-        """Append one token (the engine's side)."""
+        """Append one token; called by the engine."""
         with self._changed:
             if logprobs is not None:
                 self.logprobs.append(logprobs)
@@ -125,4 +126,4 @@ class Generation(Handle):
             if self.first_token_at is None:
                 self.first_token_at = time.monotonic()
             self._changed.notify_all()
-        self._tell(token_id)
+        self._notify(token_id)

@@ -1,46 +1,46 @@
-"""The line of one base's waiting requests: its models take turns, so that a crowd at one doesn't hold up the others."""
+"""The queue of one base's waiting requests, fair among its models: many requests to one do not delay the others."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from tasks.inference.request import Handle
+from tasks.inference.request import Request
 
 
-class FairLine:
-    """Requests in order of arrival; the next is the first of the model that has the fewest running. Not thread-safe."""
+class FairQueue:
+    """A FIFO queue per model; `next` serves the model with the fewest running requests. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._waiting: list[Handle] = []
-        self._chosen: Handle | None = None
+        self._waiting: list[Request] = []
+        self._chosen: Request | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def __iter__(self) -> Iterator[Handle]:
+    def __iter__(self) -> Iterator[Request]:
         return iter(list(self._waiting))
 
-    def append(self, handle: Handle) -> None:
-        """Put a request at the end."""
-        self._waiting.append(handle)
+    def append(self, request: Request) -> None:
+        """Add a request at the end."""
+        self._waiting.append(request)
 
-    def next(self, running: Collection[Path | None]) -> Handle | None:
-        """Return whose turn it is, None if nobody waits; `running` names the model of every running request.
+    def next(self, running: Collection[Path | None]) -> Request | None:
+        """Return the next request, None if the queue is empty; `running` holds the adapter of every running request.
 
-        It stays that request's turn until it is removed: one that needs much room would else never find it.
+        The same request is returned until it is removed: one that needs much of the arena would starve otherwise.
         """
         if self._chosen is None and self._waiting:
             busy = Counter(running)
-            self._chosen = min(self._waiting, key=lambda handle: busy[handle.model.adapter])
+            self._chosen = min(self._waiting, key=lambda request: busy[request.model.adapter])
         return self._chosen
 
-    def remove(self, handle: Handle) -> None:
-        """Take a request out: it runs, or is over."""
-        self._waiting.remove(handle)
-        if handle is self._chosen:
+    def remove(self, request: Request) -> None:
+        """Remove a request that runs now or has ended."""
+        self._waiting.remove(request)
+        if request is self._chosen:
             self._chosen = None
 
     def clear(self) -> None:
-        """Take all out."""
+        """Remove all requests."""
         self._waiting.clear()
         self._chosen = None

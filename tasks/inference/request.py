@@ -1,4 +1,4 @@
-"""What every request in the engine has: its place in line, its end, and the one who may wait for it or cancel it."""
+"""A request in the engine: its model and prompt, its state, and how to wait for it or cancel it."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from tasks.inference.errors import RequestTimedOut
-from tasks.inference.listening import STARTED, Listener
+from tasks.inference.listener import STARTED, Listener
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -21,8 +21,8 @@ class ModelRef:
     adapter: Path | None = None
 
 
-class Handle:
-    """A request while it waits and runs, and after. Another thread ends it; anyone may cancel it."""
+class Request:
+    """A queued, running or finished request. The engine's thread ends it; any thread may wait for it or cancel it."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Handle:
         listener: Listener | None,
         seconds: float,
     ) -> None:
-        """`seconds` is the longest time that it may wait and run."""
+        """`seconds` is the request's time limit, waiting included."""
         self.model = model
         self.prompt_ids = prompt_ids
         self.max_new_tokens = max_new_tokens
@@ -55,11 +55,11 @@ class Handle:
 
     @property
     def delivered(self) -> int:
-        """How many tokens have come so far."""
+        """How many tokens have been generated so far."""
         return 0
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait for the end.
+        """Block until the request has ended.
 
         Raises:
             TimeoutError: `timeout` seconds passed.
@@ -72,22 +72,22 @@ class Handle:
             raise self.error
 
     def cancel(self) -> None:
-        """Ask the engine to drop this request; its place is free within a step. Harmless when it is done."""
+        """Ask the engine to drop this request, which it does before its next step. No effect on a finished one."""
         self.cancelled = True
         self._wake()
 
     def must_end(self, now: float) -> FinishReason | RequestTimedOut | None:
-        """Return why it may not go on at the time `now` (`time.monotonic`), None if it may."""
+        """Return why it has to end at the time `now` (`time.monotonic`), None if it may go on."""
         if self.cancelled:
             return "cancelled"
         return RequestTimedOut(self._seconds, self.delivered) if now >= self.deadline else None
 
     def begin(self) -> None:
-        """Tell that the request waits no longer (the engine's side)."""
-        self._tell(STARTED)
+        """Report that the request runs now; called by the engine."""
+        self._notify(STARTED)
 
     def finish(self, outcome: FinishReason | Exception) -> None:
-        """End with a reason or an error (the engine's side); only the first end counts."""
+        """End with a reason or an error; called by the engine. Only the first call counts."""
         with self._changed:
             if self.done:
                 return
@@ -96,8 +96,8 @@ class Handle:
             else:
                 self.finish_reason = outcome
             self._changed.notify_all()
-        self._tell(None)
+        self._notify(None)
 
-    def _tell(self, news: int | None) -> None:
+    def _notify(self, event: int | None) -> None:
         if self._listener is not None:
-            self._listener(news)
+            self._listener(event)

@@ -1,7 +1,7 @@
 """Sampling of a whole batch at once: logits in, one token id a row out, in the order and meaning of transformers.
 
-A row's result depends on its own logits, parameters and uniform number only, to the last bit: candidates stand in the
-vocabulary's order, sums run from one end, and what another row needs of width adds zeros behind.
+A row's result depends only on its own logits, parameters and uniform random number, bit for bit, whatever else the
+batch holds: candidates are in the vocabulary's order, sums run from one end, and padding adds zeros at the end.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ SPARE = 16
 
 @dataclass(frozen=True)
 class SamplingParameters:
-    """How the next token is drawn: `temperature` 0 is greedy.
+    """How the next token is sampled: `temperature` 0 is greedy.
 
     `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 are off. `min_p` keeps tokens of at least that share of
     the likeliest one's probability.
@@ -45,8 +45,8 @@ class SamplingParameters:
 class Row:
     """What one row of logits is sampled with.
 
-    `seen` is a bool mask `[vocabulary]` over prompt and answer (needed with a penalty only), `uniform` in 0 to 1.
-    `allowed` is a bool mask `[vocabulary]` of what may come at all.
+    `uniform` is a random number in [0, 1). `seen` is a bool mask `[vocabulary]` of the tokens of prompt and answer
+    (needed with a penalty only), `allowed` one of the tokens that may come at all (None: all).
     """
 
     parameters: SamplingParameters
@@ -60,18 +60,18 @@ def sample(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     logits = penalized(constrained(logits, rows), rows)
     chosen = logits.argmax(dim=-1)
     vocabulary = logits.shape[-1]
-    drawn = [index for index, row in enumerate(rows) if row.parameters.temperature > 0]
-    narrow = [index for index in drawn if 0 < rows[index].parameters.top_k < vocabulary]
+    sampled = [index for index, row in enumerate(rows) if row.parameters.temperature > 0]
+    narrow = [index for index in sampled if 0 < rows[index].parameters.top_k < vocabulary]
     # A row without top-k needs the whole vocabulary: it must not make the others do so.
-    for indices in (narrow, [index for index in drawn if index not in set(narrow)]):
+    for indices in (narrow, [index for index in sampled if index not in set(narrow)]):
         if indices:
             place = torch.tensor(indices, device=logits.device)
-            chosen[place] = _draw_rows(logits[place], [rows[index] for index in indices])
+            chosen[place] = _sample_rows(logits[place], [rows[index] for index in indices])
     return chosen
 
 
 def constrained(logits: Tensor, rows: Sequence[Row]) -> Tensor:
-    """Make what a row does not allow impossible."""
+    """Set the logits of tokens that a row does not allow to minus infinity."""
     indices = [index for index, row in enumerate(rows) if row.allowed is not None]
     if not indices:
         return logits
@@ -96,7 +96,7 @@ def penalized(logits: Tensor, rows: Sequence[Row]) -> Tensor:
 
 
 def filtered(logits: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor | None]:
-    """Apply temperature, top-k, top-p and min-p to rows that draw; what they exclude is minus infinity.
+    """Apply temperature, top-k, top-p and min-p; excluded tokens get minus infinity. `temperature` is above 0.
 
     Returns the candidates' logits `[rows, width]` and their token ids in rising order (None: the whole vocabulary).
     """
@@ -114,10 +114,10 @@ def filtered(logits: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor | None
     return logits, candidates
 
 
-def draw(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Return one place per row by inverting the distribution function at `uniform` (`[rows, 1]`, in 0 to 1).
+def inverse_transform(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Return one column index per row by inverse transform sampling at `uniform` (`[rows, 1]`, in [0, 1)).
 
-    One uniform number a token makes a request's draws independent of the vocabulary, the device and its neighbours.
+    One uniform number per token makes a request's samples independent of vocabulary size, device and batch.
     """
     cumulative = _masses(logits).cumsum(-1)
     point = uniform.to(cumulative) * cumulative[..., -1:]
@@ -137,10 +137,10 @@ def log_probabilities(logits: Tensor, chosen: Tensor, top: int) -> tuple[Tensor,
     return logs.gather(-1, chosen[:, None]).squeeze(-1), values, ids
 
 
-def _draw_rows(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+def _sample_rows(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     logits, candidates = filtered(logits, rows)
     uniform = torch.tensor([[row.uniform] for row in rows], dtype=torch.float64, device=logits.device)
-    place = draw(logits, uniform)
+    place = inverse_transform(logits, uniform)
     return place if candidates is None else candidates.gather(-1, place[:, None]).squeeze(-1)
 
 
@@ -156,7 +156,7 @@ def _top(logits: Tensor, top_k: Sequence[int]) -> tuple[Tensor, Tensor]:
             break
         width = min(2 * width, vocabulary)
     values = values.masked_fill(values < threshold, float("-inf"))
-    # What is excluded goes behind, so that the width, which the neighbours have a say in, changes nothing.
+    # Excluded tokens go last, so that the width, which the other rows of the batch also decide, changes nothing.
     order = ids.masked_fill(values == float("-inf"), vocabulary).argsort(dim=-1, stable=True)
     return values.gather(-1, order), ids.gather(-1, order)
 

@@ -1,4 +1,4 @@
-"""Requests on their way through the network: their ranges in the arena, and the tokens that they have still to read."""
+"""Running sequences: their ranges in the KV arena, the tokens still to read, and their sampling state."""
 
 import torch
 from torch import Tensor
@@ -7,31 +7,31 @@ from tasks.inference.base import LoadedBase
 from tasks.inference.embedding import Embedding
 from tasks.inference.errors import InferenceError
 from tasks.inference.generation import Generation, TokenLogprobs
-from tasks.inference.request import FinishReason, Handle
+from tasks.inference.request import FinishReason, Request
 from tasks.inference.sampling import Row
 
 NO_ADAPTER = -1
 
 
 class ActiveSequence:
-    """What generation and embedding have in common: a prompt is read piece by piece into the arena."""
+    """The part that generation and embedding share: a prompt is read chunk by chunk into the arena."""
 
-    def __init__(self, handle: Handle, base: LoadedBase, start: int) -> None:
-        self.handle = handle
-        self.adapter = handle.model.adapter
+    def __init__(self, request: Request, base: LoadedBase, start: int) -> None:
+        self.request = request
+        self.adapter = request.model.adapter
         self.start = start
         self.adapter_number = NO_ADAPTER if self.adapter is None else base.adapters[self.adapter].number
         self.cached = 0
-        self._unread = list(handle.prompt_ids)
+        self._unread = list(request.prompt_ids)
 
     def next_length(self, chunk: int) -> int:
-        """Return how many tokens it reads in its next step, `chunk` at most; 1 is also a prompt's last token."""
+        """Return how many tokens it reads in its next step, `chunk` at most."""
         return min(len(self._unread), chunk)
 
     @property
     def prompt_read(self) -> bool:
         """Whether the whole prompt has been read."""
-        return self.cached >= len(self.handle.prompt_ids)
+        return self.cached >= len(self.request.prompt_ids)
 
     def read(self, count: int) -> list[int]:
         """Take the next `count` unread tokens."""
@@ -41,7 +41,7 @@ class ActiveSequence:
 
 
 class GeneratingSequence(ActiveSequence):
-    """A prompt and the answer that follows it: its random numbers, its constraint, the tokens that it has seen."""
+    """A prompt and the answer that follows: with its random generator, its constraint and the tokens seen so far."""
 
     def __init__(self, generation: Generation, base: LoadedBase, start: int) -> None:
         super().__init__(generation, base, start)
@@ -50,7 +50,7 @@ class GeneratingSequence(ActiveSequence):
         self._sampling = request.sampling
         self._constraint = request.constraint
         self._vocabulary = base.vocabulary
-        # On the CPU whatever the device: the same seed draws the same numbers everywhere.
+        # On the CPU whatever the device: a seed gives the same random numbers everywhere.
         self._generator = torch.Generator()
         if request.seed is None:
             self._generator.seed()
@@ -63,12 +63,14 @@ class GeneratingSequence(ActiveSequence):
 
     def row(self) -> Row:
         """Return what its next token is sampled with."""
-        uniform = 0.0 if self._sampling.temperature == 0 else float(torch.rand((), generator=self._generator))
+        drawn = self._sampling.temperature > 0
+        # The type is named: while a model is loaded elsewhere, torch's default is that model's.
+        uniform = float(torch.rand((), generator=self._generator, dtype=torch.float32)) if drawn else 0.0
         allowed = self._constraint.allowed(self._vocabulary) if self._constraint is not None else None
         return Row(self._sampling, uniform, self._seen, allowed)
 
     def take(self, token_id: int, logprobs: TokenLogprobs | None) -> FinishReason | None:
-        """Deliver a sampled token and keep it for the next step; return why the answer ends, if it does."""
+        """Deliver a sampled token and queue it for the next step; return the finish reason if the answer ends."""
         if token_id in self.generation.request.eos_token_ids:
             return "stop"
         if self._constraint is not None:
@@ -81,7 +83,7 @@ class GeneratingSequence(ActiveSequence):
 
 
 class EmbeddedSequence(ActiveSequence):
-    """A prompt whose last hidden states are averaged, and nothing follows."""
+    """A prompt whose last hidden states are averaged; nothing is generated."""
 
     def __init__(self, embedding: Embedding, base: LoadedBase, start: int) -> None:
         super().__init__(embedding, base, start)
@@ -89,21 +91,21 @@ class EmbeddedSequence(ActiveSequence):
         self._sum: Tensor | None = None
 
     def add(self, states: Tensor) -> FinishReason | InferenceError | None:
-        """Take the sum of the states (float32 `[width]`) of the tokens just read; return how it ends, if it does."""
+        """Add the sum of the states (float32 `[width]`) of the tokens just read; return the outcome after the last."""
         self._sum = states if self._sum is None else self._sum + states
         if not self.prompt_read:
             return None
-        mean = (self._sum / len(self.handle.prompt_ids)).cpu()
+        mean = (self._sum / len(self.request.prompt_ids)).cpu()
         if not bool(mean.isfinite().all()):
             return InferenceError("the model's hidden states are not finite: its weights are broken")
         self._embedding.deliver(mean)
         return "stop"
 
 
-def active_sequence(handle: Handle, base: LoadedBase, start: int) -> ActiveSequence:
-    """Return the sequence of a request that is to run, whose range of the arena begins at `start`."""
-    if isinstance(handle, Embedding):
-        return EmbeddedSequence(handle, base, start)
-    if isinstance(handle, Generation):
-        return GeneratingSequence(handle, base, start)
-    raise TypeError(f"no sequence can be made of a {type(handle).__name__}")
+def active_sequence(request: Request, base: LoadedBase, start: int) -> ActiveSequence:
+    """Return the sequence of a request whose range of the arena begins at `start`."""
+    if isinstance(request, Embedding):
+        return EmbeddedSequence(request, base, start)
+    if isinstance(request, Generation):
+        return GeneratingSequence(request, base, start)
+    raise TypeError(f"no sequence can be made of a {type(request).__name__}")

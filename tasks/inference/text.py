@@ -1,4 +1,4 @@
-"""Token ids back to text as they come: whole characters only, and cut at the first stop string."""
+"""Streaming detokenisation: complete characters only, cut at the first stop string."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ CHARACTER_TOKENS = 4
 
 
 class IncrementalDecoder:
-    """Decodes a growing list of tokens; an incomplete character is held back until it is whole.
+    """Decodes a growing list of tokens; an incomplete character is held back until its last byte.
 
     Source of the two-window method: text-generation-inference, `Model.decode_token`.
     """
@@ -38,7 +38,7 @@ class IncrementalDecoder:
         return self._emit(certain, self._new_text(certain))
 
     def flush(self) -> str:
-        """Return what is held back, less the character that never became whole."""
+        """Return what is held back, without a trailing incomplete character."""
         text = self._new_text(len(self._ids)).rstrip(REPLACEMENT)
         self._emitted = len(self._ids)
         return text
@@ -90,7 +90,7 @@ class StopStrings:
 
 
 class TextStream:
-    """The continuation of one prompt as text: `push` every token, then `finish`; the pieces join to the whole."""
+    """The continuation of one prompt as text: `push` every token, then `finish`; the pieces join to the full text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], stop: Sequence[str] = ()) -> None:
         self._decoder = IncrementalDecoder(tokenizer, prompt_ids)

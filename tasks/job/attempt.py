@@ -1,41 +1,47 @@
 """One process's turn at a training job: claims it, opens its stores, and leaves it in order however it ends."""
 
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
+from filelock import FileLock, Timeout
 from prefect.artifacts import create_link_artifact
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 from prefect.logging import get_run_logger
 
 from configs.recipe import FinetuneParameters, TrainingRecipe
 from configs.settings import Settings, get_settings
+from registry.attempts import attempt_is_alive
 from registry.database import Database
+from registry.repositories.flow_backed import LeaseLost
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.submissions import JOB_TAG, job_of_parameters
 from registry.tables import Model, TrainingJob
-from registry.tracking import TrackedRun, until_available
-from tasks.file_lock import exclusive
-from tasks.job.flow_run import claim, current_flow_run, full_disks_named, recorded_attempt
+from registry.tracking import Result, TrackedRun, until_available
+from tasks.job.flow_run import RunDeleted, RunWatch, claim, current_flow_run, full_disks_named, recorded_attempt
 from tasks.job.folder import JobFolder
+from tasks.job.lease import Lease
 from tasks.job.log import JobLog
 from tasks.job.reporter import Reporter
 from tasks.job.trace import Trace
 
 EXPERIMENT = "training"
-POLL_SECONDS = 2.0
+LOCK_POLL_SECONDS = 1.0
 
 
 class Attempt:
     """What the tasks of one flow run share: the job, its settings, its folder, and where it reports."""
 
-    def __init__(self, settings: Settings, database: Database, job: TrainingJob, model: Model, log: JobLog) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        job: TrainingJob,
+        model: Model,
+        lease: Lease[TrainingJob],
+        *,
+        killed_for_memory: bool,
+    ) -> None:
         self.settings = settings
         self.database = database
         self.job_id = job.id
@@ -44,17 +50,25 @@ class Attempt:
         self.recipe = TrainingRecipe.model_validate(job.recipe)
         self.model = model
         self.files = JobFolder(settings.jobs_dir, job.id)
-        self.log = log
+        self.lease = lease
+        self.log = JobLog(lease, get_run_logger())
+        self.watch = RunWatch(lease)
         self.run: TrackedRun
         self.reporter: Reporter
-        with database.reading() as session:
-            self.killed_for_memory = TrainingJobRepository(session).was_killed_for_memory(job)
-            """Whether the attempt before this one was."""
+        self.killed_for_memory = killed_for_memory
+        """Whether the attempt before this one was."""
 
     @property
     def folder(self) -> Path:
         """The job's working folder."""
         return self.files.path
+
+    def deliver(self, action: Callable[[], Result], what: str) -> Result:
+        """Return what `action` returns, which tells MLflow something: waits for its server, as long as that takes.
+
+        Should the job's run be deleted there, another one is made, with all that it had, and told instead.
+        """
+        return self.run.deliver(action, self.log.announce, what)
 
 
 @contextmanager
@@ -72,18 +86,43 @@ def begin_attempt(parameters: FinetuneParameters) -> Iterator[Attempt]:
         parameters.model_id,
         lambda flow_run_id: job_of_parameters(parameters, flow_run_id),
     )
-    attempt = Attempt(settings, database, job, model, JobLog(database, job.id, get_run_logger()))
-    attempt.folder.mkdir(parents=True, exist_ok=True)
-    # A process that is still leaving finishes first, and two never train the same job.
-    with exclusive(attempt.folder / "lock"):
-        try:
-            with recorded_attempt(database, TrainingJobRepository, job.id):
-                _open_stores(attempt)
-                with _tracked(attempt), full_disks_named(attempt.folder):
-                    yield attempt
-        finally:
-            attempt.log.flush()
-            database.close()
+    folder = JobFolder(settings.jobs_dir, job.id).path
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _held_folder(folder, database, job.id):
+            with database.reading() as session:
+                killed_for_memory = TrainingJobRepository(session).was_killed_for_memory(job)
+            with recorded_attempt(database, TrainingJobRepository, job.id) as lease:
+                attempt = Attempt(settings, database, job, model, lease, killed_for_memory=killed_for_memory)
+                try:
+                    _open_stores(attempt)
+                    with _tracked(attempt), full_disks_named(attempt.folder):
+                        yield attempt
+                finally:
+                    attempt.watch.close()
+    finally:
+        database.close()
+
+
+@contextmanager
+def _held_folder(folder: Path, database: Database, job_id: int) -> Iterator[None]:
+    """Wait until a process that is still leaving has finished, but not for one that has lost its lease.
+
+    That one may hold the folder's lock for ever, stopped as it may be; whatever it does when it goes on, it is told
+    first that the job is another's.
+    """
+    lock = FileLock(folder / "lock")
+    try:
+        while True:
+            with suppress(Timeout):
+                lock.acquire(timeout=LOCK_POLL_SECONDS)
+                break
+            with database.reading() as session:
+                if not attempt_is_alive(TrainingJobRepository(session).require(job_id)):
+                    break
+        yield
+    finally:
+        lock.release()
 
 
 def _open_stores(attempt: Attempt) -> None:
@@ -103,18 +142,30 @@ def _open_stores(attempt: Attempt) -> None:
         return run
 
     attempt.run = until_available(open_run, attempt.log.announce, "open the job's run")
-    with attempt.database.transaction() as session:
-        jobs = TrainingJobRepository(session)
-        jobs.link_mlflow_run(jobs.require(attempt.job_id), attempt.run.run_id)
+    _link(attempt)
     create_link_artifact(
         attempt.run.url, link_text=f"MLflow run of training job {attempt.job_id}", key=f"mlflow-job-{attempt.job_id}"
     )
     trace = Trace(attempt.files.trace)
-    attempt.reporter = until_available(
-        lambda: Reporter(attempt.database, attempt.job_id, attempt.run, attempt.log, trace),
-        attempt.log.announce,
+    attempt.reporter = attempt.deliver(
+        lambda: Reporter(attempt.database, attempt.job_id, attempt.run, attempt.log, trace, attempt.lease),
         "read what it has of the job's metrics",
     )
+    attempt.run.on_replaced = lambda why, empty: _replaced(attempt, why, empty=empty)
+
+
+def _link(attempt: Attempt) -> None:
+    with attempt.lease.writing() as (session, job):
+        TrainingJobRepository(session).link_mlflow_run(job, attempt.run.run_id)
+
+
+def _replaced(attempt: Attempt, why: str, *, empty: bool) -> None:
+    """Go on with another MLflow run: every number is sent again, from the job's own record of its steps."""
+    if empty:
+        attempt.reporter.send_all_again()
+        why = f"{why}, and the metrics of all steps are sent again"
+    _link(attempt)
+    attempt.log.announce(why)
 
 
 @contextmanager
@@ -122,8 +173,14 @@ def _tracked(attempt: Attempt) -> Iterator[None]:
     """Leave with every number delivered; which status the MLflow run has is the API's business, as it is Prefect's."""
     try:
         yield
+    except LeaseLost:
+        raise
     except Pause:
         _deliver(attempt)
+        raise
+    except RunDeleted as error:
+        attempt.log.line(f"Stopped: {error}")
+        _deliver_at_once(attempt)
         raise
     except Exception as error:
         attempt.log.line(f"Failed: {error}")
@@ -140,49 +197,15 @@ def _tracked(attempt: Attempt) -> Iterator[None]:
 
 
 def _deliver(attempt: Attempt) -> None:
-    until_available(attempt.reporter.flush, attempt.log.announce, "take the last metrics")
+    attempt.deliver(attempt.reporter.flush, "take the last metrics")
 
 
 def _deliver_at_once(attempt: Attempt) -> None:
     """Try once: a process that is stopped has 30 seconds before it is killed, so nothing here waits for a server."""
     try:
         attempt.reporter.flush()
+    except LeaseLost:
+        raise
     except Exception as error:  # noqa: BLE001 - leaving anyway; what could not be sent is in the trace
         attempt.log.line(f"MLflow did not take the last metrics: {error}")
-
-
-class PauseWatch:
-    """Notices a pause, whoever asked for it: Prefect's own notice first, and a poll of our own every two seconds."""
-
-    def __init__(self) -> None:
-        context = FlowRunContext.get()
-        assert context is not None
-        self._request = context.flow_run_suspension_request
-        self._flow_run_id = current_flow_run().id
-        self._polled: State[Any] | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._poll, name="pause watch", daemon=True)
-        self._thread.start()
-
-    def requested(self) -> bool:
-        """Return whether a pause was asked for; cheap enough for every step."""
-        return self._polled is not None or self._request.is_requested()
-
-    def leave(self) -> None:
-        """End the flow as suspended, by raising `Pause`."""
-        self._stop.set()
-        state = self._request.get_state() or self._polled
-        assert state is not None
-        raise Pause(state=state)
-
-    def _poll(self) -> None:
-        with get_client(sync_client=True) as client:
-            while not self._stop.wait(POLL_SECONDS):
-                try:
-                    state = client.read_flow_run(self._flow_run_id).state
-                except Exception:  # noqa: BLE001 - the server is away: asked again in two seconds
-                    time.sleep(POLL_SECONDS)
-                    continue
-                if state is not None and state.is_paused():
-                    self._polled = state
-                    return
+        attempt.log.flush()

@@ -1,14 +1,19 @@
 """Shows in MLflow what a training job has changed: its evaluation beside that of the model it was trained from."""
 
 import json
+import logging
 from urllib.parse import quote
+
+from mlflow.exceptions import MlflowException
 
 from configs.recipe import METRICS
 from registry.database import Database
 from registry.repositories.evaluations import EvaluationRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.tables import Evaluation, TrainingJob
-from registry.tracking import TrackedRun
+from registry.tracking import TrackedRun, is_outage
+
+logger = logging.getLogger(__name__)
 
 NOTE = "mlflow.note.content"
 """The tag that MLflow's UI shows as a run's description."""
@@ -28,7 +33,12 @@ def describe_change(database: Database, evaluation_id: int, run: TrackedRun) -> 
     note = _note(job, before, after, run)
     run.set_tags({NOTE: note})
     if job.mlflow_run_id is not None:
-        run.client.set_tag(job.mlflow_run_id, NOTE, note)
+        try:
+            run.client.set_tag(job.mlflow_run_id, NOTE, note)
+        except MlflowException as error:
+            if is_outage(error):
+                raise
+            logger.warning("The MLflow run of job %d takes no description: %s", job.id, error)  # deleted there
 
 
 def _note(job: TrainingJob, before: Evaluation, after: Evaluation, run: TrackedRun) -> str:

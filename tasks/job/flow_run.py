@@ -3,28 +3,36 @@
 import errno
 import os
 import shutil
-import socket
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from prefect.client.schemas.objects import FlowRun
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
-from prefect.exceptions import Pause
+from prefect.exceptions import Abort, ObjectNotFound, Pause
 from sqlalchemy.exc import IntegrityError
 
-from registry.attempts import oom_kills
 from registry.database import Database
-from registry.repositories.flow_backed import FlowBackedRepository, Outcome, Record
+from registry.repositories.flow_backed import FlowBackedRepository, LeaseLost, Outcome, Record
 from registry.repositories.models import ModelRepository
 from registry.submissions import uid_of_tags
-from registry.tables import Model
+from registry.tables import Evaluation, Model, TrainingJob
+from tasks.job.lease import Lease
 
+POLL_SECONDS = 2.0
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UnknownModel(Exception):
     """The run names a model that does not exist."""
+
+
+class RunDeleted(Exception):
+    """Somebody has deleted the flow run in Prefect: what it was for is not wanted any more."""
 
 
 class DiskFull(Exception):
@@ -55,7 +63,7 @@ def claim(
 
     def once() -> tuple[Record, Model]:
         with database.transaction() as session:
-            model = ModelRepository(session).get(model_id)
+            model = ModelRepository(session).get(model_id, "use")
             if model is None:
                 raise UnknownModel(f"There is no model with the id {model_id}.")
             uid = uid_of_tags(list(run.tags), tag)
@@ -73,17 +81,22 @@ def claim(
 @contextmanager
 def recorded_attempt(
     database: Database, repository: type[FlowBackedRepository[Record]], record_id: int
-) -> Iterator[None]:
-    """Record this process as the one that works on the record, and at the end how that went."""
-    with database.transaction() as session:
-        records = repository(session)
-        records.begin_attempt(records.require(record_id), socket.gethostname(), os.getpid(), oom_kills())
+) -> Iterator[Lease[Record]]:
+    """Record this process as the one that works on the record, and at the end how that went; yields its lease.
+
+    A process that has lost it, or whose flow run is gone, leaves by `Abort`: without a word to Prefect, whose state is
+    not its own any more.
+    """
+    lease = Lease(database, repository, record_id)
     outcome: Outcome = "completed"
     try:
-        yield
+        yield lease
     except Pause:
         outcome = "paused"
         raise
+    except (LeaseLost, RunDeleted) as error:
+        outcome = "stopped"
+        raise Abort(str(error)) from error
     except Exception:
         outcome = "failed"
         raise
@@ -91,9 +104,80 @@ def recorded_attempt(
         outcome = "stopped"
         raise
     finally:
-        with database.transaction() as session:
-            records = repository(session)
-            records.end_attempt(records.require(record_id), outcome)
+        lease.end(outcome)
+
+
+def require_run(record: TrainingJob | Evaluation) -> None:
+    """Raise `RunDeleted` if the record says that it has no flow run: within the transaction that stores the result."""
+    if record.flow_run_id is None:
+        raise RunDeleted("The flow run was deleted in Prefect.")
+
+
+class RunWatch:
+    """Notices what happens to this process's flow run: by Prefect's own notice of a pause, and a poll every 2 s."""
+
+    def __init__(self, lease: Lease[Any]) -> None:
+        context = FlowRunContext.get()
+        assert context is not None
+        self._lease = lease
+        self._request = context.flow_run_suspension_request
+        self._flow_run_id = current_flow_run().id
+        self._paused: State[Any] | None = None
+        self._deleted = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="run watch", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._stop.set()
+
+    def must_leave(self) -> bool:
+        """Return whether to save and leave: a pause was asked for, or the run was deleted. Cheap enough for every step.
+
+        Raises `LeaseLost`, after which nothing may be saved.
+        """
+        self._lease.check()
+        return self._deleted or self._paused is not None or self._request.is_requested()
+
+    def check(self) -> None:
+        """Raise `RunDeleted` or `LeaseLost` if there is nothing more to do here; cheap enough for every batch."""
+        self._lease.check()
+        if self._deleted:
+            raise RunDeleted("The flow run was deleted in Prefect.")
+
+    def check_now(self) -> None:
+        """Ask Prefect first, if it answers: before what can't be taken back."""
+        with get_client(sync_client=True) as client, suppress(httpx.HTTPError):
+            self._look(client)
+        self.check()
+
+    def leave(self) -> None:
+        """End the flow as suspended, by raising `Pause`; or as `check` does."""
+        self.check()
+        self._stop.set()
+        state = self._request.get_state() or self._paused
+        assert state is not None
+        raise Pause(state=state)
+
+    def _poll(self) -> None:
+        with get_client(sync_client=True) as client:
+            while not self._stop.wait(POLL_SECONDS):
+                try:
+                    self._look(client)
+                except Exception:  # noqa: BLE001 - the server is away: asked again in two seconds
+                    self._stop.wait(POLL_SECONDS)
+                if self._deleted or self._paused is not None:
+                    return
+
+    def _look(self, client: SyncPrefectClient) -> None:
+        try:
+            state = client.read_flow_run(self._flow_run_id).state
+        except ObjectNotFound:
+            self._deleted = True
+            return
+        if state is not None and state.is_paused():
+            self._paused = state
 
 
 @contextmanager

@@ -6,8 +6,9 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from registry.database import Database
 from registry.repositories.training_jobs import TrainingJobRepository
+from registry.tables import TrainingJob
+from tasks.job.lease import Lease
 
 RunLogger = logging.Logger | logging.LoggerAdapter[Any]
 
@@ -15,9 +16,8 @@ RunLogger = logging.Logger | logging.LoggerAdapter[Any]
 class JobLog:
     """Lines on their way to the job's log; `flush` stores them, so that no line waits for the database."""
 
-    def __init__(self, database: Database, job_id: int, run_logger: RunLogger) -> None:
-        self._database = database
-        self._job_id = job_id
+    def __init__(self, lease: Lease[TrainingJob], run_logger: RunLogger) -> None:
+        self._lease = lease
         self._run_logger = run_logger
         self._lines: list[str] = []
         self._lock = threading.Lock()
@@ -34,15 +34,17 @@ class JobLog:
         self.flush()
 
     def flush(self) -> None:
-        """Store the lines added since; they are kept for the next time if the database does not answer."""
+        """Store the lines added since; they are kept for the next time if the database does not answer.
+
+        Raises `LeaseLost`: the job's log is another process's now.
+        """
         with self._lock:
             lines, self._lines = self._lines, []
         if not lines:
             return
         try:
-            with self._database.transaction() as session:
-                for message in lines:
-                    TrainingJobRepository(session).log(self._job_id, message)
+            with self._lease.writing() as (session, job):
+                TrainingJobRepository(session).log(job.id, *lines)
         except SQLAlchemyError:
             with self._lock:
                 self._lines = lines + self._lines

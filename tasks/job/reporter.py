@@ -13,8 +13,11 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from sqlalchemy.exc import SQLAlchemyError
 
 from registry.database import Database
+from registry.repositories.flow_backed import LeaseLost
 from registry.repositories.training_jobs import TrainingJobRepository
+from registry.tables import TrainingJob
 from registry.tracking import TrackedRun
+from tasks.job.lease import Lease
 from tasks.job.log import JobLog
 from tasks.job.trace import Trace
 from tasks.training.observer import PlanRecord, StepRecord, TrainOutcome
@@ -29,8 +32,16 @@ PREFECT_INTERVAL_SECONDS = 2.0
 class Reporter:
     """The training loop's observer: what it hears is passed on by a thread, so that no step waits for a server."""
 
-    def __init__(self, database: Database, job_id: int, run: TrackedRun, log: JobLog, trace: Trace) -> None:
-        self._database = database
+    def __init__(
+        self,
+        database: Database,
+        job_id: int,
+        run: TrackedRun,
+        log: JobLog,
+        trace: Trace,
+        lease: Lease[TrainingJob],
+    ) -> None:
+        self._lease = lease
         self._job_id = job_id
         self._run = run
         self._log = log
@@ -39,6 +50,7 @@ class Reporter:
         self._snapshot: dict[str, float | int | None] = {}
         self._events: list[tuple[str, dict[str, Any]]] = []
         self._lock = threading.Lock()
+        self._tracking = threading.Lock()
         self._seconds_per_step: float | None = None
         self._epochs = 0
         # The last step of each kind that each store has got: an attempt that was killed may have told one of them.
@@ -66,7 +78,8 @@ class Reporter:
             self._log.line(f"Training {total_steps} steps over {total_epochs} epochs")
 
     def on_step(self, record: StepRecord) -> None:
-        """Keep a step: in the trace now, elsewhere soon."""
+        """Keep a step: in the trace now, elsewhere soon; raises `LeaseLost` if the trace is another process's now."""
+        self._lease.check()
         metrics = {
             "loss": record.loss,
             "learning_rate": record.learning_rate,
@@ -89,7 +102,8 @@ class Reporter:
         )
 
     def on_evaluation(self, step: int, eval_loss: float) -> None:
-        """Keep a held-out loss."""
+        """Keep a held-out loss; raises `LeaseLost` as `on_step` does."""
+        self._lease.check()
         self._trace.append(step, {"eval_loss": eval_loss})
         self._pass_on("evaluation", step, {"eval_loss": eval_loss})
         self._update(eval_loss=eval_loss)
@@ -128,7 +142,16 @@ class Reporter:
         """Pass everything on now; raises if a store does not answer, and keeps what it did not get."""
         self._store_snapshot()
         self._log.flush()
-        self._run.flush()
+        self._send_metrics()
+
+    def send_all_again(self) -> None:
+        """Queue every number for MLflow anew: its run is another one, which has none of them."""
+        with self._tracking:
+            self._run.forget_pending()
+            self._tracked = dict.fromkeys(self._tracked, 0)
+            for row in self._trace.rows():
+                kind = "evaluation" if "eval_loss" in row.metrics else "step"
+                self._track(kind, row.step, row.metrics)
 
     def close(self) -> None:
         """Stop the thread."""
@@ -146,12 +169,21 @@ class Reporter:
 
     def _pass_on(self, kind: str, step: int, metrics: dict[str, float], **more: Any) -> None:
         """Queue for each store what it has not got: steps that are done again after a crash give the same numbers."""
-        if step > self._tracked[kind]:
-            self._run.add_metrics(metrics, step)
-            self._tracked[kind] = step
+        with self._tracking:
+            self._track(kind, step, metrics)
         if step > self._told[kind]:
             self._event(kind, step=step, **more, **metrics)
             self._told[kind] = step
+
+    def _track(self, kind: str, step: int, metrics: dict[str, float]) -> None:
+        if step > self._tracked[kind]:
+            self._run.add_metrics(metrics, step)
+            self._tracked[kind] = step
+
+    def _send_metrics(self) -> None:
+        # Its run has no fence of its own.
+        self._lease.check()
+        self._run.flush()
 
     def _send_missing(self) -> None:
         """Queue what a killed process had measured and not sent."""
@@ -165,13 +197,15 @@ class Reporter:
         while not self._stop.wait(INTERVAL_SECONDS):
             self._try("the database", self._store_snapshot)
             self._try("the database's log", self._log.flush)
-            self._try("MLflow", self._run.flush)
+            self._try("MLflow", self._send_metrics)
             self._try("Prefect", self._show_progress)
 
     def _try(self, store: str, action: Callable[[], None]) -> None:
         """Run one store's part; a store that is away is tried again in half a second, and training goes on."""
         try:
             action()
+        except LeaseLost:
+            self._stop.set()
         except Exception as error:  # noqa: BLE001 - the edge of a thread: recorded here, and raised by `flush` at the end
             if store not in self._failing:
                 self._failing.add(store)
@@ -187,12 +221,10 @@ class Reporter:
         if not snapshot and not events:
             return
         try:
-            with self._database.transaction() as session:
+            with self._lease.writing() as (session, job):
                 jobs = TrainingJobRepository(session)
-                job = jobs.require(self._job_id)
-                for name, value in snapshot.items():
-                    setattr(job, name, value)
-                jobs.add_events(self._job_id, events)
+                jobs.record_progress(job.id, snapshot)
+                jobs.add_events(job.id, events)
         except SQLAlchemyError:
             with self._lock:
                 self._snapshot = snapshot | self._snapshot

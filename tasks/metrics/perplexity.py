@@ -1,32 +1,18 @@
-"""The exact negative log-likelihood that a model gives to the labelled tokens of each row."""
+"""The exact negative log-likelihood of each row's labelled tokens under a model."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
 
-from tasks.data.template import IGNORED_LABEL
+from tasks.data.segments import IGNORED_LABEL
 from tasks.metrics.errors import MetricError
+from tasks.training.batch import TokenRow, collate
 
 POSITIONS_PER_CHUNK = 512
 """Positions whose log-probabilities are held in float32 at once: 100 MB for a vocabulary of 50,000."""
-
-
-class LabelledRow(Protocol):
-    """Token ids and labels, of the same length and not shifted against each other."""
-
-    @property
-    def input_ids(self) -> list[int]:
-        """Token ids of the row, without padding."""
-        ...
-
-    @property
-    def labels(self) -> list[int]:
-        """Ids to predict, or IGNORED_LABEL."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +25,7 @@ class NegativeLogLikelihood:
 
 def negative_log_likelihood(
     model: PreTrainedModel,
-    rows: Sequence[LabelledRow],
+    rows: Sequence[TokenRow],
     pad_token_id: int,
     max_batch_tokens: int = 1024,
     on_measured: Callable[[int], None] = lambda _: None,
@@ -47,12 +33,12 @@ def negative_log_likelihood(
     """Return the negative log-likelihood that `model` gives to the labelled tokens of each row, in the rows' order.
 
     A row without a labelled token has 0 nats over 0 tokens; perplexity is `formulas.perplexity` of the sums.
-    `on_measured` is told after each batch how many rows are done.
+    `on_measured` is called after each batch with the number of rows done.
 
     `model` is a causal language model or a PeftModel over one; it is evaluated without dropout, and left in the mode it
     was in. Rows of similar length share a batch, padded on the right with `pad_token_id` to at most `max_batch_tokens`
-    tokens (a longer row goes alone). Logits are computed only at positions where some row of the batch has a label, in
-    the model's dtype, and log-softmax in float32. The first token of a row is never predicted, so its label is ignored.
+    tokens (a longer row is a batch of its own). Logits are computed only at positions where a row of the batch has a
+    label, in the model's dtype, and log-softmax in float32. A row's first token is never predicted, its label ignored.
 
     Raises MetricError if no token is labelled, if a row is longer than the model's context, or if a loss is not finite.
     """
@@ -90,28 +76,19 @@ def _batches(lengths: list[int], max_batch_tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _batch_loss(model: PreTrainedModel, rows: list[LabelledRow], pad_token_id: int) -> list[NegativeLogLikelihood]:
-    """Return the negative log-likelihood of each row of one batch, whose first row is its longest."""
-    longest = len(rows[0].input_ids)
-    input_ids = torch.full((len(rows), longest), pad_token_id)
-    attention_mask = torch.zeros_like(input_ids)
-    labels = torch.full_like(input_ids, IGNORED_LABEL)
-    for place, row in enumerate(rows):
-        length = len(row.input_ids)
-        input_ids[place, :length] = torch.tensor(row.input_ids)
-        attention_mask[place, :length] = 1
-        labels[place, :length] = torch.tensor(row.labels)
-    targets = labels[:, 1:]
-    predicting = (targets != IGNORED_LABEL).any(dim=0).nonzero().squeeze(1)
+def _batch_loss(model: PreTrainedModel, rows: list[TokenRow], pad_token_id: int) -> list[NegativeLogLikelihood]:
+    """Return the negative log-likelihood of each row of one batch."""
+    batch = collate(rows, pad_token_id)
+    predicting = (batch.targets != IGNORED_LABEL).any(dim=0).nonzero().squeeze(1)
     if len(predicting) == 0:
         return [NegativeLogLikelihood(0.0, 0)] * len(rows)
     logits = model(
-        input_ids=input_ids.to(model.device),
-        attention_mask=attention_mask.to(model.device),
+        input_ids=batch.input_ids.to(model.device),
+        attention_mask=batch.attention_mask.to(model.device),
         logits_to_keep=predicting.to(model.device),
         use_cache=False,
     ).logits
-    targets = targets[:, predicting].to(model.device)
+    targets = batch.targets[:, predicting].to(model.device)
     labelled = (targets != IGNORED_LABEL).nonzero()
     # In double precision, as a float32 sum over a long row loses digits; on the CPU, as MPS has no doubles.
     nats = torch.zeros(len(rows), dtype=torch.float64)

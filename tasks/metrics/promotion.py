@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from filelock import FileLock
 from sqlalchemy.orm import Session
 
 from configs.recipe import MetricName, PromotionSettings
@@ -14,11 +15,13 @@ from registry.database import Database
 from registry.repositories.evaluations import EvaluationRepository, evaluated_rows
 from registry.repositories.models import ModelRepository
 from registry.tables import Evaluation, Model
-from tasks.file_lock import exclusive
 from tasks.metrics.comparison import common_rows, compare
 from tasks.metrics.errors import MetricError
 from tasks.metrics.sample_file import read_samples, sample_file
 from tasks.metrics.samples import corpus_metrics
+
+LONGEST_WAIT_SECONDS = 120.0
+"""For another promotion, which takes seconds; its process may have been stopped."""
 
 
 class PromotionImpossible(Exception):
@@ -64,8 +67,9 @@ class Contest:
 
     @property
     def decided(self) -> bool:
-        """Whether there is nobody to beat: no champion at all, or the model itself is."""
-        return self.reigning is None or self.reigning == self.version
+        """Whether there is nobody to beat: no champion at all, a deleted one, or the model itself is."""
+        deleted = self.champion is not None and self.champion.deleted_at is not None
+        return self.reigning is None or self.reigning == self.version or deleted
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,20 +113,66 @@ def enter(settings: Settings, session: Session, model_id: int) -> Contest:
             f"Model {model_id} ({model.name}) was made by no training job, so it is not in MLflow's registry; only "
             "fine-tuned models can be champion."
         )
-    version = RegisteredVersion(model.parameters["registered_model"], model.parameters["registered_model_version"])
-    reigning = Champions(settings.mlflow_url).of(version.name)
-    job_id = reigning.tags.get("training_job_id") if reigning is not None else None
-    champion = models.of_job(int(job_id)) if job_id is not None else None
-    return Contest(model, version, champion, reigning)
+    champions = Champions(settings.mlflow_url, settings.services_login)
+    version = _own_version(champions, model)
+    owner = models.first_base_of(model.parameters["registered_model"])
+    if owner != model.base_model:
+        raise PromotionImpossible(
+            f"Model {model_id} ({model.name}) is a version of {version.name}, which an older version of the platform "
+            f"let two bases share: its champion is one of {owner}. Fine-tune {model.base_model} again, which gives it "
+            "a registered model of its own."
+        )
+    reigning = champions.of(version.name)
+    return Contest(model, version, _model_of(models, reigning), reigning)
+
+
+def _own_version(champions: Champions, model: Model) -> RegisteredVersion:
+    """Return the model's own version as MLflow has it now; raises `PromotionImpossible` if it was deleted there."""
+    assert model.parameters is not None
+    name, number = model.parameters["registered_model"], model.parameters["registered_model_version"]
+    version = champions.find(name, number, model.parameters["mlflow_run_id"])
+    if version is None:
+        raise PromotionImpossible(
+            f"Version {number} of the registered model {name}, which model {model.id} ({model.name}) was, has been "
+            "deleted in MLflow (one of that number may be another model's): it can be used and evaluated here, but not "
+            "be champion; train it again, in a new job, to register it anew."
+        )
+    return version
+
+
+def _model_of(models: ModelRepository, version: RegisteredVersion | None) -> Model | None:
+    """Return the model, deleted or not, that a version is; None if it was not registered here."""
+    job_id = version.tags.get("training_job_id") if version is not None else None
+    model = models.of_job(int(job_id)) if job_id is not None else None
+    # Tags can be copied by hand, and another platform's jobs have the same numbers: the run is the version's own.
+    if version is None or model is None or model.parameters is None:
+        return None
+    return model if model.parameters["mlflow_run_id"] == version.run_id else None
+
+
+def dismiss(settings: Settings, model: Model) -> str | None:
+    """Take the alias from a model that is deleted; return the registered model that has no champion now, if any.
+
+    Raises `httpx.HTTPError` if MLflow is away.
+    """
+    if model.parameters is None:
+        return None
+    champions = Champions(settings.mlflow_url, settings.services_login)
+    try:
+        version = _own_version(champions, model)
+    except PromotionImpossible:
+        return None
+    return version.name if champions.dethrone(version) else None
 
 
 def promote(settings: Settings, database: Database, model_id: int, wanted: PromotionSettings) -> Promotion:
     """Make the model champion of its registered model, if the evaluations that there are say that it is better.
 
-    Raises `PromotionImpossible`, `NotBetter` (unless forced), and `httpx.HTTPError` if MLflow is away.
+    Raises `PromotionImpossible`, `NotBetter` (unless forced), `httpx.HTTPError` if MLflow is away, and
+    `filelock.Timeout` if another promotion does not end.
     """
     # Of two promotions at once the second one meets the first one's champion.
-    with exclusive(settings.data_dir / "promotion.lock"):
+    with FileLock(settings.data_dir / "promotion.lock", timeout=LONGEST_WAIT_SECONDS):
         with database.reading() as session:
             contest = enter(settings, session, model_id)
             pair = evidence(session, settings, contest, wanted)
@@ -135,7 +185,7 @@ def promote(settings: Settings, database: Database, model_id: int, wanted: Promo
                 raise NotBetter(_why_not(contest, figures, wanted), contest, figures)
             promotion = Promotion(contest, figures, forced=not won)
         if contest.reigning != contest.version:
-            _crown(Champions(settings.mlflow_url), promotion, wanted)
+            _crown(Champions(settings.mlflow_url, settings.services_login), promotion, wanted)
         return promotion
 
 

@@ -1,14 +1,12 @@
-"""An evaluation's samples as a file of JSON lines, written whole or not at all: texts, and what they scored."""
+"""An evaluation's samples as a file of JSON lines, written atomically: texts and their scores."""
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.data.durable import sync
+from tasks.atomic_files import atomic_file
 from tasks.metrics.samples import SampleScores
 
 
@@ -32,19 +30,9 @@ def sample_file(evaluations_dir: Path, evaluation_uid: str) -> Path:
 
 def write_samples(samples: Iterable[EvaluatedSample], path: Path) -> None:
     """Write the samples, one JSON object a line; the file appears complete and lasting, or stays as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-        building = Path(file.name)
-        try:
-            for sample in samples:
-                file.write(json.dumps(asdict(sample)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-            building.replace(path)
-        except BaseException:
-            building.unlink()
-            raise
-    sync(path.parent)
+    with atomic_file(path) as file:
+        for sample in samples:
+            file.write(json.dumps(asdict(sample)) + "\n")
 
 
 def read_samples(path: Path) -> Iterator[EvaluatedSample]:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tasks.data.durable import BuildingFolder
+from tasks.atomic_files import StagingFolder
 from tasks.models.gguf import GgufImpossible, largest_difference, write_gguf
 from tasks.models.sources import ModelSource
-from tasks.training.methods import folded
+from tasks.training.methods import merged
 
 Form = Literal["merged", "peft", "gguf"]
 TOLERANCE = 1e-3
@@ -30,40 +30,40 @@ class Exported:
 
 
 def export_model(source: ModelSource, form: Form, folder: Path) -> Exported:
-    """Write the model into `folder`, which appears whole or not at all.
+    """Write the model into `folder`, which appears atomically.
 
     Raises `ExportImpossible`, `WeightsError` (tasks.models.errors) for damaged weights, OSError.
     """
-    building = BuildingFolder(folder.parent, f".{folder.name}")
+    staging = StagingFolder(folder.parent, f".{folder.name}")
     try:
         difference = None
         if form == "peft":
-            _copy_adapter(source, building.path)
+            _copy_adapter(source, staging.path)
         elif form == "merged":
-            # Folded in float32, and rounded once to the format that the platform computes in.
-            folded(source).to(source.dtype).save_pretrained(building.path)
-            source.tokenizer.save_pretrained(building.path)
+            # Merged in float32, and rounded once to the format that the platform computes in.
+            merged(source).to(source.dtype).save_pretrained(staging.path)
+            source.tokenizer.save_pretrained(staging.path)
         else:
-            difference = _write_checked_gguf(source, building.path)
-        files = sorted(path.name for path in building.path.iterdir())
-        for file in building.path.iterdir():
+            difference = _write_checked_gguf(source, staging.path)
+        files = sorted(path.name for path in staging.path.iterdir())
+        for file in staging.path.iterdir():
             file.chmod(0o644)  # safetensors writes files that only their owner can read
-        building.path.chmod(0o755)
-        building.publish(folder)
+        staging.path.chmod(0o755)
+        staging.publish(folder)
     finally:
-        building.close()
+        staging.close()
     return Exported(files, difference)
 
 
 def _copy_adapter(source: ModelSource, folder: Path) -> None:
     if source.adapter_folder is None:
-        raise ExportImpossible("it has no adapter, as its weights are whole; export it as merged or gguf.")
+        raise ExportImpossible("it has no adapter, as it is a full model; export it as merged or gguf.")
     shutil.copytree(source.adapter_folder, folder, dirs_exist_ok=True)
 
 
 def _write_checked_gguf(source: ModelSource, folder: Path) -> float:
     """Write the file and return the largest difference of a logit once it is read back."""
-    model = folded(source).float().cpu().eval()
+    model = merged(source).float().cpu().eval()
     file = folder / GGUF_FILE
     try:
         write_gguf(model, source.tokenizer, source.context_length, file)

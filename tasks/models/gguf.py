@@ -25,6 +25,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from tasks.models.process_state import loading
+
 ARCHITECTURE = "llama"
 SAMPLE = "def area(radius): return 3.14159 * radius ** 2  # It's a circle, isn't it? 12 345\n\nÜber π."
 """Words, digits, signs and other scripts: what tokenizers and positions may get wrong shows in it."""
@@ -71,9 +73,10 @@ def largest_difference(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     again = AutoTokenizer.from_pretrained(file.parent, **read)(SAMPLE, add_special_tokens=False)["input_ids"]
     if ids[0].tolist() != again:
         raise GgufImpossible("the tokenizer in the GGUF file cuts a text into other tokens.")
-    other = AutoModelForCausalLM.from_pretrained(
-        file.parent, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **read
-    ).eval()
+    with loading():
+        other = AutoModelForCausalLM.from_pretrained(
+            file.parent, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **read
+        ).eval()
     with torch.inference_mode():
         difference: Tensor = (other(ids).logits - model(ids).logits).abs().max()
     return float(difference)

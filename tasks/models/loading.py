@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from tasks.models.errors import WeightsError
+from tasks.models.process_state import loading
 
 UNLIMITED_CONTEXT = 1_048_576
 """Context of a model that states none, such as a recurrent one."""
@@ -140,16 +141,17 @@ def load_base_model(
     load_config(folder)
     weight_bytes(model_files(folder), dtype)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            # Quantized where they are loaded: what has been quantized can't be moved.
-            **({} if quantization is None else {"quantization_config": quantization, "device_map": {"": device}}),
-        )
+        with loading():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                # Quantized where they are loaded: what has been quantized can't be moved.
+                **({} if quantization is None else {"quantization_config": quantization, "device_map": {"": device}}),
+            )
     except LOAD_ERRORS as error:
         raise WeightsError(f"the model in {folder} can't be loaded: {first_line(error)}") from error
     absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
@@ -200,9 +202,11 @@ def attach_adapter(model: PreTrainedModel | PeftModel, folder: Path, name: str =
         if attached is None:
             attached = wrap(model, config, name, options)
         else:
-            attached.add_adapter(name, config, **options)
+            with loading():
+                attached.add_adapter(name, config, **options)
         # Without a device peft picks the GPU whatever the model is on.
-        attached.load_adapter(str(folder), name, torch_device=str(next(model.parameters()).device), **options)
+        with loading():
+            attached.load_adapter(str(folder), name, torch_device=str(next(model.parameters()).device), **options)
         check_adapter_tensors(attached, name, file)
     except (*LOAD_ERRORS, WeightsError) as error:
         if isinstance(model, PeftModel):
@@ -218,7 +222,7 @@ def attach_adapter(model: PreTrainedModel | PeftModel, folder: Path, name: str =
 
 def wrap(model: PreTrainedModel, config: LoraConfig, name: str, options: dict[str, Any]) -> PeftModel:
     """Return `model` with fresh LoRA layers of `config`, named `name`; its modules are wrapped in place."""
-    with warnings.catch_warnings():
+    with loading(), warnings.catch_warnings():
         # peft 0.21 asks transformers 5.23 for a property under its old name.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         return PeftModel(model, config, adapter_name=name, **options)

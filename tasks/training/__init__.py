@@ -1,1 +1,1 @@
-"""LoRA fine-tuning: adapters, data cursor, exact checkpoints, the training loop."""
+"""Fine-tuning: methods, data cursor, exact checkpoints, the training loop."""

@@ -18,7 +18,7 @@ from tasks.training.rng import private_rng
 from tasks.training.stacking import is_stacked, stack_on_parent, stacked_adapter
 
 TrainedModel = PeftModel | PreTrainedModel
-"""A model in training: adapters over a frozen base, or all of it."""
+"""A model in training: adapters over a frozen base, or a full model."""
 
 
 def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
@@ -37,7 +37,7 @@ def default_target_modules(model: PreTrainedModel) -> list[str]:
 
 
 def _matches(layer: str, target: str) -> bool:
-    """Tell whether `target` is the layer's name or a dotted end of it, which is peft's rule."""
+    """Return whether `target` is the layer's name or a dotted end of it, which is peft's rule."""
     return layer == target or layer.endswith(f".{target}")
 
 
@@ -52,10 +52,10 @@ def _chosen_layers(model: PreTrainedModel, targets: list[str]) -> list[nn.Module
 
 
 def attach_lora(model: PreTrainedModel, recipe: TrainingRecipe, parent: Path | None = None) -> PeftModel:
-    """Freeze `model` and add the recipe's adapters: float32 whatever the base's format, drawn from `recipe.seed`.
+    """Freeze `model` and add the recipe's adapters: float32 whatever the base's format, initialised from `recipe.seed`.
 
     The new adapter changes nothing until trained, as its second factor starts at zero. `parent` is the folder of an
-    adapter to go on from: it answers too, and stays as it is. Raises AdapterError when a name in
+    adapter to continue from: it stays active and frozen. Raises AdapterError when a name in
     `recipe.target_modules` is no linear layer of the model's body.
     """
     targets = recipe.target_modules or default_target_modules(model)
@@ -73,7 +73,7 @@ def attach_lora(model: PreTrainedModel, recipe: TrainingRecipe, parent: Path | N
         fan_in_fan_out=all(isinstance(module, Conv1D) for module in chosen),  # Conv1D stores its weight transposed
         bias="none",
     )
-    # The generators are the CPU's: drawn there and moved, the adapter is the same on every device.
+    # Initialised by the CPU's generator and moved, the adapter is the same on every device.
     device = model.get_input_embeddings().weight.device
     with private_rng(device, recipe.seed), warnings.catch_warnings():
         # peft still asks under a name that transformers has renamed; nobody who runs a job can do anything about it.

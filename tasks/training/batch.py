@@ -7,9 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from tasks.data.segments import IGNORED_LABEL
 from tasks.training.errors import RowError
-
-IGNORED = -100  # the label of a token that is read but not learned, transformers' convention
 
 
 class TokenRow(Protocol):
@@ -31,7 +30,7 @@ class BlankRow:
     """A row of one token, with nothing to learn: it adds zero to a loss and to its gradient."""
 
     input_ids: list[int] = field(default_factory=lambda: [0])
-    labels: list[int] = field(default_factory=lambda: [IGNORED])
+    labels: list[int] = field(default_factory=lambda: [IGNORED_LABEL])
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class MicroBatch:
     @property
     def labelled(self) -> int:
         """The number of tokens to predict."""
-        return int((self.targets != IGNORED).sum())
+        return int((self.targets != IGNORED_LABEL).sum())
 
     @property
     def tokens(self) -> int:
@@ -67,7 +66,7 @@ def check_rows(rows: Sequence[TokenRow], longest: int | None) -> None:
         length, labels = len(row.input_ids), row.labels
         if len(labels) != length:
             raise RowError(f"row {number} has {length} tokens but {len(labels)} labels")
-        if all(label == IGNORED for label in labels[1:]):
+        if all(label == IGNORED_LABEL for label in labels[1:]):
             raise RowError(f"row {number} has no answer token to learn: raise max_seq_length or leave the row out")
         if longest is not None and length > longest:
             raise RowError(f"row {number} has {length} tokens, the model takes {longest}: lower max_seq_length")
@@ -78,7 +77,7 @@ def collate(rows: Sequence[TokenRow], pad_token_id: int) -> MicroBatch:
     width = max(len(row.input_ids) for row in rows)
     input_ids = torch.full((len(rows), width), pad_token_id)
     attention_mask = torch.zeros((len(rows), width), dtype=torch.long)
-    targets = torch.full((len(rows), width), IGNORED)
+    targets = torch.full((len(rows), width), IGNORED_LABEL)
     for number, row in enumerate(rows):
         length = len(row.input_ids)
         input_ids[number, :length] = torch.tensor(row.input_ids)
@@ -88,7 +87,7 @@ def collate(rows: Sequence[TokenRow], pad_token_id: int) -> MicroBatch:
 
 
 def longest_first(rows: Sequence[TokenRow], batch_size: int) -> list[list[TokenRow]]:
-    """Split `rows` into parts of `batch_size`, rows of like length together.
+    """Split `rows` into batches of `batch_size`, rows of similar length together.
 
     Within one optimizer step the order of rows changes nothing but the padding. The longest come first: a step that
     does not fit in memory fails at once.

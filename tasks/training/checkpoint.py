@@ -1,9 +1,8 @@
-"""Checkpoints that are whole or not there: written aside, synced, hashed in a manifest, renamed into place."""
+"""Atomic checkpoints: written to a temporary folder, synced, hashed in a manifest, and renamed into place."""
 
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -14,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from tasks.data.durable import sync
+from tasks.atomic_files import publish_folder
+from tasks.training.checkpoint_list import MANIFEST, STATE, folder_name, folders, step_of
 from tasks.training.errors import BestCheckpointLost, CheckpointMismatch
-from tasks.training.kept import MANIFEST, STATE, folder_name, folders, step_of
 from tasks.training.planning import StepPlan
 from tasks.training.sampler import Cursor
 
@@ -48,7 +47,7 @@ class Progress:
     def evaluated(self, step: int, eval_loss: float) -> "Progress":
         """Return the progress with a held-out loss measured after `step`."""
         evaluated = replace(self, eval_step=step, eval_loss=eval_loss)
-        # A loss that is no number is never the lowest: as the best one it would stay so, being above nothing.
+        # A NaN loss is never the best: no later loss would compare as lower.
         if math.isfinite(eval_loss) and (self.best_loss is None or eval_loss < self.best_loss):
             return replace(evaluated, best_step=step, best_loss=eval_loss)
         return evaluated
@@ -77,7 +76,7 @@ class Checkpoint:
     def require_match(self, identity: dict[str, Any], defaults: Mapping[str, Any]) -> None:
         """Raise CheckpointMismatch, naming what differs, unless the checkpoint was saved by a run like `identity`.
 
-        `defaults` stand in for what the checkpoint does not say: a version without a field trained as its default does.
+        `defaults` stand in for fields that the checkpoint lacks: the version that wrote it trained as the default does.
         """
         saved = {**defaults, **self.state.identity}
         differing = [key for key in sorted(saved.keys() | identity.keys()) if saved.get(key) != identity.get(key)]
@@ -99,19 +98,12 @@ def save_checkpoint(folder_root: Path, state: TrainingState) -> Path:
     unfinished, target = folder_root / f"{_UNFINISHED}{name}", folder_root / name
     unfinished.mkdir()
     scalars = _to_json({"progress": asdict(state.progress), "identity": state.identity})
-    hashes = {STATE: _write_through(unfinished / STATE, scalars)}
-    for file, part in _TENSOR_FILES.items():  # one after the other: where all weights train, each is large
-        hashes[file] = _write_through(unfinished / file, save(getattr(state, part)))
+    hashes = {STATE: _write_hashed(unfinished / STATE, scalars)}
+    for file, part in _TENSOR_FILES.items():  # one after the other: with full-parameter training each is large
+        hashes[file] = _write_hashed(unfinished / file, save(getattr(state, part)))
     # The manifest comes last: a folder without one was never finished.
-    _write_through(unfinished / MANIFEST, _to_json({"format": FORMAT, "sha256": hashes}))
-    sync(unfinished)
-    if target.exists():
-        # A folder can't be renamed onto another; until the new one is there, the old one still counts.
-        aside = folder_root / f"{name}.replaced"
-        shutil.rmtree(aside, ignore_errors=True)
-        target.rename(aside)
-    unfinished.rename(target)
-    sync(folder_root)
+    (unfinished / MANIFEST).write_bytes(_to_json({"format": FORMAT, "sha256": hashes}))
+    publish_folder(unfinished, target)  # an old one of this name counts, as `.replaced`, until the new one is in place
     _prune(folder_root, state.progress.best_step)
     return target
 
@@ -133,7 +125,7 @@ def latest_checkpoint(folder_root: Path, log: Callable[[str], None]) -> Checkpoi
 def best_checkpoint(folder_root: Path, step: int) -> Checkpoint:
     """Return the complete checkpoint of `step`, the best one. Raises BestCheckpointLost if it is not as it was saved.
 
-    No other may take its place, as `latest_checkpoint` lets it: this one was asked for.
+    Unlike `latest_checkpoint` it does not fall back to an older one.
     """
     folder = folder_root / folder_name(step)
     try:
@@ -169,9 +161,9 @@ def _read(folder: Path) -> TrainingState:
         if _sha256(folder / file) != manifest["sha256"][file]:
             raise ValueError(f"{file} is not what was written")
     scalars = json.loads((folder / STATE).read_bytes())
-    told = scalars["progress"]
-    plan = StepPlan(**told["plan"]) if told.get("plan") else None  # an earlier version does not say it
-    progress = Progress(**told | {"cursor": Cursor(**told["cursor"]), "plan": plan})
+    saved = scalars["progress"]
+    plan = StepPlan(**saved["plan"]) if saved.get("plan") else None  # an earlier version did not write it
+    progress = Progress(**saved | {"cursor": Cursor(**saved["cursor"]), "plan": plan})
     tensors = {part: load_file(folder / file) for file, part in _TENSOR_FILES.items()}
     return TrainingState(progress, scalars["identity"], **tensors)
 
@@ -185,10 +177,6 @@ def _to_json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _write_through(path: Path, content: bytes) -> str:
-    """Write the content to the disk itself, and return its hash."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def _write_hashed(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
     return hashlib.sha256(content).hexdigest()

@@ -1,4 +1,4 @@
-"""Trains on one device or several: this process is rank 0, and a process for each other device runs the same loop."""
+"""Data-parallel training: this process is rank 0, and a process for each further device runs the same loop."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -18,13 +18,13 @@ from tasks.training.methods import METHODS, Origin
 from tasks.training.observer import StepRecord, TrainingObserver, TrainOutcome
 from tasks.training.planning import StepPlan
 from tasks.training.rank_process import RankProcesses
-from tasks.training.ranks import ALONE, Ranks, process_group
+from tasks.training.ranks import SINGLE_RANK, Ranks, process_group
 from tasks.training.sharding import shard
 
 
 @dataclass(frozen=True)
 class Weights:
-    """An `Origin` that pickles: where the model lies that training starts from, and on what device in what format."""
+    """A picklable `Origin`: the folders of the model that training starts from, its device and its format."""
 
     base_folder: Path
     base_reference: str
@@ -35,7 +35,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What all ranks of a run are given alike; it pickles if its rows do. Its fields are those of `loop.train`."""
+    """The arguments that all ranks of a run share; it pickles if its rows do. Its fields are those of `loop.train`."""
 
     recipe: TrainingRecipe
     train_rows: Sequence[TokenRow]
@@ -95,19 +95,19 @@ def train_on_devices(
 ) -> TrainOutcome:
     """Train `model`, which `load` has made from `origin`, on the devices that the recipe asks for.
 
-    If the plan says so its weights are divided among them; a part is left in `model` then, for this one run.
-    This process hears, decides and saves for all; however it ends, no other is left. Raises what `train` does, on
+    If the plan says so its weights are sharded among them; `model` then holds this rank's shard, for this run only.
+    This process reports, decides and saves for all ranks; when it ends, the others do too. Raises what `train` does, on
     whichever rank, or RankLost. On a CPU the ranks divide this process's threads among them.
     """
     size = run.recipe.devices
     if size == 1:
-        return run.train(model, observer, should_pause, ALONE)
+        return run.train(model, observer, should_pause, SINGLE_RANK)
     threads = max(1, torch.get_num_threads() // size)
     with tempfile.TemporaryDirectory() as folder, _threads(threads):
-        meeting_place = Path(folder) / "ranks"
-        with RankProcesses(size, partial(_assist, run, _places(origin, size), threads, meeting_place)) as others:
+        rendezvous = Path(folder) / "ranks"
+        with RankProcesses(size, partial(_assist, run, _weights_of_ranks(origin, size), threads, rendezvous)) as others:
             others.await_ready()
-            with others.failures_named(), process_group(0, size, origin.device, meeting_place) as ranks:
+            with others.failures_named(), process_group(0, size, origin.device, rendezvous) as ranks:
                 if run.plan.sharded:
                     ranks.in_turn(partial(shard, model, origin.device))
                 else:
@@ -119,32 +119,32 @@ def _assist(
     run: TrainingRun,
     places: list[Weights],
     threads: int,
-    meeting_place: Path,
+    rendezvous: Path,
     rank: int,
     ready: Callable[[], None],
 ) -> None:
-    """Be the rank: run the loop of rank 0 over this one's share of the rows."""
+    """Run the training loop as another rank, over its share of the rows."""
     torch.set_num_threads(threads)
     place = places[rank]
     if place.device.type == "cuda":
         torch.cuda.set_device(place.device)
-    # One whole model at a time where each process keeps a part of its own: else together, before they meet.
+    # With sharding one rank after the other loads, as a full model is large; otherwise all at once, before they join.
     model = None if run.plan.sharded else METHODS[run.recipe.method].load(place, run.recipe)
     ready()
-    with process_group(rank, len(places), place.device, meeting_place) as ranks:
+    with process_group(rank, len(places), place.device, rendezvous) as ranks:
         if model is None:
-            model = ranks.in_turn(partial(_part, place, run.recipe))
+            model = ranks.in_turn(partial(_load_shard, place, run.recipe))
         run.train(model, _Silent(), lambda: False, ranks)
 
 
-def _part(place: Weights, recipe: TrainingRecipe) -> TrainedModel:
+def _load_shard(place: Weights, recipe: TrainingRecipe) -> TrainedModel:
     model = load(place, recipe)
     shard(model, place.device)
     return model
 
 
 class _Silent:
-    """Observes for the ranks that rank 0 speaks for."""
+    """An observer that does nothing: rank 0 reports for all."""
 
     def on_start(self, step: int, total_steps: int, total_epochs: int) -> None:
         pass
@@ -159,8 +159,8 @@ class _Silent:
         pass
 
 
-def _places(origin: Origin, size: int) -> list[Weights]:
-    """Return for each rank where it finds the model and computes: rank 0 where `origin` says, the others beside it."""
+def _weights_of_ranks(origin: Origin, size: int) -> list[Weights]:
+    """Return each rank's model and device: rank 0's is `origin`'s, the others get the devices beside it."""
     devices = [origin.device] * size
     if origin.device.type == "cuda":
         own = origin.device.index or 0

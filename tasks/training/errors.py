@@ -42,7 +42,7 @@ class RankLost(TrainingError):
 
 
 class DoesNotFit(TrainingError):
-    """No plan of the run fits in memory; said before it starts. Bytes, and what would fit (None: nothing)."""
+    """No plan of the run fits in memory; raised before it starts. Sizes are in bytes; None: nothing would fit."""
 
     def __init__(
         self, message: str, needed: int, available: int, batch_size: int | None, length: int | None, shards: bool

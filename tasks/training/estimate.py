@@ -1,7 +1,7 @@
-"""How much memory a training step takes, from the model's sizes, the rows and the rank: no tensor is made to know it.
+"""Estimates the memory of a training step from the model's sizes, the rows and the rank, without making a tensor.
 
-It counts what each layer keeps for the backward pass and what exists at once at the widest place. It was fitted to
-measured peaks of processes (`python -m bench.training_memory`), of which it is 1.1 to 1.5 times.
+It counts what each layer keeps for the backward pass and the largest set of temporaries that exists at once. It was
+fitted to measured peaks of processes (`python -m bench.training_memory`), of which it is 1.1 to 1.5 times.
 """
 
 import os
@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from tasks.training.packed.limits import CHUNK, LONGEST_DIRECT
 
-PathName = Literal["packed", "padded"]
+BackendName = Literal["packed", "padded"]
 
 RUNTIME_BYTES = 256 * 2**20
 """Code, tables and buffers of the libraries that a first step brings into memory."""
 SLACK = 1.45
-"""What allocators take beyond what is asked of them: freed pieces that fit nothing."""
+"""Allocator overhead (fragmentation), as a factor."""
 FOUR_BIT_BYTES = 0.52
 """Of a weight in four bits, with its share of the scales (Dettmers et al. 2023: 4.127 bits)."""
 DORA_OUTPUTS = 3
@@ -38,7 +38,7 @@ _ATTENTION_DROPOUT = ("attention_dropout", "attn_pdrop")
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """The sizes that decide."""
+    """The sizes of a model that decide its memory."""
 
     layers: int
     hidden: int
@@ -96,9 +96,9 @@ class ModelSizes:
 
 @dataclass(frozen=True)
 class StepShape:
-    """What a step is made of, beside its rows."""
+    """Everything but the rows that a step's memory depends on."""
 
-    path: PathName
+    backend: BackendName
     element_bytes: int
     """Of a number in the products: 2 in bfloat16, 4 in float32."""
     frozen_bytes: int
@@ -111,9 +111,9 @@ class StepShape:
     dora: bool = False
     """Whether the adapters are DoRA's: more is kept of every product, and the base is folded in float32 at load."""
     devices: int = 1
-    """How many share the rows; with several, gradients are copied to be added up."""
+    """Data-parallel devices; with several, gradients are copied for the all-reduce."""
     sharded: bool = False
-    """Whether they divide the weights among them, all but an adapter's."""
+    """Whether the base's weights are sharded among the devices (FSDP); an adapter's are not."""
 
     @property
     def trains_all(self) -> bool:
@@ -145,8 +145,8 @@ def sizes_of(config: Mapping[str, Any]) -> ModelSizes | None:
     )
 
 
-def likely_path(config: Mapping[str, Any]) -> PathName:
-    """Return the path that a run on this model's base will take; `packed.llama.is_supported` sees the loaded model."""
+def likely_backend(config: Mapping[str, Any]) -> BackendName:
+    """Return the backend that a run on this base will use; `packed.llama.is_supported` decides by the loaded model."""
     plain = config.get("hidden_act") == "silu" and not config.get("attention_dropout")
     known = config.get("model_type") in _PACKED_FAMILY and config.get("sliding_window") is None
     return "packed" if plain and known else "padded"
@@ -155,9 +155,9 @@ def likely_path(config: Mapping[str, Any]) -> PathName:
 def step_bytes(sizes: ModelSizes, shape: StepShape, lengths: Sequence[int], *, recompute: bool) -> int:
     """Return the most memory, in bytes, that training takes at once while a micro-batch of rows so long is computed.
 
-    Every token counts as one to learn. With `recompute` layers keep their input alone, and one at a time is whole.
+    Every token counts as one to learn. With `recompute` layers keep only their input, and one at a time is recomputed.
     """
-    tokens = sum(lengths) if shape.path == "packed" else len(lengths) * max(lengths)
+    tokens = sum(lengths) if shape.backend == "packed" else len(lengths) * max(lengths)
     kept = tokens * _kept_per_token(sizes, shape) + _attention_weights(sizes, shape, lengths)
     between = tokens * sizes.hidden * shape.element_bytes
     activations = sizes.layers * between + kept if recompute else sizes.layers * kept
@@ -213,7 +213,7 @@ def _kept_per_token(sizes: ModelSizes, shape: StepShape) -> int:
     """Return the bytes that one layer keeps of a token for its backward pass, but for attention weights."""
     width, queries, keys, inner = sizes.hidden, sizes.queries, sizes.keys, sizes.inner
     element, mask = shape.element_bytes, int(shape.dropout)
-    if shape.path == "packed":
+    if shape.backend == "packed":
         ranks = 7 * shape.rank
         kept = 2 * width + (queries + 2 * keys) + queries + 2 * inner + ranks
         return kept * element + (2 * width + queries + inner) * mask
@@ -227,7 +227,7 @@ def _kept_per_token(sizes: ModelSizes, shape: StepShape) -> int:
 
 def _attention_weights(sizes: ModelSizes, shape: StepShape, lengths: Sequence[int]) -> int:
     """Return the bytes of the attention weights that one layer keeps, where they are made at all."""
-    if shape.path == "packed":
+    if shape.backend == "packed":
         direct = shape.on_cpu and max(lengths) <= LONGEST_DIRECT
         return sizes.heads * sum(length**2 for length in lengths) * shape.element_bytes if direct else 0
     squares = len(lengths) * max(lengths) ** 2
@@ -242,7 +242,7 @@ def _at_once_per_token(sizes: ModelSizes, shape: StepShape) -> int:
 
 def _logits(sizes: ModelSizes, shape: StepShape, rows: int, tokens: int) -> int:
     """Return the bytes of the logits with their gradients, which exist at once."""
-    if shape.path == "packed":
+    if shape.backend == "packed":
         at_once = CHUNK * (min(rows, os.cpu_count() or 1) if shape.on_cpu else 1)  # each thread has rows of its own
         return at_once * sizes.vocabulary * (shape.element_bytes + 4) + 2 * tokens * sizes.hidden * 4
     return tokens * sizes.vocabulary * (2 * shape.element_bytes + 3 * 4)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, load_file, save
 
-from tasks.data.durable import BuildingFolder
-from tasks.training.kept import MANIFEST
+from tasks.atomic_files import StagingFolder
+from tasks.training.checkpoint_list import MANIFEST
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _TRAINED = "adapter.safetensors"
@@ -20,7 +20,7 @@ Tensors = dict[str, NDArray[np.float32]]
 
 
 def export_adapter(checkpoint: Path, untrained: Path, adapters: Path, prefix: str, scale: float) -> Path:
-    """Return the folder of a checkpoint's adapter under `adapters`, which appears whole at the first call.
+    """Return the folder of a checkpoint's adapter under `adapters`, which appears atomically at the first call.
 
     `untrained` is the job's adapter before its first step, as `save_adapter` wrote it, and `scale` the recipe's
     `lora_scale`. The folder is named after the weights' hash, so that it never means other ones. Raises
@@ -41,13 +41,13 @@ def export_adapter(checkpoint: Path, untrained: Path, adapters: Path, prefix: st
     rank = math.sqrt(settings["r"]) if settings.get("use_rslora") else settings["r"]
     factor = scale * rank / settings["lora_alpha"]
     _insert(tensors, load(content), factor)
-    building = BuildingFolder(adapters, "checkpoint")
+    staging = StagingFolder(adapters, "checkpoint")
     try:
-        (building.path / CONFIG).write_bytes(config)
-        (building.path / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
-        building.publish(folder)
+        (staging.path / CONFIG).write_bytes(config)
+        (staging.path / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
+        staging.publish(folder)
     finally:
-        building.close()
+        staging.close()
     return folder
 
 

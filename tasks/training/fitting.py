@@ -1,4 +1,4 @@
-"""Keeps a run within the memory there is: planned before its first step, and cut smaller where that runs out."""
+"""Keeps a run within the available memory: plans its steps before the first, and smaller ones when memory runs out."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,13 +8,13 @@ import torch
 from configs.recipe import TrainingRecipe
 from tasks.training.adapter import TrainedModel, trainable_weights
 from tasks.training.errors import OutOfMemory
-from tasks.training.estimate import PathName, StepShape, sizes_of
+from tasks.training.estimate import BackendName, StepShape, sizes_of
 from tasks.training.memory import release_memory, what_to_change
 from tasks.training.observer import PlanRecord, TrainOutcome
 from tasks.training.planning import StepPlan, Workload, plan_step
 from tasks.training.precision import base_dtype
-from tasks.training.snapshot import begun_path, begun_plan
-from tasks.training.step_backend import can_recompute, path_name
+from tasks.training.snapshot import saved_backend, saved_plan
+from tasks.training.step_backend import backend_name, can_recompute
 
 NO_ROOM = "there was no memory left with {rows}"
 KILLED = "the kernel killed the attempt before this one for lack of memory, with {rows}"
@@ -24,21 +24,21 @@ def workload_of(
     model: TrainedModel,
     recipe: TrainingRecipe,
     lengths: Sequence[int],
-    begun: PathName | None,
+    begun: BackendName | None,
     compute_dtype: torch.dtype | None = None,
     device: torch.device | None = None,
 ) -> Workload | None:
     """Return what training `model` on rows of these `lengths` amounts to; None for a model of unknown shape.
 
-    `begun` is the path on which the run has begun, if it has; `compute_dtype` the format of the products, if it is not
-    the base weights'; `device` where it computes, if that is not where the model is.
+    `begun` is the backend that the run has begun with, if it has; `compute_dtype` the format of the products, if it is
+    not the base weights'; `device` where it computes, if that is not where the model is.
     """
     sizes = sizes_of(model.config.to_dict())
     if sizes is None:
         return None
     full = recipe.method == "full"
     shape = StepShape(
-        path=path_name(model, begun, compute_dtype),
+        backend=backend_name(model, begun, compute_dtype),
         element_bytes=(compute_dtype or base_dtype(model)).itemsize,
         frozen_bytes=sum(weight.nbytes for weight in model.parameters() if not weight.requires_grad),
         trained_parameters=sum(weight.numel() for weight in trainable_weights(model).values()),
@@ -53,7 +53,7 @@ def workload_of(
 
 
 class MemoryPlanner:
-    """Plans the steps of one attempt at a run, and tells of every plan."""
+    """Plans the steps of one attempt at a run, and reports every plan."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class MemoryPlanner:
         compute_dtype: torch.dtype,
         checkpoints: Path,
         available: int,
-        tell: Callable[[PlanRecord], None],
+        report: Callable[[PlanRecord], None],
         device: torch.device | None = None,
     ) -> None:
         """Take the tokens of every row, the format of the products, and the bytes free before the model was loaded.
@@ -73,8 +73,8 @@ class MemoryPlanner:
         self._recipe = recipe
         self._checkpoints = checkpoints
         self._available = available
-        self._tell = tell
-        self._workload = workload_of(model, recipe, lengths, begun_path(checkpoints), compute_dtype, device)
+        self._report = report
+        self._workload = workload_of(model, recipe, lengths, saved_backend(checkpoints), compute_dtype, device)
 
     def train(self, run: Callable[[StepPlan], TrainOutcome], *, killed_for_memory: bool = False) -> TrainOutcome:
         """Return the outcome of `run`, which goes on from its newest checkpoint whenever it is called.
@@ -85,7 +85,7 @@ class MemoryPlanner:
         """
         plan, reason = self._first(killed_for_memory)
         while True:
-            self._tell(self._record(plan, reason))
+            self._report(self._record(plan, reason))
             try:
                 return run(plan)
             except OutOfMemory:
@@ -98,7 +98,7 @@ class MemoryPlanner:
 
     def _first(self, killed_for_memory: bool) -> tuple[StepPlan, str | None]:
         """Return the plan to begin with: a run that has begun keeps to its own, unless it was killed for memory."""
-        begun = begun_plan(self._checkpoints, self._recipe)
+        begun = saved_plan(self._checkpoints, self._recipe)
         if begun is not None and killed_for_memory and self._recipe.micro_batch == "auto":
             smaller = self._lowered(begun)
             if smaller is None:

@@ -18,13 +18,13 @@ from tasks.training.errors import NonFiniteLoss, RowError
 from tasks.training.memory import memory_errors
 from tasks.training.observer import StepRecord, TrainingObserver, TrainOutcome
 from tasks.training.planning import StepPlan
-from tasks.training.ranks import ALONE, Ranks
+from tasks.training.ranks import SINGLE_RANK, Ranks
 from tasks.training.rng import private_rng, seed_of_rank
 from tasks.training.sampler import step_batches, total_epochs, total_steps
 from tasks.training.schedule import learning_rate_at
-from tasks.training.sharding import whole
-from tasks.training.snapshot import Snapshots, begun_path, run_identity
-from tasks.training.step_backend import TrainingPath, choose_path, held_out_loss, micro_batches
+from tasks.training.sharding import full_tensor
+from tasks.training.snapshot import Snapshots, run_identity, saved_backend
+from tasks.training.step_backend import StepBackend, choose_backend, held_out_loss, micro_batches
 
 MAX_GRAD_NORM = 1.0
 MOST_SAVING = 0.01
@@ -46,7 +46,7 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
     checkpoint_interval: float = 60.0,
     compute_dtype: torch.dtype | None = None,
     plan: StepPlan | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_RANK,
 ) -> TrainOutcome:
     """Train what trains in `model` in place, from the newest complete checkpoint in `checkpoints` if there is one.
 
@@ -69,8 +69,10 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
     plan = plan or StepPlan(recipe.rows_per_device)
     seed = seed_of_rank(recipe.seed, ranks.rank)
     with private_rng(model.get_input_embeddings().weight.device, seed), memory_errors(recipe, plan):
-        path = choose_path(model, pad_token_id, begun_path(checkpoints), compute_dtype, recompute=plan.recompute)
-        identity = run_identity(model, recipe, data_fingerprint, len(train_rows), path)
+        backend = choose_backend(
+            model, pad_token_id, saved_backend(checkpoints), compute_dtype, recompute=plan.recompute
+        )
+        identity = run_identity(model, recipe, data_fingerprint, len(train_rows), backend)
         # 2. Make the optimizer; its learning rate is set at each step
         optimizer = torch.optim.AdamW(trainable_weights(model).values(), weight_decay=0.0, fused=True)
         # 3. Find out how far the run has come
@@ -78,7 +80,7 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
         saved, next_save = snapshots.restore(_LOG.warning), time.monotonic() + checkpoint_interval
         progress = replace(saved or Progress(), plan=plan)
         if (recipe.micro_batch == "auto" or plan.sharded) and progress != saved:
-            next_save = 0.0  # at once: whoever takes the run up again has to cut its steps alike
+            next_save = 0.0  # at once: a resumed run has to cut its steps alike
         batches = step_batches(recipe, len(train_rows), progress.cursor)
         observer.on_start(progress.cursor.step, last_step, total_epochs(recipe, len(train_rows)))
         while True:
@@ -88,7 +90,7 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
             may_pause = evaluating or not _is_over(progress, recipe, last_step)
             pausing, overdue = ranks.any(may_pause and should_pause(), time.monotonic() >= next_save)
             if evaluating and not pausing:
-                eval_loss = held_out_loss(path, model, held_out_rows, plan.micro_batch, ranks)
+                eval_loss = held_out_loss(backend, model, held_out_rows, plan.micro_batch, ranks)
                 progress = progress.evaluated(step, eval_loss)
                 observer.on_evaluation(step, eval_loss)
             ending = pausing or _is_over(progress, recipe, last_step)
@@ -104,7 +106,7 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
             # 5. One optimizer step
             row_ids, cursor = next(batches)
             record = _optimizer_step(
-                path, model, optimizer, train_rows, row_ids, progress, recipe, plan=plan, ranks=ranks
+                backend, model, optimizer, train_rows, row_ids, progress, recipe, plan=plan, ranks=ranks
             )
             progress = replace(progress, cursor=cursor, tokens_seen=record.tokens_seen, last_loss=record.loss)
             observer.on_step(record)
@@ -121,11 +123,11 @@ def _evaluation_due(progress: Progress, recipe: TrainingRecipe, last_step: int) 
 
 
 def _is_over(progress: Progress, recipe: TrainingRecipe, last_step: int) -> bool:
-    return progress.cursor.step >= last_step or _is_hopeless(progress, recipe)
+    return progress.cursor.step >= last_step or _out_of_patience(progress, recipe)
 
 
-def _is_hopeless(progress: Progress, recipe: TrainingRecipe) -> bool:
-    """Tell whether as many evaluations in a row as the recipe bears gave no new lowest held-out loss.
+def _out_of_patience(progress: Progress, recipe: TrainingRecipe) -> bool:
+    """Return whether `early_stopping_patience` evaluations in a row gave no new lowest held-out loss.
 
     Evaluations come every `eval_every` steps, so their steps say how many: a resumed run counts the same.
     """
@@ -139,7 +141,7 @@ def _is_hopeless(progress: Progress, recipe: TrainingRecipe) -> bool:
 def _outcome(
     snapshots: Snapshots, progress: Progress, recipe: TrainingRecipe, last_step: int, *, paused: bool
 ) -> TrainOutcome:
-    """Leave the model with the weights that are asked for, and tell how the run ended."""
+    """Load the weights that are asked for into the model, and return how the run ended."""
     step, best_step = progress.cursor.step, progress.best_step
     adapter_step, eval_loss = step, progress.eval_loss if progress.eval_step == step else None
     if recipe.register_best and not paused and best_step is not None:
@@ -158,7 +160,7 @@ def _outcome(
 
 
 def _optimizer_step(  # noqa: PLR0913 - it takes what a step is made of
-    path: TrainingPath[Any],
+    backend: StepBackend[Any],
     model: TrainedModel,
     optimizer: torch.optim.Optimizer,
     rows: Sequence[TokenRow],
@@ -177,18 +179,18 @@ def _optimizer_step(  # noqa: PLR0913 - it takes what a step is made of
     started = time.perf_counter()
     step, last_step = progress.cursor.step + 1, total_steps(recipe, len(rows))
     learning_rate = learning_rate_at(step, last_step, recipe)
-    batches = micro_batches(path, model, [rows[row] for row in row_ids], plan.micro_batch, ranks)
+    batches = micro_batches(backend, model, [rows[row] for row in row_ids], plan.micro_batch, ranks)
     counts = (sum(batch.labelled for batch in batches), sum(batch.tokens for batch in batches if batch.labelled))
     labelled, tokens = map(int, ranks.sum(*counts))
     model.train()
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
     for batch in batches:
-        total += path.accumulate(batch, labelled)
-    (total,) = ranks.sum(total)  # first: this fails at once where a rank is gone, which adding on GPUs may not
+        total += backend.accumulate(batch, labelled)
+    (total,) = ranks.sum(total)  # first: this fails at once when a rank is gone, while a reduction on GPUs may hang
     ranks.add_gradients(trainable_weights(model).values())
     loss = total / labelled
-    norm = whole(torch.nn.utils.clip_grad_norm_(trainable_weights(model).values(), MAX_GRAD_NORM)).item()
+    norm = full_tensor(torch.nn.utils.clip_grad_norm_(trainable_weights(model).values(), MAX_GRAD_NORM)).item()
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise NonFiniteLoss(
             f"step {step} gave loss {loss} and gradient norm {norm} at learning rate {learning_rate:.3g}: lower "

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own documentation calls it F
 from torch import Tensor, nn
 
+from tasks.data.segments import IGNORED_LABEL
 from tasks.training.adapter import TrainedModel
-from tasks.training.batch import IGNORED, MicroBatch
+from tasks.training.batch import MicroBatch
 from tasks.training.precision import base_dtype, forward_precision
 
 
@@ -37,7 +38,7 @@ def summed_nll(model: TrainedModel, batch: MicroBatch, dtype: torch.dtype | None
     `batch` is on the model's device. Products are computed in `dtype` (none: the base weights'), the log-softmax in
     float32.
     """
-    labelled = batch.targets != IGNORED
+    labelled = batch.targets != IGNORED_LABEL
     with _head_sees_only(model, labelled), forward_precision(model, dtype or base_dtype(model)):
         output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
     return F.cross_entropy(output.logits.float(), batch.targets[labelled], reduction="sum")

@@ -1,4 +1,4 @@
-"""How much memory this machine has free, within the limits that a container sets; needs no torch."""
+"""This machine's free memory, within a container's cgroup limits; needs no torch."""
 
 import subprocess
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What memory a device has left, and one error for the many ways in which it says that there is none."""
+"""A device's free memory, and one error for the many out-of-memory errors of torch."""
 
 import gc
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def memory_errors(recipe: TrainingRecipe, plan: StepPlan) -> Iterator[None]:
 
 
 def what_to_change(recipe: TrainingRecipe, plan: StepPlan) -> str:
-    """Return the sentence for a run that went out of memory under `plan`."""
+    """Return the advice for a run that ran out of memory under `plan`."""
     if recipe.micro_batch == "auto":
         return (
             f"a training step does not fit in memory ({plan.rows_at_once}): lower max_seq_length (now "
@@ -50,6 +50,6 @@ def available_memory(device: torch.device) -> int:
 
 
 def release_memory() -> None:
-    """Give back what nothing refers to any more, a failed step's tensors for instance."""
+    """Free unreferenced memory, such as a failed step's tensors."""
     gc.collect()
     torch.cuda.empty_cache()

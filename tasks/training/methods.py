@@ -1,4 +1,4 @@
-"""The values of the recipe's `method`: what each makes of a base model to train, and what it keeps in the end."""
+"""The training methods of a recipe: how each prepares a base model for training, and what it saves in the end."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from tasks.training.installed import require_bitsandbytes
 
 
 class Origin(Protocol):
-    """The model that training starts from: where its parts lie, and how it computes."""
+    """The model that training starts from: its folders, its device and its format."""
 
     @property
     def base_folder(self) -> Path:
@@ -46,32 +46,32 @@ class Origin(Protocol):
 class TrainingMethod(Protocol):
     """One way to train: all of them go through the same loop."""
 
-    whole: bool
-    """Whether it leaves a whole model; else an adapter on the weights that it started from."""
+    full: bool
+    """Whether it saves a full model; else an adapter on the weights that it started from."""
 
     def load(self, origin: Origin, recipe: TrainingRecipe) -> TrainedModel:
-        """Return the model with what trains in it marked `requires_grad`, in float32; it answers as `origin` does.
+        """Return the model; its trained weights are float32 and `requires_grad`. It begins as `origin`.
 
         Raises WeightsError (tasks.models.errors) or AdapterError.
         """
         ...
 
     def save(self, model: TrainedModel, folder: Path, origin: Origin) -> None:
-        """Write what has been trained into `folder`, without a tokenizer; the model is of no use afterwards."""
+        """Write the trained weights into `folder`, without a tokenizer; the model is unusable afterwards."""
         ...
 
 
 class LowRank:
     """LoRA, and rsLoRA (Kalajdzievski 2023, arXiv:2312.03732) by the recipe: an adapter over frozen weights."""
 
-    whole = False
+    full = False
 
     def load(self, origin: Origin, recipe: TrainingRecipe) -> TrainedModel:
-        """Attach a new adapter; one that is there already stays frozen below it."""
+        """Attach a new adapter; an existing one stays active and frozen."""
         return attach_lora(self._base(origin), recipe, parent=origin.adapter_folder)
 
     def save(self, model: TrainedModel, folder: Path, origin: Origin) -> None:
-        """Write the adapter, with the one below it if there is one."""
+        """Write the adapter, combined with the frozen one if there is one."""
         save_adapter(model, folder, origin.base_reference)
 
     def _base(self, origin: Origin) -> PreTrainedModel:
@@ -99,28 +99,28 @@ class QLoRA(LowRank):
 class DoRA:
     """DoRA (Liu et al. 2024, arXiv:2402.09353): low-rank updates of each output's direction, and its size apart.
 
-    The change it makes is not of low rank, so that no server of adapters can apply it: it leaves a whole model.
+    The change it makes is not of low rank, so it can't be served as a LoRA adapter: a full model is saved.
     """
 
-    whole = True
+    full = True
 
     def load(self, origin: Origin, recipe: TrainingRecipe) -> TrainedModel:
-        """Attach a new adapter to the weights with the one that is there folded in."""
-        return attach_lora(folded(origin).to(origin.dtype), recipe)
+        """Attach a new adapter to the weights, with an existing one merged in."""
+        return attach_lora(merged(origin).to(origin.dtype), recipe)
 
     def save(self, model: TrainedModel, folder: Path, origin: Origin) -> None:
-        """Write the weights with the adapter folded in, computed in float32 and rounded once."""
+        """Write the weights with the adapter merged in, computed in float32 and rounded once."""
         model.float().merge_and_unload().to(origin.dtype).save_pretrained(folder)
 
 
 class Full:
     """Every weight trains, in float32; forward and backward pass compute in the format that the model is served in."""
 
-    whole = True
+    full = True
 
     def load(self, origin: Origin, recipe: TrainingRecipe) -> TrainedModel:
-        """Load the weights, with the adapter that is there folded in."""
-        return folded(origin).requires_grad_(True)
+        """Load the weights, with an existing adapter merged in."""
+        return merged(origin).requires_grad_(True)
 
     def save(self, model: TrainedModel, folder: Path, origin: Origin) -> None:
         """Write the weights in the format that they are served in."""
@@ -148,10 +148,10 @@ def require_method(method: Method, device: torch.device) -> None:
         )
 
 
-def folded(origin: Origin) -> PreTrainedModel:
-    """Return the model's weights in float32, those of its adapter added to the base's."""
+def merged(origin: Origin) -> PreTrainedModel:
+    """Return the model in float32 with its adapter merged into the base."""
     model = load_base_model(origin.base_folder, torch.float32, origin.device)
     if origin.adapter_folder is None:
         return model
-    merged: PreTrainedModel = attach_adapter(model, origin.adapter_folder).merge_and_unload()
-    return merged
+    with_adapter: PreTrainedModel = attach_adapter(model, origin.adapter_folder).merge_and_unload()
+    return with_adapter

@@ -1,4 +1,4 @@
-"""What the training loop tells the outside world, and what it gives back at its end."""
+"""The interface by which the training loop reports its progress, and its records."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ class StepRecord:
     """Mean negative log-likelihood in nats per labelled token, before the update, dropout on."""
     learning_rate: float
     grad_norm: float
-    """Euclidean norm of the whole gradient before clipping."""
+    """Euclidean norm of the full gradient before clipping."""
     tokens: int
     """Tokens read, padding not counted."""
     tokens_seen: int
@@ -69,23 +69,23 @@ class TrainOutcome:
 
 
 class TrainingObserver(Protocol):
-    """Hears what happens, in order, between steps. Its methods should be quick and must not draw from torch's RNG.
+    """Receives the loop's events in order, between steps. Methods must be quick and must not use torch's RNG.
 
     An exception from one of them ends the run; it can be resumed from the last checkpoint.
     """
 
     def on_start(self, step: int, total_steps: int, total_epochs: int) -> None:
-        """Hear, before the first step, how many are done (more than 0 after a resume) and how many there are."""
+        """Called before the first step, with the steps done (above 0 after a resume) and their total."""
         ...
 
     def on_step(self, record: StepRecord) -> None:
-        """Hear of a step. After a crash the steps since the last checkpoint come again, with the same numbers."""
+        """Called after each step. After a crash the steps since the last checkpoint come again, with equal numbers."""
         ...
 
     def on_evaluation(self, step: int, eval_loss: float) -> None:
-        """Hear of a held-out loss in nats per labelled token after `step` updates."""
+        """Called with a held-out loss in nats per labelled token after `step` updates."""
         ...
 
     def on_checkpoint(self, step: int, path: Path) -> None:
-        """Hear that the folder `path` holds a complete checkpoint of `step`."""
+        """Called when the folder `path` holds a complete checkpoint of `step`."""
         ...

@@ -12,7 +12,7 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class StepPlan:
-    """How an optimizer step is cut so that it fits; its rows, and what is learned from them, stay the same."""
+    """How an optimizer step is cut to fit in memory; its rows and its gradient stay the same."""
 
     micro_batch: int
     """Rows whose activations are in a device's memory at once."""
@@ -58,8 +58,8 @@ class Workload:
         """
         cut = longest or self.longest
         known = self.lengths[: plan.micro_batch] if self.lengths else [cut] * plan.micro_batch
-        # Gathered layers are transformers' own: there is no packed path over them.
-        shape = replace(self.shape, path="padded", sharded=True) if plan.sharded else self.shape
+        # Sharded layers are transformers' own modules: the packed backend does not support them.
+        shape = replace(self.shape, backend="padded", sharded=True) if plan.sharded else self.shape
         of_one = step_bytes(self.sizes, shape, [min(n, cut) for n in known], recompute=plan.recompute)
         of_all = of_one * (shape.devices if shape.on_cpu else 1)
         return max(of_all, loading_bytes(shape)) if plan.sharded else of_all
@@ -70,7 +70,7 @@ def plan_step(workload: Workload, recipe: TrainingRecipe, available: int) -> Ste
 
     As many rows at once as the recipe says if they fit, else fewer if it allows that (`micro_batch: auto`); activations
     are computed again only where nothing else fits, and weights divided among the devices, if the recipe leaves that
-    open (`sharding: auto`), only where nothing does that keeps them whole. Raises DoesNotFit with what would fit.
+    open (`sharding: auto`), only where nothing fits with unsharded ones. Raises DoesNotFit with what would fit.
     """
     fewest = 1 if recipe.micro_batch == "auto" else recipe.rows_per_device
     plan = _fastest(workload, recipe, available, fewest, recipe.shardings)

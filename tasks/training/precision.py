@@ -1,4 +1,4 @@
-"""The number format a run computes in: how half-precision layers meet the float32 weights that train."""
+"""Mixed precision: half-precision base layers with float32 trained weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

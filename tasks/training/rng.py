@@ -1,4 +1,4 @@
-"""The random numbers of one run (dropout): seeded apart from the rest of the process, saved and restored exactly."""
+"""The random state of one run (dropout): separate from the rest of the process, saved and restored exactly."""
 
 import hashlib
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from tasks.training.errors import CheckpointMismatch
 def private_rng(device: torch.device, seed: int | None = None) -> Iterator[None]:
     """Lend torch's generators to the block, seeded if `seed` is given, and put their state back afterwards.
 
-    Dropout can only draw from torch's own generators, so the run borrows them rather than leave the process seeded.
+    Dropout uses torch's global generators, so the run borrows them and restores their state.
     """
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices, device_type="cuda"):
@@ -27,7 +27,7 @@ def private_rng(device: torch.device, seed: int | None = None) -> Iterator[None]
 
 
 def seed_of_rank(seed: int, rank: int) -> int:
-    """Return the seed of a rank's own stream: rank 0's is `seed`, so that it draws as a run on one device does."""
+    """Return the seed of a rank's own stream: rank 0's is `seed`, so that it has the numbers of a run on one device."""
     if rank == 0:
         return seed
     return int.from_bytes(hashlib.sha256(f"{seed}/rank {rank}".encode()).digest()[:8], "big") >> 1

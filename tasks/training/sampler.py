@@ -20,7 +20,7 @@ class Cursor:
 
 
 def epoch_order(seed: int, epoch: int, n_rows: int) -> list[int]:
-    """Return the permutation of `range(n_rows)` for one epoch; no other random state has a part in it."""
+    """Return the permutation of `range(n_rows)` for one epoch; it depends on no other random state."""
     digest = hashlib.sha256(f"{seed}/{epoch}/{n_rows}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     order: list[int] = torch.randperm(n_rows, generator=generator).tolist()

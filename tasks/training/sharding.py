@@ -1,6 +1,6 @@
-"""Weights divided among the devices of a run, by torch's FSDP2: each holds a part, and a layer is whole in use.
+"""Sharding by torch's FSDP2: each device holds a part of every weight, and a layer is gathered while it is used.
 
-An adapter stays whole on every device, so that its gradients, clipping, optimizer and checkpoints are those of any run.
+An adapter is replicated on every device, so its gradients, clipping, optimizer and checkpoints are those of any run.
 """
 
 import torch
@@ -16,7 +16,7 @@ from tasks.training.adapter import TrainedModel, trainable_weights
 
 
 def shard(model: TrainedModel, device: torch.device) -> None:
-    """Leave a part of every weight in `model`, this rank's, on its `device`; an adapter moves there whole.
+    """Shard every weight of `model` on this rank's `device`; an adapter is moved there unsharded.
 
     `model` may lie elsewhere: it comes to the device layer by layer. All ranks of the open process group call this,
     each for itself. From now on they must compute forward and backward passes together, as many of them on each: in a
@@ -41,20 +41,20 @@ def shard(model: TrainedModel, device: torch.device) -> None:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Tell whether `shard` has divided the model's weights."""
+    """Return whether `shard` was applied to the model."""
     return isinstance(model, FSDPModule)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Return all of a tensor that may be divided; then all ranks call this together."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return the full tensor of a perhaps sharded one; if it is sharded all ranks must call this together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def divided_like(tensor: Tensor, example: Tensor) -> Tensor:
-    """Return, of a tensor that every rank has whole, what this one holds if `example` is divided; else all of it."""
+def sharded_like(tensor: Tensor, example: Tensor) -> Tensor:
+    """Return this rank's shard of a tensor that every rank has in full, if `example` is sharded; else the tensor."""
     if not isinstance(example, DTensor):
         return tensor
-    # No rank sends: each has it all.
+    # No communication: every rank has the full tensor.
     return distribute_tensor(tensor.to(example.device), example.device_mesh, example.placements, src_data_rank=None)
 
 

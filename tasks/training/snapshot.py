@@ -18,53 +18,53 @@ from tasks.training.checkpoint import (
     latest_checkpoint,
     save_checkpoint,
 )
+from tasks.training.checkpoint_list import folder_name
 from tasks.training.errors import CheckpointMismatch
-from tasks.training.estimate import PathName
-from tasks.training.kept import folder_name
+from tasks.training.estimate import BackendName
 from tasks.training.planning import StepPlan
 from tasks.training.ranks import Ranks
 from tasks.training.rng import restore_rng, rng_state
-from tasks.training.sharding import divided_like, whole
-from tasks.training.step_backend import TrainingPath
+from tasks.training.sharding import full_tensor, sharded_like
+from tasks.training.step_backend import StepBackend
 
 
 def run_identity(
-    model: TrainedModel, recipe: TrainingRecipe, data_fingerprint: str, n_rows: int, path: TrainingPath[Any]
+    model: TrainedModel, recipe: TrainingRecipe, data_fingerprint: str, n_rows: int, backend: StepBackend[Any]
 ) -> dict[str, Any]:
     """Return, as JSON values, what must be the same for a resumed run to go on bit for bit."""
     return _recipe_fields(recipe) | {
         "data_fingerprint": data_fingerprint,
         "rows": n_rows,
         "device": model.get_input_embeddings().weight.device.type,
-        "base_dtype": str(path.dtype),
-        "path": path.name,
+        "base_dtype": str(backend.dtype),
+        "path": backend.name,
     }
 
 
-def begun_path(root: Path) -> PathName | None:
-    """Return the name of the path that the run in these checkpoints has taken so far; None if it has not begun."""
-    checkpoint = _begun(root)
-    return None if checkpoint is None else (_unsaid() | checkpoint.state.identity)["path"]
+def saved_backend(root: Path) -> BackendName | None:
+    """Return the step backend that the run in these checkpoints has used so far; None if there is no checkpoint."""
+    checkpoint = _newest(root)
+    return None if checkpoint is None else (_defaults() | checkpoint.state.identity)["path"]
 
 
-def begun_plan(root: Path, recipe: TrainingRecipe) -> StepPlan | None:
-    """Return how the run in these checkpoints has cut its steps so far; None if it has not begun."""
-    checkpoint = _begun(root)
-    # What an earlier version does not say is what it always did.
+def saved_plan(root: Path, recipe: TrainingRecipe) -> StepPlan | None:
+    """Return how the run in these checkpoints has cut its steps so far; None if there is no checkpoint."""
+    checkpoint = _newest(root)
+    # A checkpoint of an earlier version has no plan: that version always took the batch size.
     return None if checkpoint is None else checkpoint.state.progress.plan or StepPlan(recipe.rows_per_device)
 
 
-def _begun(root: Path) -> Checkpoint | None:
-    return latest_checkpoint(root, lambda _: None)  # `restore` looks again, and tells what is wrong with it
+def _newest(root: Path) -> Checkpoint | None:
+    return latest_checkpoint(root, lambda _: None)  # `restore` reads it again, and logs what is wrong with it
 
 
-def _unsaid() -> dict[str, Any]:
-    """Return what a run was whose checkpoint, made by an earlier version, does not say it."""
+def _defaults() -> dict[str, Any]:
+    """Return the identity fields of a run whose checkpoint, written by an earlier version, lacks them."""
     return _recipe_fields(TrainingRecipe()) | {"path": "padded"}
 
 
 def _recipe_fields(recipe: TrainingRecipe) -> dict[str, Any]:
-    # A subclass of the recipe says more (the job's name) than the numbers depend on.
+    # A subclass of the recipe has more fields (the job's name); they do not change the numbers.
     fields = recipe.model_dump(mode="json", include=set(TrainingRecipe.model_fields))
     return {f"recipe.{name}": value for name, value in fields.items()}
 
@@ -80,7 +80,7 @@ def load_trained(model: TrainedModel, root: Path, step: int) -> None:
 class Snapshots:
     """Saves and restores one run: its weights, optimizer and random states, in one folder of checkpoints.
 
-    All ranks save and restore together: rank 0 writes, with every rank's random state, and each reads for itself.
+    All ranks call `save` and `restore` together: rank 0 writes, with every rank's random state; each reads for itself.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Snapshots:
     def save(self, progress: Progress) -> Path:
         """Write a checkpoint of the present state, on rank 0, and return its folder."""
         rng = {
-            _of_rank(rank, name): state
+            _rank_key(rank, name): state
             for rank, states in enumerate(self._ranks.gather(rng_state(self._device)))
             for name, state in states.items()
         }
@@ -114,21 +114,21 @@ class Snapshots:
         return save_checkpoint(self._root, state)
 
     def restore(self, log: Callable[[str], None]) -> Progress | None:
-        """Load the newest complete checkpoint, if there is one, and return how far it had come.
+        """Load the newest complete checkpoint, if there is one, and return its progress.
 
         Raises CheckpointMismatch when it belongs to another run or can't be restored exactly.
         """
         checkpoint = latest_checkpoint(self._root, log)
-        # Read by all before one of them removes any, or writes the next.
+        # A barrier: all ranks read before one of them removes or writes a checkpoint.
         self._ranks.any(False)
         if checkpoint is None:
             self._discard_after(-1)
             return None
-        checkpoint.require_match(self._identity, _unsaid())
+        checkpoint.require_match(self._identity, _defaults())
         state = checkpoint.state
         _copy_weights(state.adapter, self._weights)
         self._restore_optimizer(state.optimizer, started=state.progress.cursor.step > 0)
-        restore_rng(self._device, _own(self._ranks, state.rng))
+        restore_rng(self._device, _own_states(self._ranks, state.rng))
         self._discard_after(state.progress.cursor.step)
         return state.progress
 
@@ -138,14 +138,14 @@ class Snapshots:
         Raises BestCheckpointLost when the checkpoint is damaged or gone, CheckpointMismatch when it is another run's.
         """
         checkpoint = best_checkpoint(self._root, step)
-        checkpoint.require_match(self._identity, _unsaid())
+        checkpoint.require_match(self._identity, _defaults())
         _copy_weights(checkpoint.state.adapter, self._weights)
 
     def _gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors in main memory on rank 0, those that are divided put together; nothing on the others."""
+        """Return the full tensors in main memory on rank 0, sharded ones gathered; an empty mapping on other ranks."""
         gathered = {}
         for name, tensor in tensors.items():
-            value = whole(tensor)
+            value = full_tensor(tensor)
             if self._ranks.rank == 0:
                 gathered[name] = value.cpu()
         return gathered
@@ -165,22 +165,22 @@ class Snapshots:
             weight = self._weights[name]
             # A copy: the loaded tensors share the memory of the file's bytes.
             value = saved[key].clone().to(weight.device)
-            self._optimizer.state[weight][part] = divided_like(value, expected[key])
+            self._optimizer.state[weight][part] = sharded_like(value, expected[key])
 
 
 def _copy_weights(saved: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
     _require_same(saved, weights, "weights")
     with torch.no_grad():
         for name, weight in weights.items():
-            weight.copy_(divided_like(saved[name], weight))
+            weight.copy_(sharded_like(saved[name], weight))
 
 
-def _of_rank(rank: int, name: str) -> str:
+def _rank_key(rank: int, name: str) -> str:
     return name if rank == 0 else f"{name} of rank {rank}"
 
 
-def _own(ranks: Ranks, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: states[key] for name in ("cpu", "cuda") if (key := _of_rank(ranks.rank, name)) in states}
+def _own_states(ranks: Ranks, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: states[key] for name in ("cpu", "cuda") if (key := _rank_key(ranks.rank, name)) in states}
 
 
 def _require_same(saved: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:

@@ -1,4 +1,4 @@
-"""Fine-tuning a fine-tuned model: a new adapter on top of a frozen one, saved as one adapter on the base.
+"""Fine-tuning a fine-tuned model: a new adapter beside a frozen one, saved as one adapter on the base.
 
 Two low-rank updates of the same layer add up to one of the summed rank: s₁B₁A₁ + s₂B₂A₂ = [s₁B₁ s₂B₂] [A₁; A₂].
 """
@@ -18,7 +18,7 @@ PARENT, TRAINED = "parent", "default"
 
 
 def stack_on_parent(model: PreTrainedModel, config: LoraConfig, folder: Path) -> PeftModel:
-    """Attach the adapter in `folder` frozen, and a new one of `config` beside it that alone learns."""
+    """Attach the adapter in `folder` frozen, and beside it a new one of `config`, which trains."""
     stacked = PeftModel.from_pretrained(model, str(folder), adapter_name=PARENT, autocast_adapter_dtype=True)
     stacked.add_adapter(TRAINED, config, autocast_adapter_dtype=True)
     stacked.base_model.set_adapter([PARENT, TRAINED])
@@ -26,7 +26,7 @@ def stack_on_parent(model: PreTrainedModel, config: LoraConfig, folder: Path) ->
         weight.requires_grad_(f".{TRAINED}." in name)
     for layer in _lora_layers(stacked).values():
         if PARENT in layer.lora_dropout:
-            # What is frozen must act as it will when it is served.
+            # A frozen adapter must compute what it does at inference.
             layer.lora_dropout[PARENT] = nn.Identity()
     return stacked
 

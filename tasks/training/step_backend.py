@@ -1,4 +1,4 @@
-"""The two ways to a micro-batch's loss: packed rows for the models that `packed` knows, padded ones for any other."""
+"""The two step backends: packed rows for the models that `packed` supports, padded ones for any other."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -12,20 +12,20 @@ from transformers import PreTrainedModel
 
 from tasks.training.adapter import TrainedModel, trainable_weights
 from tasks.training.batch import BlankRow, MicroBatch, TokenRow, collate, longest_first
-from tasks.training.estimate import PathName
+from tasks.training.estimate import BackendName
 from tasks.training.loss import summed_nll
 from tasks.training.packed.batch import PackedBatch, pack
-from tasks.training.packed.dropout import draw_seeds
+from tasks.training.packed.dropout import random_seeds
 from tasks.training.packed.llama import PackedLlama, is_supported
-from tasks.training.packed.sharing import Threads, deal
+from tasks.training.packed.sharing import Threads, divide_rows
 from tasks.training.precision import base_dtype, forward_precision
-from tasks.training.ranks import ALONE, Ranks
+from tasks.training.ranks import SINGLE_RANK, Ranks
 from tasks.training.rng import private_rng
 from tasks.training.sharding import is_sharded
 
 
 class Batch(Protocol):
-    """Rows on their way through the model."""
+    """A micro-batch."""
 
     @property
     def labelled(self) -> int:
@@ -41,8 +41,8 @@ class Batch(Protocol):
 B = TypeVar("B", bound=Batch)
 
 
-class TrainingPath(Protocol[B]):
-    """How rows become a loss with a gradient. All paths give the same numbers, but for rounding and dropout's draws."""
+class StepBackend(Protocol[B]):
+    """Computes loss and gradient of rows. All backends give the same numbers, but for rounding and dropout masks."""
 
     name: str
     dtype: torch.dtype
@@ -67,7 +67,7 @@ class TrainingPath(Protocol[B]):
         ...
 
 
-class PaddedPath:
+class PaddedBackend:
     """transformers' and peft's own forward pass over padded rows: any model they know.
 
     With `recompute` a layer's activations are computed again in the backward pass (see `can_recompute`).
@@ -89,7 +89,7 @@ class PaddedPath:
                 "context_fn": lambda: (nullcontext(), forward_precision(model, self.dtype)),
             }
             base.activation_checkpointing_enable(options)
-            # It makes embeddings want a gradient, which only the older kind of checkpoint needs.
+            # The call made embeddings require a gradient, which only reentrant checkpointing needs.
             base.disable_input_require_grads()
 
     def batch(self, rows: Sequence[TokenRow]) -> MicroBatch:
@@ -102,7 +102,7 @@ class PaddedPath:
             return summed_nll(self._model, batch, self.dtype).item()
 
     def accumulate(self, batch: MicroBatch, labelled: int) -> float:
-        """Add the batch's part of the step's gradient to the weights'; return its sum."""
+        """Add the batch's gradient to the weights'; return its summed loss."""
         nll = summed_nll(self._model, batch, self.dtype)
         torch.autograd.backward(nll / labelled)
         return nll.item()
@@ -110,7 +110,7 @@ class PaddedPath:
 
 @dataclass(frozen=True)
 class SharedBatch:
-    """A micro-batch whose rows are dealt to threads."""
+    """A micro-batch whose rows are divided among threads."""
 
     shares: list[PackedBatch]
     row_numbers: list[list[int]]
@@ -127,8 +127,8 @@ class SharedBatch:
         return sum(share.tokens for share in self.shares)
 
 
-class PackedPath:
-    """Packed rows through our own forward and backward pass, each of a CPU's threads with rows of its own."""
+class PackedBackend:
+    """Packed rows through our own forward and backward pass; on a CPU each thread computes rows of its own."""
 
     name = "packed"
 
@@ -140,28 +140,28 @@ class PackedPath:
         self._threads = Threads(self._device)
 
     def batch(self, rows: Sequence[TokenRow]) -> SharedBatch:
-        """Return `rows`, each thread's end to end."""
-        dealt = deal([len(row.input_ids) for row in rows], self._threads.number)
-        return SharedBatch([pack([rows[number] for number in share]).to(self._device) for share in dealt], dealt)
+        """Return `rows` divided among the threads, each thread's rows packed."""
+        shares = divide_rows([len(row.input_ids) for row in rows], self._threads.number)
+        return SharedBatch([pack([rows[number] for number in share]).to(self._device) for share in shares], shares)
 
     def summed_nll(self, batch: SharedBatch) -> float:
         """Return the sum of the negative log-likelihoods."""
 
         def compute(share: PackedBatch) -> float:
-            with torch.no_grad():  # which a thread says for itself
+            with torch.no_grad():  # the setting is per thread
                 return self._packed.summed_nll(share).item()
 
         return sum(self._threads.map(compute, batch.shares))
 
     def accumulate(self, batch: SharedBatch, labelled: int) -> float:
-        """Add the batch's part of the step's gradient to the weights'; return its sum."""
+        """Add the batch's gradient to the weights'; return its summed loss."""
         weights = list(trainable_weights(self._model).values())
-        seeds = draw_seeds(sum(map(len, batch.row_numbers)))
+        seeds = random_seeds(sum(map(len, batch.row_numbers)))
 
         def compute(number: int) -> tuple[float, tuple[Tensor | None, ...]]:
             nll = self._packed.summed_nll(batch.shares[number], [seeds[row] for row in batch.row_numbers[number]])
             gradients = torch.autograd.grad(nll / labelled, weights, allow_unused=True)
-            return nll.item(), gradients  # read last: on a GPU reading waits for all that was asked for
+            return nll.item(), gradients  # read last: on a GPU it waits for the kernels
 
         computed = self._threads.map(compute, range(len(batch.shares)))
         for _, gradients in computed:  # always in the same order, so that their sum is the same to the bit
@@ -172,34 +172,34 @@ class PackedPath:
         return sum(nll for nll, _ in computed)
 
 
-def path_name(model: TrainedModel, begun: str | None = None, dtype: torch.dtype | None = None) -> PathName:
-    """Return the path on which the run has `begun`; of a new one, the fast path where it computes what `model` does.
+def backend_name(model: TrainedModel, begun: str | None = None, dtype: torch.dtype | None = None) -> BackendName:
+    """Return the backend of a run: "packed" where that supports `model`, unless the run has `begun` with "padded".
 
     `dtype` is the format of the products; none: the base weights'.
     """
     if is_sharded(model):
-        return "padded"  # whose layers are modules that say when they are computed
+        return "padded"  # FSDP gathers weights by hooks on the modules, which only this backend calls
     fast = isinstance(model, PeftModel) and is_supported(model) and dtype in (None, base_dtype(model))
     return "packed" if fast and begun != "padded" else "padded"
 
 
-def choose_path(
+def choose_backend(
     model: TrainedModel,
     pad_token_id: int,
     begun: str | None = None,
     dtype: torch.dtype | None = None,
     *,
     recompute: bool = False,
-) -> TrainingPath[Any]:
-    """Return the path of `path_name`; with `recompute` activations are computed again instead of being kept."""
-    if path_name(model, begun, dtype) == "packed":
+) -> StepBackend[Any]:
+    """Return the backend of `backend_name`; with `recompute` activations are recomputed instead of kept."""
+    if backend_name(model, begun, dtype) == "packed":
         assert isinstance(model, PeftModel)
-        return PackedPath(model, recompute=recompute)
-    return PaddedPath(model, pad_token_id, dtype, recompute=recompute)
+        return PackedBackend(model, recompute=recompute)
+    return PaddedBackend(model, pad_token_id, dtype, recompute=recompute)
 
 
 def can_recompute(model: TrainedModel) -> bool:
-    """Tell whether the model's layers can be computed again in the backward pass; transformers says it of each kind."""
+    """Return whether the model supports activation checkpointing, as transformers declares it per architecture."""
     return bool(_network(model).supports_gradient_checkpointing)
 
 
@@ -209,21 +209,25 @@ def _network(model: TrainedModel) -> PreTrainedModel:
 
 
 def micro_batches(
-    path: TrainingPath[Any], model: TrainedModel, rows: Sequence[TokenRow], rows_at_once: int, ranks: Ranks
+    backend: StepBackend[Any], model: TrainedModel, rows: Sequence[TokenRow], rows_at_once: int, ranks: Ranks
 ) -> list[Any]:
     """Return this rank's share of `rows` as micro-batches, the longest rows first.
 
-    Ranks with a sharded model get equally many, as they compute each together: blank ones where they have no row left.
+    With a sharded model all ranks get equally many, as they compute each together: blank ones where rows run out.
     """
-    batches = [path.batch(part) for part in longest_first(ranks.share(rows), rows_at_once)]
+    batches = [backend.batch(part) for part in longest_first(ranks.share(rows), rows_at_once)]
     if is_sharded(model):
         most = -(-ranks.largest_share(rows) // rows_at_once)
-        batches += [path.batch([BlankRow()]) for _ in range(most - len(batches))]
+        batches += [backend.batch([BlankRow()]) for _ in range(most - len(batches))]
     return batches
 
 
 def held_out_loss(
-    path: TrainingPath[Any], model: TrainedModel, rows: Sequence[TokenRow], batch_size: int, ranks: Ranks = ALONE
+    backend: StepBackend[Any],
+    model: TrainedModel,
+    rows: Sequence[TokenRow],
+    batch_size: int,
+    ranks: Ranks = SINGLE_RANK,
 ) -> float:
     """Return the mean negative log-likelihood in nats per labelled token of `rows`, without dropout.
 
@@ -238,8 +242,8 @@ def held_out_loss(
     try:
         with private_rng(device):
             for start in range(0, len(rows), window):
-                for batch in micro_batches(path, model, rows[start : start + window], batch_size, ranks):
-                    total += path.summed_nll(batch)
+                for batch in micro_batches(backend, model, rows[start : start + window], batch_size, ranks):
+                    total += backend.summed_nll(batch)
                     labelled += batch.labelled
     finally:
         model.train(was_training)

@@ -11,6 +11,7 @@ from registry.clock import utcnow
 from registry.database import Database
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.submissions import job_of_parameters
+from tests.api.controller.running import running_controller
 from tests.e2e.platform_process import free_ports
 from tests.openai_types import check_types
 
@@ -32,7 +33,8 @@ def settings(tmp_path_factory, tiny_models_dir):
 
 @pytest.fixture(scope="module")
 def client(settings):
-    with TestClient(create_app(settings), base_url="http://localhost", raise_server_exceptions=False) as client:
+    app = TestClient(create_app(settings), base_url="http://localhost", raise_server_exceptions=False)
+    with app as client, running_controller(settings):
         yield client
 
 

@@ -117,6 +117,10 @@ def test_what_needs_more_or_less_than_its_method_says(operations):
         ("DELETE", "/v1/models/{name:path}"),
         ("DELETE", "/v1/files/{file_id}"),
         ("DELETE", "/v1/webhook_endpoints/{endpoint_id}"),
+        ("GET", "/api/keys"),
+        ("POST", "/api/keys"),
+        ("DELETE", "/api/keys/{key_id}"),
+        ("GET", "/api/audit"),
     }
     for method, path in operations:
         reads = needed_scope(method, path) is Scope.READ

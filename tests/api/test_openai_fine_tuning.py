@@ -9,6 +9,7 @@ from api.platform import Platform
 from api.routes.openai.fine_tuning.checkpoints import answering
 from configs.recipe import TrainingRecipe
 from registry.repositories.datasets import DatasetRepository
+from registry.repositories.flow_backed import Worker
 from registry.repositories.models import ModelRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.tables import Dataset, Model
@@ -208,7 +209,7 @@ def test_events_are_sentences_and_numbers(jobs, database, job):
     job_id = job(status="RUNNING")
     with database.transaction() as session:
         repository = TrainingJobRepository(session)
-        repository.begin_attempt(repository.require(job_id), "host", 1)
+        repository.begin_attempt(repository.require(job_id), Worker("host", 1))
         repository.log(job_id, "Training 3 steps")
         numbers: dict[str, float] = {
             "step": 1,

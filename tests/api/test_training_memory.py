@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from registry.attempts import attempt_memory
-from registry.clock import utcnow
+from registry.attempts import attempt_memory, process_started
 from registry.repositories.training_jobs import TrainingJobRepository
 from tests.api.test_jobs_without_prefect import create
 from tests.api.test_recovery import a_job
@@ -72,7 +71,8 @@ def test_the_newest_plan_is_shown_with_the_job(client, tiny_model):
 
 
 def test_a_running_trainers_memory_counts_as_what_it_will_give_back():
-    mine = {"attempt_pid": os.getpid(), "attempt_started_at": utcnow()}
+    mine = {"attempt_pid": os.getpid(), "attempt_process_started": process_started(os.getpid())}
     assert attempt_memory(a_job(**mine)) > 2**20
-    assert attempt_memory(a_job(**mine, attempt_host="elsewhere")) == 0
-    assert attempt_memory(a_job(attempt_pid=2**22 + 1, attempt_started_at=utcnow())) == 0
+    assert attempt_memory(a_job(**mine, attempt_host="renamed")) > 2**20
+    assert attempt_memory(a_job(**{**mine, "attempt_machine": "elsewhere"})) == 0
+    assert attempt_memory(a_job(attempt_pid=2**22 + 1, attempt_process_started=1)) == 0

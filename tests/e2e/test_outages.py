@@ -44,6 +44,29 @@ def test_mlflow_down(platform, tiny_model):
     assert platform.wait_for_job(job_id, "COMPLETED")["output_model_id"]
 
 
+def test_controller_down(platform, tiny_model):
+    """Requests and training go on; what Prefect says of them shows when a controller is back."""
+    down(platform, "controller")
+    try:
+        assert platform.health() == "degraded"
+        assert_names(platform.http.post(f"/models/{tiny_model}/evaluate"), "controller")
+        assert platform.http.post("/models/1/generate", json={"prompt": "Hi", "max_new_tokens": 2}).status_code == 200
+        job_id = platform.train(model_id=tiny_model, max_steps=3)
+        platform.wait_until(lambda: platform.job(job_id)["step"] == 3, 120, "the job to train")
+    finally:
+        up(platform, "controller")
+    assert platform.wait_for_job(job_id, "COMPLETED", seconds=30)["output_model_id"]
+
+
+def test_a_killed_controller_is_replaced_at_once(platform, tiny_model):
+    before = platform.pid("controller")
+    os.kill(before, signal.SIGKILL)
+    platform.wait_until(lambda: platform.pid("controller") not in (0, before), 30, "another controller")
+    job_id = platform.train(model_id=tiny_model, max_steps=3)
+    platform.wait_for_job(job_id, "COMPLETED", seconds=120)
+    platform.wait_until(lambda: platform.health() == "healthy", 60, "every loop to pass again")
+
+
 def test_prefect_down(platform, tiny_model):
     running = platform.train(model_id=tiny_model, max_steps=3)
     platform.wait_for_job(running, "COMPLETED")

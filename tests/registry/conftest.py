@@ -20,15 +20,24 @@ def postgresql_server(tmp_path_factory):
     server.cleanup()
 
 
+@pytest.fixture(scope="session")
+def new_postgresql_database(postgresql_server):
+    """Make an empty database, and return its URL."""
+
+    def make() -> str:
+        name = f"test_{uuid4().hex}"
+        postgresql_server.psql(f"CREATE DATABASE {name};")
+        url = make_url(postgresql_server.get_uri(database=name)).set(drivername="postgresql+psycopg")
+        return url.render_as_string(hide_password=False)
+
+    return make
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request, tmp_path):
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'platform.db'}"
-    server = request.getfixturevalue("postgresql_server")
-    name = f"test_{uuid4().hex}"
-    server.psql(f"CREATE DATABASE {name};")
-    url = make_url(server.get_uri(database=name)).set(drivername="postgresql+psycopg")
-    return url.render_as_string(hide_password=False)
+    return request.getfixturevalue("new_postgresql_database")()
 
 
 @pytest.fixture

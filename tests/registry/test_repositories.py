@@ -1,15 +1,14 @@
-import socket
 from datetime import timedelta
 
 import pytest
 from sqlalchemy.exc import IntegrityError
 
 from configs.recipe import METRICS, EvaluationParameters, FinetuneParameters, MetricName
-from registry.attempts import oom_kills
+from registry.attempts import machine, oom_kills
 from registry.clock import utcnow
 from registry.repositories.datasets import DatasetRepository
 from registry.repositories.evaluations import EvaluationRepository, evaluated_rows, metrics_of
-from registry.repositories.flow_backed import Outcome
+from registry.repositories.flow_backed import Outcome, Worker
 from registry.repositories.idempotency import IdempotencyRepository
 from registry.repositories.models import ModelRepository
 from registry.repositories.statistics import StatisticsRepository
@@ -20,9 +19,11 @@ from registry.tables import Model
 JOB = FinetuneParameters(model_id=1, job_name="a job", lora_r=4)
 
 
-def add_job(database, flow_run_id=None) -> int:
+def add_job(database, flow_run_id=None, labels=None) -> int:
+    job = job_of_parameters(JOB, flow_run_id)
+    job.labels = labels
     with database.transaction() as session:
-        return TrainingJobRepository(session).add(job_of_parameters(JOB, flow_run_id)).id
+        return TrainingJobRepository(session).add(job).id
 
 
 def test_lists_are_in_id_order_and_paged(database):
@@ -37,10 +38,7 @@ def test_lists_are_in_id_order_and_paged(database):
 
 def test_the_newest_jobs_are_found_by_their_labels(database):
     labels = [{"who": "anna", "a.b]": "1"}, None, {"who": "anna", "a.b]": "2"}, {"who": ""}]
-    ids = [add_job(database) for _ in labels]
-    with database.transaction() as session:
-        for job_id, its in zip(ids, labels, strict=True):
-            TrainingJobRepository(session).require(job_id).labels = its
+    ids = [add_job(database, labels=its) for its in labels]
     with database.reading() as session:
         jobs = TrainingJobRepository(session)
         assert [job.id for job in jobs.newest(3)] == ids[:0:-1]
@@ -48,6 +46,8 @@ def test_the_newest_jobs_are_found_by_their_labels(database):
         assert [job.id for job in jobs.newest(9, labels={"who": "anna"})] == [ids[2], ids[0]]
         assert [job.id for job in jobs.newest(9, labels={"who": "anna", "a.b]": "1"})] == [ids[0]]
         assert [job.id for job in jobs.newest(9, labels={"who": ""})] == [ids[3]]
+        assert [job.id for job in jobs.newest(9, before=ids[2], labels={"who": "anna"})] == [ids[0]]
+        assert jobs.newest(9, labels={"who": "anna", "a.b]": "3"}) == []
         assert [job.id for job in jobs.newest(9, unlabelled=True)] == [ids[1]]
         assert jobs.ended(9) == []
 
@@ -141,7 +141,7 @@ def test_events_tell_what_happened_in_order_and_come_in_pages(database):
     with database.transaction() as session:
         jobs = TrainingJobRepository(session)
         job = jobs.get(job_id)
-        jobs.begin_attempt(job, "host", 7)
+        jobs.begin_attempt(job, Worker("host", 7))
         jobs.record_state(job, "RUNNING", utcnow())
         jobs.add_events(job_id, [("step", {"step": 1, "loss": 2.5}), ("checkpoint", {"step": 1})])
         jobs.log(job_id, "a line")
@@ -171,7 +171,7 @@ def test_an_attempt_ends_once_and_one_that_did_not_say_so_has_died(database):
         job = jobs.get(job_id)
         assert not jobs.end_attempt(job, "completed")
         for pid in (1, 2, 3):
-            jobs.begin_attempt(job, "host", pid)
+            jobs.begin_attempt(job, Worker("host", pid))
             if pid == 2:
                 assert jobs.end_attempt(job, "paused")
                 assert not jobs.end_attempt(job, "died")
@@ -187,16 +187,16 @@ def test_an_attempt_was_killed_for_memory_if_it_died_while_the_kernel_killed(dat
         jobs = TrainingJobRepository(session)
         job = jobs.get(job_id)
         assert not jobs.was_killed_for_memory(job)
-        here = socket.gethostname()
-        cases: list[tuple[int, str, Outcome | None, bool]] = [
+        here = machine()
+        cases: list[tuple[int, str | None, Outcome | None, bool]] = [
             (now - 1, here, "died", True),
             (now - 1, here, None, True),
             (now - 1, here, "paused", False),
             (now, here, "died", False),
             (now - 1, "elsewhere", "died", False),
         ]
-        for kills, host, outcome, killed in cases:
-            jobs.begin_attempt(job, host, 1, kills)
+        for kills, where, outcome, killed in cases:
+            jobs.begin_attempt(job, Worker("host", 1, where, oom_kills=kills))
             if outcome is not None:
                 jobs.end_attempt(job, outcome)
             assert jobs.was_killed_for_memory(job) == killed
@@ -251,9 +251,11 @@ def test_a_removed_job_leaves_nothing_but_others_alone(database):
     with database.transaction() as session:
         IdempotencyRepository(session).add("POST /api/training", "key", "hash", job_id, {})
         jobs = TrainingJobRepository(session)
-        jobs.log(job_id, "a line")
+        jobs.log(job_id, "a line", "and another")
         jobs.log(other, "a line")
         jobs.remove(jobs.get(job_id))
+        assert jobs.remove_events()
+        assert not jobs.remove_events()
     with database.reading() as session:
         jobs = TrainingJobRepository(session)
         assert jobs.get(job_id) is None

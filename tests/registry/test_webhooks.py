@@ -35,7 +35,7 @@ def attempt(database, webhook_id, error, *, is_last=False) -> None:
     with database.transaction() as session:
         webhooks = WebhookRepository(session)
         (delivery,) = [delivery for delivery, webhook in webhooks.due(utcnow()) if webhook.id == webhook_id]
-        assert webhooks.begin_attempt(delivery.id, utcnow() + timedelta(hours=1))
+        assert webhooks.begin_attempt(delivery.id, 0, utcnow() + timedelta(hours=1))
         webhooks.end_attempt(delivery.id, None, error, is_last=is_last)
 
 
@@ -57,7 +57,10 @@ def test_a_message_whose_sender_dies_is_due_again_after_the_pause(database):
     with database.transaction() as session:
         webhooks = WebhookRepository(session)
         ((delivery, _),) = webhooks.due(utcnow())
-        webhooks.begin_attempt(delivery.id, utcnow() + timedelta(hours=1))
+        assert webhooks.begin_attempt(delivery.id, 0, utcnow() + timedelta(hours=1))
+    with database.transaction() as session:
+        # Another sender, which has seen it before that, does not send it too.
+        assert not WebhookRepository(session).begin_attempt(delivery.id, 0, utcnow() + timedelta(hours=1))
     assert due(database) == []
     assert due(database, later=timedelta(hours=2)) == [(webhook_id, job_id)]
 
@@ -74,7 +77,7 @@ def test_a_target_goes_with_its_messages_and_one_made_later_is_told_nothing_old(
     assert due(database) == []
     with database.transaction() as session:
         webhooks = WebhookRepository(session)
-        assert not webhooks.begin_attempt(waiting.id, utcnow())
+        assert not webhooks.begin_attempt(waiting.id, 0, utcnow())
         # One was on its way meanwhile: how it went is of interest to nobody.
         webhooks.end_attempt(waiting.id, 200, None, is_last=False)
     with database.reading() as session:

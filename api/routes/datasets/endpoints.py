@@ -2,9 +2,11 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response, status
+from fastapi import APIRouter, Query, Request, Response
+from fastapi import status as http
 
 from api.idempotency import IdempotencyKey
+from api.listing import CreatedAfter, Name, Paged
 from api.platform import CurrentPlatform
 from api.routes.datasets import service
 from api.routes.datasets.schemas import (
@@ -14,10 +16,12 @@ from api.routes.datasets.schemas import (
     DatasetList,
     DatasetPreview,
     DatasetSummary,
+    Status,
 )
-from api.schemas import After, DatasetId, Deleted, Limit
+from api.schemas import DatasetId, Deleted
 from configs.dataset import DatasetSettings
 from configs.recipe import LARGEST_ID
+from registry.repositories.paging import Filters
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
@@ -52,13 +56,22 @@ BODY = {
 
 
 @router.get("")
-def list_datasets(platform: CurrentPlatform, limit: Limit = None, after: After = None) -> DatasetList:
-    """Get all data sets."""
-    datasets = service.list_datasets(platform.database, limit, after)
-    return DatasetList(datasets=[DatasetSummary.model_validate(dataset) for dataset in datasets])
+def list_datasets(
+    platform: CurrentPlatform,
+    paging: Paged,
+    status: Annotated[Status | None, Query(description="Only those in this status")] = None,
+    name: Name = None,
+    created_after: CreatedAfter = None,
+) -> DatasetList:
+    """Get all data sets, or those that are asked for."""
+    filters = Filters(status=status, name=name, created_after=created_after)
+    part = service.list_datasets(platform.database, paging, filters)
+    return DatasetList(
+        datasets=[DatasetSummary.model_validate(dataset) for dataset in part.entries], next_after=part.next_after
+    )
 
 
-@router.post("", status_code=status.HTTP_201_CREATED, responses=NOT_YET, openapi_extra=BODY)
+@router.post("", status_code=http.HTTP_201_CREATED, responses=NOT_YET, openapi_extra=BODY)
 async def create_dataset(
     platform: CurrentPlatform,
     request: Request,
@@ -67,7 +80,7 @@ async def create_dataset(
 ) -> DatasetCreated:
     """Upload a data set (multipart field `file`) or name a local one or one of the hub (JSON); every row is checked."""
     created = await service.create_dataset(platform, request, idempotency_key)
-    response.status_code = status.HTTP_201_CREATED if created.status == "READY" else status.HTTP_202_ACCEPTED
+    response.status_code = http.HTTP_201_CREATED if created.status == "READY" else http.HTTP_202_ACCEPTED
     return created
 
 

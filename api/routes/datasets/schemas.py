@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from api.routes.models.schemas import BaseModelName
-from api.schemas import ResponseBody, Timestamp
+from api.schemas import CREATED_BY, NextAfter, ResponseBody, Timestamp
 from configs.dataset import DatasetSettings
 from configs.recipe import JobName
 
@@ -29,6 +29,7 @@ class DatasetSummary(ResponseBody):
     rows: int | None = Field(description="Usable rows; null until they have been counted")
     content_hash: str | None = Field(description="SHA-256 over the rows: equal data sets have equal hashes")
     created_at: Timestamp
+    created_by: str | None = Field(description=CREATED_BY)
 
 
 class DatasetDetail(DatasetSummary):
@@ -46,9 +47,10 @@ class DatasetCreated(DatasetDetail):
 
 
 class DatasetList(ResponseBody):
-    """All data sets, in id order."""
+    """Data sets, in id order."""
 
     datasets: list[DatasetSummary]
+    next_after: NextAfter
 
 
 class PreviewToken(ResponseBody):

@@ -2,8 +2,8 @@
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from api.errors import Conflict, DatasetInvalid, NotFound
 from api.idempotency import Answer, IdempotentRequest, create_once
+from api.listing import Paging, Part
 from api.platform import Platform
 from api.routes.datasets.schemas import DatasetCreated, DatasetDetail, DatasetImport, DatasetPreview, PreviewRow
 from api.routes.datasets.uploads import Upload, receive
@@ -19,22 +20,26 @@ from api.routes.models.service import model_in
 from configs.dataset import UPLOAD
 from registry.database import Database
 from registry.repositories.datasets import DatasetRepository
+from registry.repositories.locking import Lock
+from registry.repositories.paging import Filters
 from registry.tables import Dataset
 
+POLL_SECONDS = 0.2
 DONE = "Data set checked and stored"
 Receive = Callable[[Request, Path], Awaitable[Upload]]
 WAITING = "Data set received; its rows are being checked"
 
 
-def list_datasets(database: Database, limit: int | None, after: int | None) -> Sequence[Dataset]:
-    """Return data sets in id order."""
+def list_datasets(database: Database, paging: Paging, filters: Filters) -> Part[Dataset]:
+    """Return the wanted part of the data sets."""
     with database.reading() as session:
-        return DatasetRepository(session).list(limit, after)
+        datasets = DatasetRepository(session)
+        return paging.read(lambda limit, after, newest: datasets.list(limit, after, filters, newest_first=newest))
 
 
-def dataset_in(session: Session, dataset_id: int) -> Dataset:
+def dataset_in(session: Session, dataset_id: int, lock: Lock | None = None) -> Dataset:
     """Return the data set within a session, or raise `NotFound`."""
-    dataset = DatasetRepository(session).get(dataset_id)
+    dataset = DatasetRepository(session).get(dataset_id, lock)
     if dataset is None:
         raise NotFound(f"There is no data set with the id {dataset_id}; GET /api/datasets lists those there are.")
     return dataset
@@ -46,11 +51,11 @@ def read_dataset(database: Database, dataset_id: int) -> Dataset:
         return dataset_in(session, dataset_id)
 
 
-def require_dataset(session: Session, dataset_id: int | None) -> None:
+def require_dataset(session: Session, dataset_id: int | None, lock: Lock | None = None) -> None:
     """Raise `NotFound` or `Conflict` unless a named data set is there and can be used."""
     if dataset_id is None:
         return
-    dataset = dataset_in(session, dataset_id)
+    dataset = dataset_in(session, dataset_id, lock)
     if dataset.status != "READY":
         reason = dataset.error or "its rows are still being checked; try again soon"
         raise Conflict(f"Data set {dataset_id} ({dataset.name}) is {dataset.status}: {reason}")
@@ -64,7 +69,7 @@ async def create_dataset(
     Raises `DatasetInvalid` with the report if it can't be used; nothing of it is kept then.
     """
     uid = uuid4().hex
-    path = platform.ingestion.upload_path(uid)
+    path = platform.settings.uploads_dir / uid
     try:
         upload = await take(request, path)
         once = IdempotentRequest(f"POST {request.url.path}", key, upload.body_hash) if key else None
@@ -78,10 +83,7 @@ async def create_dataset(
     if dataset.uid != uid:
         # The same key has made it before.
         path.unlink(missing_ok=True)
-    with suppress(TimeoutError):
-        checks = asyncio.shield(platform.ingestion.start(dataset.id))
-        await asyncio.wait_for(checks, platform.settings.upload_wait_seconds)
-    dataset = await asyncio.to_thread(read_dataset, platform.database, created.resource_id)
+    dataset = await _checked(platform, dataset)
     if dataset.status == "INVALID":
         await asyncio.to_thread(delete_dataset, platform, dataset.id)
         raise DatasetInvalid(f"The data set can't be used: {dataset.error}", report=dataset.report)
@@ -89,11 +91,20 @@ async def create_dataset(
     return DatasetCreated(**detail.model_dump(), message=DONE if dataset.status == "READY" else WAITING)
 
 
+async def _checked(platform: Platform, dataset: Dataset) -> Dataset:
+    """Return the data set once the controller has checked it, or as it is when the waiting time is over."""
+    deadline = time.monotonic() + platform.settings.upload_wait_seconds
+    while dataset.status == "VALIDATING" and time.monotonic() < deadline:
+        await asyncio.sleep(POLL_SECONDS)
+        dataset = await asyncio.to_thread(read_dataset, platform.database, dataset.id)
+    return dataset
+
+
 def _insert(session: Session, uid: str, upload: Upload) -> tuple[int, Answer]:
     settings = upload.settings
     if settings.model_id is not None:
-        model_in(session, settings.model_id)
-    require_dataset(session, settings.held_out_dataset_id)
+        model_in(session, settings.model_id, "use")
+    require_dataset(session, settings.held_out_dataset_id, "use")
     if isinstance(settings, DatasetImport):
         source, name = settings.dataset, settings.dataset
     else:
@@ -115,7 +126,7 @@ async def preview(
 ) -> DatasetPreview:
     """Return the first rows of a data set that is ready."""
     dataset = await asyncio.to_thread(_ready, platform.database, dataset_id, model_id)
-    found = await platform.ingestion.preview(dataset, rows, rendered, model_id)
+    found = await platform.dataset_process.preview(dataset, rows, rendered, model_id)
     return DatasetPreview(id=dataset_id, rows=[PreviewRow(**row) for row in found])
 
 
@@ -130,12 +141,14 @@ def _ready(database: Database, dataset_id: int, model_id: int | None) -> Dataset
 def delete_dataset(platform: Platform, dataset_id: int) -> None:
     """Delete a data set and its rows; `Conflict` with what uses it, if anything does."""
     with platform.database.transaction() as session:
-        datasets, dataset = DatasetRepository(session), dataset_in(session, dataset_id)
+        datasets, dataset = DatasetRepository(session), dataset_in(session, dataset_id, "change")
         if dataset.status == "VALIDATING":
             raise Conflict(f"Data set {dataset_id} ({dataset.name}) is being checked; delete it when that is done.")
         users = datasets.users(dataset_id)
         if users:
-            raise Conflict(f"Data set {dataset_id} ({dataset.name}) is used by {', '.join(users)}; end those first.")
+            raise Conflict(
+                f"Data set {dataset_id} ({dataset.name}) is used by {', '.join(users)}; end or delete those first."
+            )
         datasets.remove(dataset)
         content = dataset.content_hash if dataset.content_hash and not datasets.shared(dataset) else None
     if content is not None:

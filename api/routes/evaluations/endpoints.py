@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response, status
 
 from api.idempotency import OnceOnly
+from api.listing import FlowFilters, Paged
 from api.platform import CurrentPlatform
 from api.routes.evaluations import comparing, samples, service
 from api.routes.evaluations.samples import Order
@@ -17,7 +18,7 @@ from api.routes.evaluations.schemas import (
     EvaluationSummary,
     SampleList,
 )
-from api.schemas import After, EvaluationId, Limit, ModelId
+from api.schemas import EvaluationId, ModelId
 from configs.recipe import MetricName
 
 router = APIRouter(tags=["evaluation"])
@@ -27,10 +28,12 @@ NOT_YET: dict[int | str, dict[str, Any]] = {202: {"model": EvaluateResponse, "de
 
 
 @router.get("/evaluations")
-def list_evaluations(platform: CurrentPlatform, limit: Limit = None, after: After = None) -> EvaluationList:
-    """Get all model evaluations."""
-    evaluations = service.list_evaluations(platform.database, limit, after)
-    return EvaluationList(evaluations=[EvaluationSummary.model_validate(evaluation) for evaluation in evaluations])
+def list_evaluations(platform: CurrentPlatform, paging: Paged, filters: FlowFilters) -> EvaluationList:
+    """Get all model evaluations, or those that are asked for."""
+    part = service.list_evaluations(platform.database, paging, filters)
+    return EvaluationList(
+        evaluations=[EvaluationSummary.model_validate(one) for one in part.entries], next_after=part.next_after
+    )
 
 
 # Before the route whose id would be "compare".

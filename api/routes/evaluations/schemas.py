@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AliasPath, Field
 
-from api.schemas import ResponseBody, Timestamp
+from api.schemas import CREATED_BY, NextAfter, ResponseBody, Timestamp
 from configs.recipe import EvaluationSettings, MetricName
 
 Status = Literal["PENDING", "RUNNING", "PAUSED", "COMPLETED", "FAILED", "CANCELLED"]
@@ -46,6 +46,7 @@ class EvaluationSummary(Metrics):
     model_id: int
     eval_name: str
     created_at: Timestamp
+    created_by: str | None = Field(description=CREATED_BY)
     completed_at: Timestamp | None
     status: Status
     progress: float | None = Field(
@@ -58,9 +59,10 @@ class EvaluationSummary(Metrics):
 
 
 class EvaluationList(ResponseBody):
-    """All evaluations, in id order."""
+    """Evaluations, in id order."""
 
     evaluations: list[EvaluationSummary]
+    next_after: NextAfter
 
 
 class EvaluateResponse(ResponseBody):

@@ -1,30 +1,34 @@
 """What the evaluation endpoints do: run an evaluation and wait for it, list what was found."""
 
 import asyncio
-from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from api.errors import EvaluationFailed, NotFound, ServiceDown
+from api.errors import Conflict, EvaluationFailed, NotFound, ServiceDown
+from api.generation.model_input import require_loadable
 from api.idempotency import Answer, IdempotentRequest, create_once
+from api.listing import Paging, Part
 from api.platform import Platform
 from api.routes.datasets.service import require_dataset
 from api.routes.evaluations.schemas import EvaluateRequest, EvaluateResponse, Metrics
-from api.routes.models.service import model_in, require_loadable
+from api.routes.models.service import model_in
 from configs.recipe import EvaluationParameters
 from registry.database import Database
-from registry.repositories.evaluations import EvaluationRepository
+from registry.repositories.datasets import DatasetRepository
+from registry.repositories.evaluations import EvaluationRepository, evaluated_rows
+from registry.repositories.paging import Filters
 from registry.run_states import TERMINAL
 from registry.submissions import evaluation_of_parameters
-from registry.tables import Evaluation
+from registry.tables import Evaluation, Model
 
 POLL_SECONDS = 0.2
 
 
-def list_evaluations(database: Database, limit: int | None, after: int | None) -> Sequence[Evaluation]:
-    """Return evaluations in id order."""
+def list_evaluations(database: Database, paging: Paging, filters: Filters) -> Part[Evaluation]:
+    """Return the wanted part of the evaluations."""
     with database.reading() as session:
-        return EvaluationRepository(session).list(limit, after)
+        evaluations = EvaluationRepository(session)
+        return paging.read(lambda limit, after, newest: evaluations.list(limit, after, filters, newest_first=newest))
 
 
 def read_evaluation(database: Database, evaluation_id: int) -> Evaluation:
@@ -44,14 +48,13 @@ async def evaluate(
 
     Raises `ServiceDown` before anything is accepted, and `EvaluationFailed` if the run ends without numbers.
     """
-    for service in ("prefect", "mlflow", "worker"):
-        platform.monitor.require(service)
+    await asyncio.to_thread(_require_services, platform)
     parameters = EvaluationParameters(model_id=model_id, **body.model_dump())
     created = await asyncio.to_thread(
         create_once, platform.database, once, lambda session: _insert_evaluation(session, parameters)
     )
     try:
-        await platform.reconciler.submit_waiting()
+        await platform.submission.submit_waiting()
     except ServiceDown:
         await asyncio.to_thread(_withdraw, platform.database, created.resource_id)
         raise
@@ -65,12 +68,31 @@ async def evaluate(
     return _answer(evaluation)
 
 
+def _require_services(platform: Platform) -> None:
+    for service in ("controller", "prefect", "mlflow", "worker"):
+        platform.monitor.require(service)
+
+
 def _insert_evaluation(session: Session, parameters: EvaluationParameters) -> tuple[int, Answer]:
-    require_loadable(model_in(session, parameters.model_id))
-    require_dataset(session, parameters.dataset_id)
-    require_dataset(session, parameters.held_out_dataset_id)
+    model = model_in(session, parameters.model_id, "use")
+    require_loadable(model)
+    require_dataset(session, parameters.dataset_id, "use")
+    require_dataset(session, parameters.held_out_dataset_id, "use")
+    _require_rows(session, parameters, model)
     evaluation = EvaluationRepository(session).add(evaluation_of_parameters(parameters))
     return evaluation.id, {}
+
+
+def _require_rows(session: Session, parameters: EvaluationParameters, model: Model) -> None:
+    """Raise `Conflict` if the rows that an evaluation is about when it names none have been deleted."""
+    datasets = DatasetRepository(session)
+    dataset_id, held_out_id = evaluated_rows(parameters.dataset_id, parameters.held_out_dataset_id, model)
+    gone = [one for one in (dataset_id, held_out_id) if one is not None and datasets.get(one) is None]
+    if gone:
+        raise Conflict(
+            f"Model {model.id} ({model.name}) was trained on data set {gone[0]}, which has been deleted: name "
+            "another one as dataset_id (GET /api/datasets lists those there are)."
+        )
 
 
 def _withdraw(database: Database, evaluation_id: int) -> None:

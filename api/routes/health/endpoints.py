@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter
 
+from api.monitor import is_healthy
 from api.platform import CurrentPlatform
 from api.routes.health.schemas import HealthResponse
 from api.version import VERSION
@@ -11,7 +12,8 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/health")
-async def check_health(platform: CurrentPlatform) -> HealthResponse:
-    """Check if the API is running."""
-    status = "healthy" if platform.monitor.healthy else "degraded"
-    return HealthResponse(status=status, timestamp=utcnow(), version=VERSION, parts=platform.monitor.services)
+def check_health(platform: CurrentPlatform) -> HealthResponse:
+    """Check if the API is running, and how services and background loops fare."""
+    services, loops = platform.monitor.services(), platform.monitor.loops()
+    status = "healthy" if is_healthy(services, loops) else "degraded"
+    return HealthResponse(status=status, timestamp=utcnow(), version=VERSION, parts=services, loops=loops)

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from api.generation.engine_client import EngineError
 from api.platform import CurrentPlatform, Platform
+from api.services import OK
 from registry.repositories.evaluations import EvaluationRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 
@@ -28,8 +29,13 @@ async def show_metrics(platform: CurrentPlatform) -> Response:
 def _platform(platform: Platform) -> bytes:
     registry = CollectorRegistry()
     up = Gauge("llm_platform_up", "Whether a service answered when last asked", ["part"], registry=registry)
-    for service in platform.monitor.services:
-        up.labels(service).set(platform.monitor.answers(service))
+    for name, service in platform.monitor.services().items():
+        up.labels(name).set(service["status"] == OK)
+    loop_ok = Gauge("llm_platform_loop_ok", "Whether a background loop has passed lately", ["loop"], registry=registry)
+    failures = Gauge("llm_platform_loop_failures", "Failed passes of a loop in a row", ["loop"], registry=registry)
+    for name, loop in platform.monitor.loops().items():
+        loop_ok.labels(name).set(loop["ok"])
+        failures.labels(name).set(loop["failures"])
     jobs = Gauge("llm_platform_training_jobs", "Training jobs by status", ["status"], registry=registry)
     evaluations = Gauge("llm_platform_evaluations", "Evaluations by status", ["status"], registry=registry)
     with platform.database.reading() as session:

@@ -4,13 +4,15 @@ import asyncio
 from dataclasses import asdict
 
 import httpx
+from filelock import Timeout
 
 from api.errors import Conflict, ServiceDown
 from api.platform import Platform
 from api.routes.models.schemas import Champion, Promoted, PromoteRequest, PromotionFigures
 from api.routes.models.service import read_model
 from registry.champions import CHAMPION
-from tasks.metrics.promotion import Contest, Figures, NotBetter, Promotion, PromotionImpossible, promote
+from registry.tables import Model
+from tasks.metrics.promotion import Contest, Figures, NotBetter, Promotion, PromotionImpossible, dismiss, promote
 
 
 async def promote_model(platform: Platform, model_id: int, body: PromoteRequest) -> Promoted:
@@ -35,6 +37,8 @@ def _promote(platform: Platform, model_id: int, body: PromoteRequest) -> Promote
             champion=champion and champion.model_dump(),
             figures=asdict(error.figures) if error.figures else None,
         ) from error
+    except Timeout as error:
+        raise Conflict("Another promotion is under way and does not end; try again in a minute.") from error
     except httpx.HTTPError as error:
         raise ServiceDown("mlflow", f"MLflow's registry does not answer ({error}); try again soon.") from error
     return _answer(promotion)
@@ -64,3 +68,16 @@ def _champion(contest: Contest) -> Champion | None:
     return Champion(
         model_id=contest.champion.id if contest.champion is not None else None, version=contest.reigning.version
     )
+
+
+def dismiss_champion(platform: Platform, model: Model) -> str | None:
+    """Take the alias from a model that has just been deleted; return what to say about it, if it was champion."""
+    if model.parameters is None:
+        return None
+    try:
+        name = dismiss(platform.settings, model)
+    except httpx.HTTPError as error:
+        return f"MLflow did not say whether it was champion ({error}); if it was, any promotion takes its place."
+    if name is None:
+        return None
+    return f"It was the champion of {name}, which has none now: models:/{name}@{CHAMPION} fails until one is promoted."

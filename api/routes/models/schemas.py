@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from api.schemas import ResponseBody, Timestamp
+from api.schemas import CREATED_BY, Deleted, NextAfter, ResponseBody, Timestamp
 from configs.recipe import NO_NUL, JobName, PromotionSettings
 from configs.strict import StrictModel
 
@@ -46,6 +46,7 @@ class ModelSummary(ResponseBody):
     model_size: str | None
     created_at: Timestamp
     updated_at: Timestamp
+    created_by: str | None = Field(description=CREATED_BY)
 
 
 class ModelDetail(ModelSummary):
@@ -58,9 +59,10 @@ class ModelDetail(ModelSummary):
 
 
 class ModelList(ResponseBody):
-    """All models, in id order."""
+    """Models, in id order."""
 
     models: list[ModelSummary]
+    next_after: NextAfter
 
 
 class ModelCreate(StrictModel):
@@ -81,6 +83,12 @@ class ModelCreated(ResponseBody):
     status: Status
     status_reason: str | None = None
     message: str
+
+
+class ModelDeleted(Deleted):
+    """Answer to a model's deletion."""
+
+    note: str | None = Field(None, description="What else changed: whether it was the champion of its base")
 
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=200)]

@@ -1,21 +1,16 @@
-"""From requests of OpenAI's shape to the engine and back: all the answers of one request, whole or as they come."""
+"""From requests of OpenAI's shape to those of the engine: all the answers that one request asks for."""
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
-from api.engine_server.schemas import EngineGenerateRequest, EngineGenerateResponse
+from api.engine_server.schemas import EngineGenerateRequest
 from api.platform import Platform
-from api.routes.models.service import count_generations, engine_request
 from api.routes.openai.fine_tuning.checkpoints import answering
 from api.routes.openai.schemas import CompletionUsage, GenerationOptions
-
-T = TypeVar("T")
-Event = tuple[int, dict[str, Any]]
-"""Index of an answer, and what the engine says of it: a piece of text, or that it is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +37,25 @@ class Asked:
 
 
 async def ask(
-    platform: Platform, prefix: str, options: GenerationOptions, inputs: Sequence[dict[str, Any]], **settings: Any
+    platform: Platform,
+    prefix: str,
+    options: GenerationOptions,
+    inputs: Sequence[dict[str, Any]],
+    max_new_tokens: int,
+    **settings: Any,
 ) -> Asked:
     """Return what the engine is to be asked: each of the `inputs` (prompt, ids or messages) `n` times.
 
-    Raises `NotFound`, `Conflict` and `ServiceDown` where the model can't answer.
+    Raises `Invalid` for more than one request may ask for, and `NotFound`, `Conflict` and `ServiceDown` where the model
+    can't answer.
     """
+    platform.generations.require_bounded(len(inputs), options.answers, max_new_tokens, "max_tokens")
+    settings["max_new_tokens"] = max_new_tokens
 
     def prepare() -> list[EngineGenerateRequest]:
-        model, adapter = answering(platform, options.model)
+        fields = platform.generations.inputs.fields(*answering(platform, options.model))
         return [
-            engine_request(
-                platform, model, adapter, **one, **settings, **options.sampling(), seed=_seed(options, index)
-            )
+            EngineGenerateRequest(**fields, **one, **settings, **options.sampling(), seed=_seed(options, index))
             for one in inputs
             for index in range(options.answers)
         ]
@@ -65,52 +66,3 @@ async def ask(
 
 def _seed(options: GenerationOptions, index: int) -> int | None:
     return None if options.seed is None else options.seed + index
-
-
-async def whole(platform: Platform, asked: Asked) -> list[EngineGenerateResponse]:
-    """Return all answers; raises what the engine's client raises, after cancelling the others."""
-    answers = await all_of(platform.engine.generate(request) for request in asked.requests)
-    await asyncio.to_thread(count_generations, platform.database, len(answers))
-    return answers
-
-
-async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Return all results, in order; the first failure is raised, after cancelling the others."""
-    tasks = [asyncio.create_task(one) for one in work]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-async def pieces(platform: Platform, asked: Asked) -> AsyncGenerator[Event, None]:
-    """Yield the events of all answers as they come; raises what the engine's client raises.
-
-    Ending early cancels every answer.
-    """
-    events: asyncio.Queue[Event | Exception] = asyncio.Queue()
-
-    async def forward(index: int, request: EngineGenerateRequest) -> None:
-        try:
-            async for event in platform.engine.stream(request):
-                await events.put((index, event))
-        except Exception as error:  # noqa: BLE001 - raised again by whoever reads the queue
-            await events.put(error)
-
-    tasks = [asyncio.create_task(forward(index, request)) for index, request in enumerate(asked.requests)]
-    running = len(tasks)
-    try:
-        while running:
-            event = await events.get()
-            if isinstance(event, Exception):
-                raise event
-            running -= bool(event[1].get("done"))
-            yield event
-    finally:
-        for task in tasks:
-            task.cancel()
-        # Not gathered: cancelled again while it waits, `gather` would cancel them in the middle of hanging up, and the
-        # engine would go on for nobody.
-        await asyncio.wait(tasks)
-    await asyncio.to_thread(count_generations, platform.database, len(tasks))

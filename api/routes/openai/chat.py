@@ -6,7 +6,7 @@ from fastapi import Response
 from fastapi.responses import JSONResponse
 
 from api.platform import Platform
-from api.routes.openai.answers import ask, pieces, whole
+from api.routes.openai.answers import ask
 from api.routes.openai.schemas import DEFAULT_CHAT_TOKENS, ChatRequest
 from api.routes.openai.sse import stream
 
@@ -26,9 +26,9 @@ async def chat(platform: Platform, body: ChatRequest) -> Response:
     )
     if body.stream:
         usage = body.stream_options is not None and body.stream_options.include_usage
-        events = pieces(platform, asked)
+        events = platform.generations.pieces(asked.requests)
         return await stream(asked, CHUNK, events, _Chunks(len(asked.requests)), include_usage=usage)
-    answers = await whole(platform, asked)
+    answers = await platform.generations.whole(asked.requests)
     choices = [
         {
             "index": index,

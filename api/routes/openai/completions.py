@@ -6,7 +6,7 @@ from fastapi import Response
 from fastapi.responses import JSONResponse
 
 from api.platform import Platform
-from api.routes.openai.answers import ask, pieces, whole
+from api.routes.openai.answers import ask
 from api.routes.openai.schemas import DEFAULT_COMPLETION_TOKENS, CompletionRequest
 from api.routes.openai.sse import stream
 
@@ -23,9 +23,9 @@ async def complete(platform: Platform, body: CompletionRequest) -> Response:
     prompts = [str(request.prompt or "") if body.echo else "" for request in asked.requests]
     if body.stream:
         usage = body.stream_options is not None and body.stream_options.include_usage
-        events = pieces(platform, asked)
+        events = platform.generations.pieces(asked.requests)
         return await stream(asked, KIND, events, _Chunks(prompts), include_usage=usage)
-    answers = await whole(platform, asked)
+    answers = await platform.generations.whole(asked.requests)
     choices = [
         {
             "index": index,

@@ -9,21 +9,17 @@ from typing import Annotated, Any, Literal
 from fastapi import Response
 from pydantic import Field, StringConstraints, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from api.engine_server.schemas import EngineEmbedRequest
+from api.engine_server.schemas import EngineEmbedRequest, EngineEmbedResponse
 from api.errors import Invalid
 from api.platform import Platform
-from api.routes.models.service import engine_model
-from api.routes.openai.answers import all_of
 from api.routes.openai.fine_tuning.checkpoints import answering
 from api.routes.openai.schemas import ModelName, Prompt, TokenIds
 from api.schemas import ResponseBody
 from configs.strict import StrictModel
 
 MOST_INPUTS = 2048
-INPUTS_AT_ONCE = 16
-"""How many inputs of one request are in the engine at a time: a long list must not fill the line for all others."""
 Text = Annotated[str, StringConstraints(min_length=1)]
-Inputs = Annotated[list[Prompt], Field(min_length=1, max_length=MOST_INPUTS)]
+Inputs = Annotated[list[Prompt], Field(min_length=1, max_length=MOST_INPUTS, fail_fast=True)]
 
 
 def _in_one_sentence(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
@@ -86,21 +82,18 @@ class EmbeddingsResponse(ResponseBody):
 
 async def embed(platform: Platform, body: EmbeddingsRequest) -> Response:
     """Return the vectors of all inputs; raises `NotFound`, `Conflict`, `ServiceDown`, `Invalid`, engine errors."""
-    places = asyncio.Semaphore(INPUTS_AT_ONCE)
 
-    async def one(request: EngineEmbedRequest) -> tuple[bytes, int]:
-        async with places:
-            answer = await platform.engine.embed(request)
+    def unit(answer: EngineEmbedResponse) -> tuple[bytes, int]:
         return _unit(answer.embedding, body.dimensions), answer.prompt_tokens
 
-    found = await all_of(one(request) for request in await asyncio.to_thread(_requests, platform, body))
+    found = await platform.generations.embeddings(await asyncio.to_thread(_requests, platform, body), unit)
     content = await asyncio.to_thread(_content, body, found)
     return Response(content, media_type="application/json")
 
 
 def _requests(platform: Platform, body: EmbeddingsRequest) -> list[EngineEmbedRequest]:
-    model = engine_model(platform, *answering(platform, body.model))
-    return [EngineEmbedRequest(**model, **one) for one in body.inputs()]
+    fields = platform.generations.inputs.fields(*answering(platform, body.model))
+    return [EngineEmbedRequest(**fields, **one) for one in body.inputs()]
 
 
 def _unit(vector: list[float], dimensions: int | None) -> bytes:

@@ -1,12 +1,11 @@
 """OpenAI's endpoints: models, completions, chat, embeddings."""
 
-from collections.abc import Awaitable
-
 from fastapi import APIRouter, Request, Response
 
 from api.errors import Invalid
-from api.generation.connections import ClientGone, unless_gone
+from api.generation.connections import answered
 from api.platform import CurrentPlatform
+from api.routes.models.promotion import dismiss_champion
 from api.routes.models.service import delete_model
 from api.routes.openai import names
 from api.routes.openai.chat import chat
@@ -19,7 +18,6 @@ from registry.clock import unix_seconds
 from registry.tables import Model
 
 router = APIRouter(tags=["openai"])
-CLIENT_CLOSED_REQUEST = 499
 
 
 @router.get("/models")
@@ -47,33 +45,26 @@ def delete_fine_tuned_model(platform: CurrentPlatform, name: str) -> ModelDelete
         model = names.named(session, name)
     if model.adapter is None:
         raise Invalid(f"model is '{name}', a base model; only fine-tuned models are deleted here.")
-    delete_model(platform, model.id)
+    dismiss_champion(platform, delete_model(platform, model.id))
     return ModelDeleted(id=name)
 
 
 @router.post("/completions", responses=EVENT_STREAM, response_model=None)
 async def create_completion(platform: CurrentPlatform, request: Request, body: CompletionRequest) -> Response:
     """Continue a text."""
-    return await _answer(request, complete(platform, body))
+    return await answered(request, complete(platform, body))
 
 
 @router.post("/chat/completions", responses=EVENT_STREAM, response_model=None)
 async def create_chat_completion(platform: CurrentPlatform, request: Request, body: ChatRequest) -> Response:
     """Answer a conversation."""
-    return await _answer(request, chat(platform, body))
+    return await answered(request, chat(platform, body))
 
 
 @router.post("/embeddings", response_model=EmbeddingsResponse)
 async def create_embeddings(platform: CurrentPlatform, request: Request, body: EmbeddingsRequest) -> Response:
     """Turn texts into vectors of unit length."""
-    return await _answer(request, embed(platform, body))
-
-
-async def _answer(request: Request, work: Awaitable[Response]) -> Response:
-    try:
-        return await unless_gone(request, work)
-    except ClientGone:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return await answered(request, embed(platform, body))
 
 
 def _model_object(model: Model) -> ModelObject:

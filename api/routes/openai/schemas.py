@@ -7,18 +7,20 @@ from pydantic.config import JsonDict
 
 from api.routes.models.schemas import StopString, StopStrings
 from api.schemas import ResponseBody
-from configs.strict import StrictModel, as_integer
+from configs.strict import JsonObject, StrictModel, as_integer
 
 MOST_CHOICES = 128
 MOST_LOGPROBS = 20
+MOST_LABELS = 16
 DEFAULT_COMPLETION_TOKENS = 16
 DEFAULT_CHAT_TOKENS = 1024
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Tokens = Annotated[int, Field(ge=1, le=1_048_576)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(as_integer)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+# A list of a million wrong items is wrong at its first one.
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 Prompt = TypeVar("Prompt")
-Prompts = Annotated[list[Prompt], Field(min_length=1)]
+Prompts = Annotated[list[Prompt], Field(min_length=1, fail_fast=True)]
 NotSupported = Annotated[float, Field(ge=0, le=0, description="Only 0: not supported")]
 
 
@@ -57,7 +59,9 @@ class GenerationOptions(StrictModel):
     frequency_penalty: NotSupported | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = Field(None, description="Not supported")
     user: str | None = Field(None, description="A label of the client's; not stored")
-    metadata: dict[str, str] | None = Field(None, description="A label of the client's; not stored")
+    metadata: dict[str, str] | None = Field(
+        None, max_length=MOST_LABELS, description="Labels of the client's; not stored"
+    )
 
     @property
     def answers(self) -> int:
@@ -130,7 +134,7 @@ class JsonSchema(StrictModel):
 
     name: str = ""
     description: str | None = None
-    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
+    schema_: JsonObject = Field(default_factory=dict, alias="schema")
     strict: bool | None = None
 
 
@@ -173,7 +177,7 @@ class ChatRequest(GenerationOptions):
 
     model_config = ConfigDict(json_schema_extra={"not": TOP_WITHOUT_LOGPROBS})
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, fail_fast=True)
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = Field(None, description=f"{DEFAULT_CHAT_TOKENS} if left out")
     logprobs: bool | None = None

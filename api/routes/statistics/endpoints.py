@@ -12,4 +12,4 @@ router = APIRouter(tags=["statistics"])
 @router.get("/statistics")
 def get_statistics(platform: CurrentPlatform) -> StatisticsResponse:
     """Get overall platform statistics."""
-    return read_statistics(platform.database)
+    return read_statistics(platform)

@@ -1,15 +1,20 @@
 """What the statistics say."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
+from api.platform import Platform
 from api.routes.statistics.schemas import StatisticsResponse
 from registry.clock import utcnow
-from registry.database import Database
-from registry.repositories.statistics import StatisticsRepository
+from registry.repositories.statistics import PlatformCounts, StatisticsRepository
 
 
-def read_statistics(database: Database) -> StatisticsResponse:
-    """Return the counts, from the database alone."""
-    with database.reading() as session:
-        counts = StatisticsRepository(session).counts()
+def read_statistics(platform: Platform) -> StatisticsResponse:
+    """Return the counts: the database's, with the answers of this process that are not yet in it."""
+
+    def stored() -> PlatformCounts:
+        with platform.database.reading() as session:
+            return StatisticsRepository(session).counts()
+
+    counts, pending = platform.generations.counter.with_pending(stored)
+    counts = replace(counts, total_generations=counts.total_generations + pending)
     return StatisticsResponse(**asdict(counts), timestamp=utcnow())

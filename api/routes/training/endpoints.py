@@ -7,6 +7,7 @@ from fastapi import APIRouter, Header, Request, Response, status
 from fastapi.responses import StreamingResponse
 
 from api.idempotency import OnceOnly
+from api.listing import FlowFilters, Paged
 from api.platform import CurrentPlatform
 from api.routes.training import events, lifecycle, service
 from api.routes.training.presenter import summary_of
@@ -18,8 +19,7 @@ from api.routes.training.schemas import (
     TrainingList,
     TrainingTransition,
 )
-from api.schemas import EVENT_STREAM, After, Deleted, JobId, Limit
-from configs.recipe import LARGEST_ID
+from api.schemas import EVENT_STREAM, LARGEST_EVENT_ID, AfterEvent, Deleted, JobId, Limit
 
 router = APIRouter(prefix="/training", tags=["training"])
 
@@ -29,9 +29,10 @@ NOT_YET: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("")
-def list_training_jobs(platform: CurrentPlatform, limit: Limit = None, after: After = None) -> TrainingList:
-    """Get all training jobs."""
-    return TrainingList(training_jobs=[summary_of(job) for job in service.list_jobs(platform.database, limit, after)])
+def list_training_jobs(platform: CurrentPlatform, paging: Paged, filters: FlowFilters) -> TrainingList:
+    """Get all training jobs, or those that are asked for."""
+    part = service.list_jobs(platform.database, paging, filters)
+    return TrainingList(training_jobs=[summary_of(job) for job in part.entries], next_after=part.next_after)
 
 
 @router.post("", status_code=status.HTTP_201_CREATED)
@@ -59,8 +60,8 @@ async def get_training_events(
     job_id: JobId,
     request: Request,
     limit: Limit = None,
-    after: After = None,
-    last_event_id: Annotated[int, Header(ge=0, le=LARGEST_ID, description="Where a stream was cut off")] = 0,
+    after: AfterEvent = None,
+    last_event_id: Annotated[int, Header(ge=0, le=LARGEST_EVENT_ID, description="Where a stream was cut off")] = 0,
 ) -> Response | TrainingEvents:
     """Get what happened to a training job; with `Accept: text/event-stream`, as it happens."""
     first = await asyncio.to_thread(events.read_events, platform.database, job_id, after, limit)

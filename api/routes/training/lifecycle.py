@@ -11,13 +11,14 @@ from api.platform import Platform
 from api.routes.training.schemas import TrainingTransition
 from api.routes.training.service import read_job
 from registry.database import Database
+from registry.repositories.datasets import DatasetRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.run_states import TERMINAL
 from registry.tables import TrainingJob
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.2
 
 
 async def pause_job(platform: Platform, job_id: int) -> TrainingTransition:
@@ -59,18 +60,45 @@ async def restart_job(platform: Platform, job_id: int) -> TrainingTransition:
     job = await _present(platform, job_id)
     if job.status not in ("CANCELLED", "FAILED"):
         raise Conflict(f"Training job {job_id} is {job.status}; only a CANCELLED or FAILED job can be restarted.")
-    run = await _flow_run_of(platform, job)
-    if not await platform.orchestrator.retry(run, "Restarted by hand; it goes on from its newest checkpoint."):
-        raise Conflict(f"Training job {job_id} can't be restarted: its run is {run.state_name} in Prefect.")
+    await asyncio.to_thread(_require_rows, platform.database, job)
+    if job.flow_run_id is None:
+        await asyncio.to_thread(_submit_again, platform.database, job_id)
+        await platform.submission.submit_waiting()
+    else:
+        run = await _flow_run_of(platform, job)
+        if not await platform.orchestrator.retry(run, "Restarted by hand; it goes on from its newest checkpoint."):
+            raise Conflict(f"Training job {job_id} can't be restarted: its run is {run.state_name} in Prefect.")
     await asyncio.to_thread(_forgive, platform.database, job_id)
     job = await _wait(platform, job_id, lambda job: job.status not in ("CANCELLED", "FAILED"))
     return TrainingTransition(id=job.id, status=job.status, message="Training job restarted successfully")
 
 
+def _require_rows(database: Database, job: TrainingJob) -> None:
+    """Raise `Conflict` if a data set that the job was to train on is gone: it would fail, and stay as it is."""
+    with database.reading() as session:
+        datasets = DatasetRepository(session)
+        named = [job.recipe.get("dataset_id"), job.recipe.get("held_out_dataset_id")]
+        gone = [dataset_id for dataset_id in named if dataset_id is not None and datasets.get(dataset_id) is None]
+    if gone:
+        raise Conflict(
+            f"Training job {job.id} can't be restarted: data set {gone[0]}, which it trains on, has been deleted. "
+            "Upload the rows again and start a new job on them; this one's checkpoints stay until it is deleted."
+        )
+
+
+def _submit_again(database: Database, job_id: int) -> None:
+    """Give a job whose run was deleted in Prefect a new one."""
+    with database.transaction() as session:
+        jobs = TrainingJobRepository(session)
+        job = jobs.require(job_id)
+        if job.flow_run_id is None and job.status in TERMINAL:
+            jobs.submit_again(job)
+
+
 def _forgive(database: Database, job_id: int) -> None:
     """A job that a person restarts gets its full number of attempts again."""
     with database.transaction() as session:
-        TrainingJobRepository(session).require(job_id).crashes = 0
+        TrainingJobRepository(session).require(job_id, "change").crashes = 0
 
 
 async def resume_job(platform: Platform, job_id: int) -> TrainingTransition:
@@ -78,7 +106,8 @@ async def resume_job(platform: Platform, job_id: int) -> TrainingTransition:
     job = await _present(platform, job_id)
     if job.status != "PAUSED" and not job.pausing:
         raise Conflict(f"Training job {job_id} is {job.status}; only a PAUSED job can be resumed.")
-    assert job.flow_run_id is not None
+    if job.flow_run_id is None:
+        raise Conflict(f"Training job {job_id} is being submitted to Prefect again; try again in a few seconds.")
     if not await platform.orchestrator.resume(job.flow_run_id):
         raise Conflict(f"Training job {job_id} can't be resumed: Prefect says that its run is not paused.")
     attempt = job.attempt
@@ -103,7 +132,7 @@ async def _present(platform: Platform, job_id: int) -> TrainingJob:
     if job.flow_run_id is None:
         return job
     try:
-        await platform.reconciler.refresh(TrainingJobRepository, job.flow_run_id)
+        await platform.state_sync.refresh(TrainingJobRepository, job.flow_run_id)
     except ServiceDown as error:
         # What needs Prefect will say so; what the last known status forbids is answered by that.
         logger.warning("training job %d is as last seen: %s", job_id, error)
@@ -112,12 +141,15 @@ async def _present(platform: Platform, job_id: int) -> TrainingJob:
 
 async def _flow_run_of(platform: Platform, job: TrainingJob) -> FlowRun:
     if job.flow_run_id is None:
-        await platform.reconciler.submit_waiting()
+        await platform.submission.submit_waiting()
         job = await asyncio.to_thread(read_job, platform.database, job.id)
-    assert job.flow_run_id is not None
+    if job.flow_run_id is None:
+        raise Conflict(f"Training job {job.id} is {job.status}: {job.error or 'it is being submitted; try again soon'}")
     run = await platform.orchestrator.flow_run(job.flow_run_id)
     if run is None:
-        raise Conflict(f"The flow run of training job {job.id} was deleted in Prefect.")
+        raise Conflict(
+            f"The flow run of training job {job.id} has just been deleted in Prefect; try again in a second."
+        )
     return run
 
 
@@ -125,8 +157,7 @@ async def _wait(platform: Platform, job_id: int, done: Callable[[TrainingJob], b
     """Return the job once `done` holds of it, or as it is when the waiting time is over."""
     deadline = time.monotonic() + platform.settings.pause_wait_seconds
     while True:
-        platform.reconciler.wake()
-        job = await asyncio.to_thread(read_job, platform.database, job_id)
+        job = await _present(platform, job_id)
         if done(job) or time.monotonic() > deadline:
             return job
         await asyncio.sleep(POLL_SECONDS)

@@ -19,7 +19,7 @@ from registry.repositories.training_jobs import TrainingJobRepository
 from registry.tables import Model
 from registry.weights import count_parameters, weights_on_disk
 from tasks.training.errors import DoesNotFit
-from tasks.training.estimate import ModelSizes, StepShape, likely_path, sizes_of
+from tasks.training.estimate import ModelSizes, StepShape, likely_backend, sizes_of
 from tasks.training.machine import free_memory, gpus
 from tasks.training.planning import GB, Workload, plan_step
 
@@ -106,7 +106,7 @@ def _shape(
     if job.method == "qlora":
         frozen_bytes = sizes.four_bit_bytes(parameters, element_bytes)
     return StepShape(
-        path=likely_path(config) if packed else "padded",
+        backend=likely_backend(config) if packed else "padded",
         element_bytes=element_bytes,
         frozen_bytes=frozen_bytes,
         trained_parameters=sizes.adapter_parameters(job.lora_r, job.target_modules),

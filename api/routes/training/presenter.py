@@ -3,6 +3,7 @@
 from typing import Any
 
 from api.routes.training.schemas import Attempt, MemoryPlan, PastAttempt, TrainingDetail, TrainingEvent, TrainingSummary
+from registry.stored_values import finite
 from registry.tables import JobEvent, TrainingJob
 
 
@@ -24,7 +25,8 @@ def detail_of(
         lora_r=job.recipe.get("lora_r"),
         lora_alpha=job.recipe.get("lora_alpha"),
         lora_dropout=job.recipe.get("lora_dropout"),
-        current_loss=job.current_loss,
+        # Older versions stored numbers that are none, which JSON has no word for.
+        current_loss=finite(job.current_loss),
         logs="\n".join(log_lines),
         attempts=[PastAttempt(**attempt) for attempt in attempts],
         queue_position=queue_position,
@@ -36,8 +38,8 @@ def detail_of(
         stopped_early=_stopped_early(job),
         step=job.step,
         total_steps=job.total_steps,
-        eval_loss=job.eval_loss,
-        tokens_per_second=job.tokens_per_second,
+        eval_loss=finite(job.eval_loss),
+        tokens_per_second=finite(job.tokens_per_second),
         recipe=job.recipe,
         trained_tokens=job.trained_tokens,
         metadata=job.labels,
@@ -63,6 +65,7 @@ def _summary_fields(job: TrainingJob) -> dict[str, Any]:
         "learning_rate": job.recipe["learning_rate"],
         "batch_size": job.recipe["batch_size"],
         "created_at": job.created_at,
+        "created_by": job.created_by,
         "started_at": job.started_at,
         "completed_at": job.completed_at,
     }

@@ -3,15 +3,17 @@
 import asyncio
 import logging
 import shutil
-from collections.abc import Sequence
+import struct
 
 from sqlalchemy.orm import Session
 
 from api.errors import Conflict, Invalid, NotFound, ServiceDown, TooLittleMemory
+from api.generation.model_input import require_loadable
 from api.idempotency import Answer, IdempotentRequest, create_once
+from api.listing import Paging, Part
 from api.platform import Platform
 from api.routes.datasets.service import require_dataset
-from api.routes.models.service import model_in, require_loadable
+from api.routes.models.service import model_in
 from api.routes.training.memory import has_gpu, lack_of_memory
 from api.routes.training.presenter import detail_of
 from api.routes.training.schemas import TrainingCreate, TrainingCreated, TrainingDetail
@@ -19,10 +21,14 @@ from configs.dataset import BUILT_IN_DATASET_ID
 from configs.recipe import Method
 from registry.attempts import attempt_is_alive
 from registry.database import Database
+from registry.repositories.locking import Lock
+from registry.repositories.models import ModelRepository
+from registry.repositories.paging import Filters
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.run_states import TERMINAL
 from registry.submissions import job_of_parameters
 from registry.tables import TrainingJob
+from registry.weights import linear_layers, weights_on_disk
 from tasks.job.folder import JobFolder, served_prefix
 from tasks.training.errors import MethodUnavailable
 from tasks.training.installed import require_bitsandbytes
@@ -34,10 +40,11 @@ CREATED = "Training job created and started successfully"
 ACCEPTED = "Training job created; it starts as soon as the Prefect server answers"
 
 
-def list_jobs(database: Database, limit: int | None, after: int | None) -> Sequence[TrainingJob]:
-    """Return training jobs in id order."""
+def list_jobs(database: Database, paging: Paging, filters: Filters) -> Part[TrainingJob]:
+    """Return the wanted part of the training jobs."""
     with database.reading() as session:
-        return TrainingJobRepository(session).list(limit, after)
+        jobs = TrainingJobRepository(session)
+        return paging.read(lambda limit, after, newest: jobs.list(limit, after, filters, newest_first=newest))
 
 
 def read_job(database: Database, job_id: int) -> TrainingJob:
@@ -46,9 +53,9 @@ def read_job(database: Database, job_id: int) -> TrainingJob:
         return job_in(session, job_id)
 
 
-def job_in(session: Session, job_id: int) -> TrainingJob:
+def job_in(session: Session, job_id: int, lock: Lock | None = None) -> TrainingJob:
     """Return the job within a session, or raise `NotFound`."""
-    job = TrainingJobRepository(session).get(job_id)
+    job = TrainingJobRepository(session).get(job_id, lock)
     if job is None:
         raise NotFound(f"There is no training job with the id {job_id}; GET /api/training lists those there are.")
     return job
@@ -67,14 +74,24 @@ def read_detail(database: Database, job_id: int) -> TrainingDetail:
 def delete_job(platform: Platform, job_id: int) -> None:
     """Delete an ended job with its events and checkpoints; the model that it made stays."""
     with platform.database.transaction() as session:
-        job = job_in(session, job_id)
-        if job.status not in TERMINAL or attempt_is_alive(job):
+        job = job_in(session, job_id, "change")
+        if job.status not in TERMINAL:
             raise Conflict(f"Training job {job_id} is {job.status}; cancel it before you delete it.")
+        if attempt_is_alive(job):
+            raise Conflict(
+                f"Training job {job_id} is {job.status}, but its process is still leaving the device (process "
+                f"{job.attempt_pid} on {job.attempt_host}); try again in a few seconds."
+            )
         TrainingJobRepository(session).remove(job)
         checkpoints = list(platform.settings.adapters_dir.glob(f"{served_prefix(job.uid)}*"))
     # After the commit: files without a job are litter, a job without its files would be a lie.
     for folder in (JobFolder(platform.settings.jobs_dir, job_id).path, *checkpoints):
         shutil.rmtree(folder, ignore_errors=True)
+    # Nobody's write waits for a hundred thousand events to go; what a killed process has left goes with the next job's.
+    while True:
+        with platform.database.transaction() as session:
+            if not TrainingJobRepository(session).remove_events():
+                return
 
 
 async def create_job(platform: Platform, body: TrainingCreate, once: IdempotentRequest | None) -> Answer:
@@ -83,12 +100,13 @@ async def create_job(platform: Platform, body: TrainingCreate, once: IdempotentR
     message = CREATED if platform.monitor.answers("prefect") else ACCEPTED
     # Looked at before the transaction, and for its eyes only: the answer to a repeated key does not depend on it.
     await asyncio.to_thread(_require_devices, platform, body.devices)
+    await asyncio.to_thread(_require_layers, platform, body)
     lack = await asyncio.to_thread(lack_of_memory, platform, body)
     created = await asyncio.to_thread(
         create_once, platform.database, once, lambda session: _insert_job(session, body, message, lack)
     )
     try:
-        await platform.reconciler.submit_waiting()
+        await platform.submission.submit_waiting()
     except ServiceDown as error:
         logger.warning("training job %d waits to be submitted: %s", created.resource_id, error)
     return created.answer
@@ -109,12 +127,46 @@ def _require_devices(platform: Platform, devices: int) -> None:
         raise Invalid(f"devices is {devices}, but this machine has {len(gpus())} GPUs: ask for that many at most.")
 
 
+def _require_layers(platform: Platform, body: TrainingCreate) -> None:
+    """Raise `Invalid`, with the names there are, if `target_modules` names a layer that the model has not.
+
+    Nothing is said of a model that is not on this machine, or that is damaged: the trainer sees it.
+    """
+    if body.target_modules is None:
+        return
+    with platform.database.reading() as session:
+        model = ModelRepository(session).get(body.model_id)
+    folder = weights_on_disk(model, platform.settings) if model is not None else None
+    if folder is None:
+        return
+    try:
+        layers = linear_layers(folder)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, struct.error):
+        return
+    # In memory a layer's name may have a prefix that its file leaves out.
+    ends = {name: name.split(".") for name in layers}
+    unknown = [target for target in body.target_modules if not any(_matches(parts, target) for parts in ends.values())]
+    if layers and unknown:
+        accepted = ", ".join(sorted({parts[-1] for parts in ends.values()}))
+        raise Invalid(
+            f"target_modules names {', '.join(unknown)}, which is no linear layer of a block of model {body.model_id}; "
+            f"it has: {accepted}."
+        )
+
+
+def _matches(layer: list[str], target: str) -> bool:
+    """Return whether a target is a layer's name or a dotted end of it, or the other way round."""
+    parts = target.split(".")
+    shared = min(len(parts), len(layer))
+    return parts[-shared:] == layer[-shared:]
+
+
 def _insert_job(
     session: Session, body: TrainingCreate, message: str, lack: TooLittleMemory | None
 ) -> tuple[int, Answer]:
-    require_loadable(model_in(session, body.model_id))
-    require_dataset(session, body.dataset_id)
-    require_dataset(session, body.held_out_dataset_id)
+    require_loadable(model_in(session, body.model_id, "use"))
+    require_dataset(session, body.dataset_id, "use")
+    require_dataset(session, body.held_out_dataset_id, "use")
     if body.held_out_dataset_id == (body.dataset_id or BUILT_IN_DATASET_ID):
         message = f"Data set {body.held_out_dataset_id} is the one to train on; hold out the rows of another one."
         raise Conflict(message)

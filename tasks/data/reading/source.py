@@ -2,31 +2,20 @@
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.data.examples import DatasetError, Example
+from tasks.data.examples import DatasetError
 from tasks.data.reading.formats import FileFormat, detect, read_rows
 from tasks.data.reading.parquet import parquet_columns
 from tasks.data.reading.shapes import COLUMN_NAMES, Shape, shape_of, to_example
+from tasks.data.source import SourceExample
 
 _FIRST_ROWS = 20
 _MOST_UNREADABLE_ROWS = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class SourceExample:
-    """A row of a file as an example, or why it cannot be used."""
-
-    number: int
-    """Line in the file (JSON lines, CSV, text), index from 1 (JSON), or row (Parquet)."""
-    example: Example | None
-    error: str | None = None
-    """One sentence, without the number."""
-
-
-class ExampleSource:
-    """The examples of a file, read anew, row by row, each time it is iterated."""
+class FileSource:
+    """The examples of a file, read again, row by row, each time it is iterated; an `ExampleSource`."""
 
     def __init__(self, path: Path, file_format: FileFormat, shape: Shape, columns: list[str]) -> None:
         self.file_format = file_format
@@ -51,7 +40,7 @@ class ExampleSource:
             yield SourceExample(number, example, error)
 
 
-def open_source(path: Path, columns: Mapping[str, str] | None = None) -> ExampleSource:
+def open_source(path: Path, columns: Mapping[str, str] | None = None) -> FileSource:
     """Find out a file's format and, from its first rows, the shape that all its rows must have.
 
     `columns` names the file's column for fields whose name differs, {"question": "Frage"}. Raises DatasetError for a
@@ -60,7 +49,7 @@ def open_source(path: Path, columns: Mapping[str, str] | None = None) -> Example
     mapping = columns or {}
     file_format = detect(path, COLUMN_NAMES.union(mapping.values()))
     names = _column_names(path, file_format)
-    return ExampleSource(path, file_format, shape_of(names, mapping), names)
+    return FileSource(path, file_format, shape_of(names, mapping), names)
 
 
 def _column_names(path: Path, file_format: FileFormat) -> list[str]:

@@ -1,4 +1,4 @@
-"""LoRA adapters as panels, beside one another in memory: a step picks each row's own by address."""
+"""LoRA adapters packed in panels: a step finds each row's adapter by its address."""
 
 from collections.abc import Iterator
 from itertools import accumulate
@@ -18,7 +18,7 @@ PRODUCTS: tuple[ProductName, ...] = ("qkv", "output", "up", "down")
 
 
 class AdapterMemory:
-    """The adapters in memory, each in a slot of its own; slots are used again."""
+    """The adapters in memory, each in a slot; slots are reused."""
 
     def __init__(self, shape: Shape, dtype: torch.dtype, pairs: bool) -> None:
         """`pairs`: whether the step takes inputs by twos."""
@@ -56,7 +56,7 @@ class AdapterMemory:
         return slot, memory.nbytes
 
     def drop(self, slot: int) -> None:
-        """Let go of an adapter."""
+        """Free an adapter."""
         self.tables.downs[slot] = 0
         self.tables.ups[slot] = 0
         del self._held[slot]
@@ -76,16 +76,16 @@ class AdapterMemory:
                     yield from ((number, product, *up) for up in self._ups(product, layer[name]))
 
     def _ups(self, product: int, factors: Factors) -> Iterator[tuple[tuple[int, int], Array]]:
-        """Yield each part's rows of the up factor that are not zero, the ranks of its own module, in whole pairs."""
+        """Yield each part's nonzero rows of the up factor: its own module's ranks, widened to even bounds."""
         first_part = sum(len(parts) for parts in self._parts[:product])
         for number, up in enumerate(torch.split(factors.up.to(self._dtype), self._parts[product], dim=1)):
             used = up.any(dim=1).nonzero().flatten().tolist()
             if used:
-                pairs = _whole_pairs(used[0], used[-1] + 1)
+                pairs = _even_range(used[0], used[-1] + 1)
                 rows = up[pairs.start : pairs.stop].t()
-                whole = rows.new_zeros(panels_of(len(rows)) * PANEL, len(pairs))
-                whole[: len(rows), : rows.shape[1]] = rows
-                yield (first_part + number, pairs.start), self._panels(whole)
+                padded = rows.new_zeros(panels_of(len(rows)) * PANEL, len(pairs))
+                padded[: len(rows), : rows.shape[1]] = rows
+                yield (first_part + number, pairs.start), self._panels(padded)
 
     def _panels(self, weight: Tensor) -> Array:
         out = np.empty((len(weight) // PANEL, weight.shape[1], PANEL), dtype=stored(weight[:0]).dtype)
@@ -99,9 +99,9 @@ def bytes_of_adapter(folder: Path, shape: Shape, dtype: torch.dtype) -> int:
     for product, ranks in adapter_ranks(folder, shape):
         numbers += panels_of(sum(ranks)) * PANEL * product.inputs
         for (_, outputs), rank, end in zip(product.parts, ranks, accumulate(ranks), strict=True):
-            numbers += panels_of(outputs) * PANEL * len(_whole_pairs(end - rank, end))
+            numbers += panels_of(outputs) * PANEL * len(_even_range(end - rank, end))
     return numbers * dtype.itemsize
 
 
-def _whole_pairs(begin: int, end: int) -> range:
+def _even_range(begin: int, end: int) -> range:
     return range(begin - begin % 2, end + end % 2)

@@ -107,13 +107,13 @@ class CpuDecoder:
     def sum_states(self, batch: StepBatch, arena: KVArena) -> Tensor:
         """Read the tokens into the arena; return float32 `[sequences, width]`: their states after the last norm."""
         work = self._run(replace(batch, wants_logits=torch.zeros_like(batch.wants_logits)), arena)
-        # Text by text, and not all rows at once: what stands beside a text changes no bit of its sum.
+        # Text by text, not all rows at once: the other texts of a batch must change no bit of a sum.
         texts = torch.split(torch.from_numpy(work.states), batch.first.diff().tolist())
         weight = torch.from_numpy(self._model.final_norm)
         return torch.stack([rms_norm(text, weight.shape, weight, self._model.epsilon).sum(0) for text in texts])
 
     def close(self) -> None:
-        """Let the threads end."""
+        """End the threads."""
         self._team.close()
 
     def _run(self, batch: StepBatch, arena: KVArena) -> Work:
@@ -128,7 +128,7 @@ class CpuDecoder:
         return work
 
     def _reach(self, position: int) -> None:
-        """Have rotary tables up to `position`."""
+        """Extend the rotary tables to `position`."""
         if position < len(self._model.cosines):
             return
         positions = torch.arange(-(-(position + 1) // _POSITIONS) * _POSITIONS)

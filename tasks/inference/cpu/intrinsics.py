@@ -131,7 +131,7 @@ def load_shared(typingctx: Any, cells: Any, index: Any) -> tuple[Any, Codegen]:
 
 @intrinsic
 def swap(typingctx: Any, cells: Any, index: Any, expected: Any, value: Any) -> tuple[Any, Codegen]:
-    """Write `cells[index]` (int64) if it still holds `expected`; whether it did, in one indivisible act."""
+    """Write `cells[index]` (int64) if it still holds `expected`; whether it did (atomic compare and swap)."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         cell = builder.gep(array_data(context, builder, signature.args[0], arguments[0]), [arguments[1]])
@@ -142,8 +142,8 @@ def swap(typingctx: Any, cells: Any, index: Any, expected: Any, value: Any) -> t
 
 
 @intrinsic
-def give_way(typingctx: Any) -> tuple[Any, Codegen]:
-    """Let another thread have this core, where the system has a call for it."""
+def yield_core(typingctx: Any) -> tuple[Any, Codegen]:
+    """Offer this core to another thread (`sched_yield`), where the system has that call."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if sys.platform != "win32":

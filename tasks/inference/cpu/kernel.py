@@ -1,4 +1,4 @@
-"""How the pieces of the step are compiled: for one another only, without Python's objects and counts of references."""
+"""Numba options of the step's functions: callable from compiled code only, without reference counting."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

@@ -1,6 +1,6 @@
 """The inner loop of every matrix product: rows of activations times panels of 32 outputs, written in LLVM's language.
 
-A panel holds the weights of 32 neighbouring outputs, input after input, so that one input's 32 weights lie side by
+A panel holds the weights of 32 adjacent outputs, input after input, so that one input's 32 weights lie side by
 side. Activations lie interleaved in blocks of up to ROWS rows: input after input, the block's rows side by side. The
 loop keeps all sums in registers and adds one input after another: an output's sum is the same whatever else the batch
 holds. Where the chip multiplies pairs of bfloat16 (four times as many as of float32 on Zen 5), activations are rounded
@@ -42,7 +42,7 @@ MULTIPLIES_PAIRS = bool(llvm.get_host_cpu_features().get("avx512bf16"))
 
 
 def panels_at_once(rows: int) -> int:
-    """How many panels one call takes for so many rows: few rows alone would wait for each sum's last addition."""
+    """Panels per call for so many rows: with few rows, one panel would wait for each addition's latency."""
     for panels in (4, 2):
         if rows * panels <= ROWS:
             return panels

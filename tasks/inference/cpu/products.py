@@ -9,7 +9,7 @@ from tasks.inference.cpu.panel_product import PANEL, ROWS, multiply_panels, pane
 from tasks.inference.cpu.records import Adapters, Array, Batch, Matrix
 
 MOST_PANELS = 4
-"""Panels of a task: large enough to draw rarely, small enough that threads end together."""
+"""Panels of a task: large enough that claiming is rare, small enough that threads finish together."""
 STRIDE = MOST_PANELS * PANEL
 _MANY_PANELS = 64
 

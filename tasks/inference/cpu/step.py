@@ -4,7 +4,7 @@ from tasks.inference.cpu.kernel import kernel
 from tasks.inference.cpu.kernels import attend, embed, normalise, place, put, store_row
 from tasks.inference.cpu.products import DOWN, HEAD, OUTPUT, QKV, UP, adapt_down, product_tasks, project
 from tasks.inference.cpu.records import Adapters, Array, Batch, Model, Work
-from tasks.inference.cpu.team import Cells, draw, is_last, is_of, open_phase, phase_of, ticket_now
+from tasks.inference.cpu.team import Cells, claim_task, is_last, is_of, open_phase, phase_of, ticket_now
 
 # A layer's phases. Every product comes after its adapters' down products, which are none in most steps.
 _NORM, _ADAPT, _STORE, _ATTEND, _PROJECT, _EMBED, _NORM_LAST = range(7)
@@ -138,7 +138,7 @@ def run_step(
         if phase == end or not is_of(ticket, step):
             return
         tasks = _tasks(phase, layers, model, batch)
-        task = draw(cells, ticket, tasks)
+        task = claim_task(cells, ticket, tasks)
         if task < 0:
             continue
         _compute(phase, task, model, adapters, batch, work, keys, values, thread)

@@ -1,7 +1,7 @@
-"""Threads that compute one step together: they draw tasks, phase after phase, and none waits for one that has no task.
+"""A thread team that computes one step together: the threads claim tasks from a shared counter, phase after phase.
 
-The state is one number, `ticket`: the step, its phase and the phase's next task. Whoever completes the last task of a
-phase opens the next one. A thread that the system lets run late finds the others further on and joins them there.
+The state is one integer, `ticket`: the step, its phase and the phase's next task. The thread that completes the last
+task of a phase opens the next one. A thread that the system schedules late joins the phase that is then open.
 """
 
 import threading
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.inference.cpu.intrinsics import fetch_add, give_way, load_shared, store_shared, swap
+from tasks.inference.cpu.intrinsics import fetch_add, load_shared, store_shared, swap, yield_core
 from tasks.inference.cpu.kernel import kernel
 
 Cells = npt.NDArray[np.int64]
@@ -27,7 +27,7 @@ _SPINS = 4000
 
 @kernel
 def ticket_now(cells: Cells) -> int:
-    """The state of the work."""
+    """The current ticket: step, phase and next task."""
     ticket: int = load_shared(cells, _TICKET)
     return ticket
 
@@ -45,8 +45,8 @@ def is_of(ticket: int, step: int) -> bool:
 
 
 @kernel
-def draw(cells: Cells, ticket: int, tasks: int) -> int:
-    """The number of a task of the ticket's phase that no other thread has; -1 if there was none, or another took it."""
+def claim_task(cells: Cells, ticket: int, tasks: int) -> int:
+    """Claim a task of the ticket's phase and return its number; -1 if none was left or another thread claimed it."""
     task = ticket & (2**_TASK_BITS - 1)
     if task < tasks:
         return task if swap(cells, _TICKET, ticket, ticket + 1) else -1
@@ -54,7 +54,7 @@ def draw(cells: Cells, ticket: int, tasks: int) -> int:
     while load_shared(cells, _TICKET) >> _TASK_BITS == ticket >> _TASK_BITS:
         spins += 1
         if spins > _SPINS:
-            give_way()
+            yield_core()
     return -1
 
 
@@ -66,7 +66,7 @@ def is_last(cells: Cells, tasks: int) -> bool:
 
 @kernel
 def open_phase(cells: Cells, step: int, phase: int) -> None:
-    """Let the threads go on to a phase."""
+    """Open a phase for all threads."""
     store_shared(cells, _COMPLETED, 0)
     store_shared(cells, _TICKET, (step << (_PHASE_BITS + _TASK_BITS)) | (phase << _TASK_BITS))
 
@@ -94,7 +94,7 @@ class Team:
         function(0, *arguments)
 
     def close(self) -> None:
-        """Let the threads end."""
+        """End the threads."""
         for queue in self._queues:
             queue.put(None)
 

@@ -68,7 +68,7 @@ def plain_batch(batch: StepBatch, slots: Sequence[int]) -> Batch:
 
 
 def _runs(slot_of_row: Array) -> tuple[Array, Array]:
-    """Neighbouring rows of a block with the same adapter, and the first such run of every block."""
+    """Runs of adjacent rows of a block with the same adapter, and the first run of every block."""
     rows = np.arange(len(slot_of_row))
     starts = np.flatnonzero((rows % ROWS == 0) | np.concatenate(([True], slot_of_row[1:] != slot_of_row[:-1])))
     lengths = np.diff(np.append(starts, len(rows)))

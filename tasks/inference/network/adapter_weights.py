@@ -16,11 +16,12 @@ from tasks.inference.network.shape import ProductName, ProductShape, Shape
 from tasks.models.errors import WeightsError
 from tasks.models.loading import LOAD_ERRORS, adapter_config, adapter_files, first_line, weight_shapes, wrap
 from tasks.models.loading import check_adapter_tensors as check_tensors
+from tasks.models.process_state import loading
 
 
 @dataclass(frozen=True)
 class Factors:
-    """One product's share of an adapter: `down` `[rank, inputs]`, and `up` `[rank, outputs]` with the scale in it."""
+    """The LoRA factors of one product: `down` `[rank, inputs]`, and `up` `[rank, outputs]`, multiplied by the scale."""
 
     down: Tensor
     up: Tensor
@@ -31,12 +32,12 @@ AdapterLayers = list[AdapterLayer]
 
 
 class AdapterReader:
-    """Reads adapters of one base. It keeps the base's modules without weights, to ask peft what belongs to them."""
+    """Reads adapters of one base. It keeps the base's modules, without weights, to attach adapters by peft's rules."""
 
     def __init__(self, config: PretrainedConfig, shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
         self._config, self._shape, self._dtype, self._device = config, shape, dtype, device
         self._skeleton: torch.nn.Module | None = None
-        self._known: dict[str, dict[str, float]] = {}
+        self._scales_by_recipe: dict[str, dict[str, float]] = {}
 
     def read(self, folder: Path) -> AdapterLayers:
         """Return the factors of every layer; raises `WeightsError` for what can't be served."""
@@ -64,18 +65,18 @@ class AdapterReader:
         return layers
 
     def _scales(self, config: LoraConfig, file: Path) -> dict[str, float]:
-        """Return the scale of every module that peft would adapt; raises what peft raises for a foreign adapter.
+        """Return the scale of every module that peft would adapt; raises what peft raises for another base's adapter.
 
-        Peft takes a quarter of a second, and adapters of one recipe differ in their numbers only: it is asked once.
+        Attaching takes 0.25 s, and adapters of one recipe differ in their values only: the result is cached.
         """
         recipe = json.dumps([config.to_dict(), sorted(weight_shapes([file]))], default=str, sort_keys=True)
-        if recipe not in self._known:
-            self._known[recipe] = self._asked_scales(config, file)
-        return self._known[recipe]
+        if recipe not in self._scales_by_recipe:
+            self._scales_by_recipe[recipe] = self._attached_scales(config, file)
+        return self._scales_by_recipe[recipe]
 
-    def _asked_scales(self, config: LoraConfig, file: Path) -> dict[str, float]:
+    def _attached_scales(self, config: LoraConfig, file: Path) -> dict[str, float]:
         if self._skeleton is None:
-            with torch.device("meta"):
+            with loading(), torch.device("meta"):
                 self._skeleton = AutoModelForCausalLM.from_config(self._config)
         attached = wrap(self._skeleton, config, "read", {"autocast_adapter_dtype": False, "low_cpu_mem_usage": True})
         try:

@@ -1,4 +1,4 @@
-"""Many adapters in one step: each token's product is corrected by its own sequence's LoRA factors, none is merged."""
+"""Multi-LoRA: each token's product gets its own sequence's low-rank update; no adapter is merged into the base."""
 
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,7 +10,7 @@ from tasks.inference.network.adapter_weights import AdapterLayers, Factors
 from tasks.inference.network.shape import ProductName
 
 LEAST_ROWS = 2
-"""A batched product of single rows may round differently from one of several."""
+"""A batched product of single rows may round differently from one of several: groups have at least this many."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class AdapterTable:
         self._numbered = 0
 
     def add(self, layers: AdapterLayers) -> int:
-        """Keep an adapter; return its number, which no other adapter ever has."""
+        """Add an adapter; return its number, which is never reused."""
         number, self._numbered = self._numbered, self._numbered + 1
         self._adapters[number] = layers
         return number
 
     def drop(self, number: int) -> None:
-        """Let go of an adapter."""
+        """Free an adapter."""
         del self._adapters[number]
         self._stacked_for, self._stacks = (), []
 
@@ -68,7 +68,7 @@ class AdapterTable:
         """Stack the factors of these adapters; costs nothing while the same ones stay in the batch."""
         if numbers == self._stacked_for:
             return
-        self._stacked_for, self._stacks = (), []  # the old stacks go before the new ones come
+        self._stacked_for, self._stacks = (), []  # free the old stacks before the new ones are made
         for layers in zip(*(self._adapters[number] for number in numbers), strict=True):
             names = sorted({name for layer in layers for name in layer})
             self._stacks.append({name: _stacked([layer.get(name) for layer in layers]) for name in names})
@@ -82,7 +82,7 @@ class AdapterPlan:
         self._stacks, self._groups, self._rows = stacks, groups, rows
 
     def add(self, outputs: Tensor, inputs: Tensor, layer: int, product: ProductName) -> None:
-        """Add the adapters' share to a product's `outputs` `[rows, outputs]` in place."""
+        """Add the adapters' updates to a product's `outputs` `[rows, outputs]` in place."""
         factors = self._stacks[layer].get(product)
         if factors is None:
             return
@@ -96,7 +96,7 @@ class AdapterPlan:
 
 
 def _stacked(each: list[Factors | None]) -> Factors:
-    """Return `[adapters, rank, …]` factors, zeros where an adapter has a lower rank or leaves the product alone."""
+    """Return `[adapters, rank, …]` factors, zeros where an adapter has a lower rank or does not change the product."""
     known = [factors for factors in each if factors is not None]
     if len(each) == 1:
         return Factors(known[0].down.unsqueeze(0), known[0].up.unsqueeze(0))

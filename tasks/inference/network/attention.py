@@ -1,4 +1,4 @@
-"""Attention over ragged sequences: pieces of prompts one by one, single tokens of many sequences together."""
+"""Attention over sequences of unequal lengths: prompt chunks one by one, single tokens of many sequences batched."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ SMALLEST_WINDOW = 64
 def window(length: int) -> int:
     """Return the padded length at which a sequence of `length` tokens is read: at most a quarter longer.
 
-    It depends on nothing but the sequence's own length, so the neighbours cannot change a result by a rounding.
+    It depends only on the sequence's own length, so the rest of the batch cannot change a result's rounding.
     """
     grain = max(SMALLEST_WINDOW, 1 << max(0, length.bit_length() - 3))
     return -(-length // grain) * grain

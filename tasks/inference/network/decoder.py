@@ -17,7 +17,7 @@ from tasks.inference.network.weights import Affine, take_weights
 from tasks.models.loading import load_base_model, load_config
 
 LEAST_ROWS = 2
-"""A single row would go to a matrix-vector kernel, which rounds differently: the same text alone and in a crowd."""
+"""A single row would go to a matrix-vector kernel, which rounds differently: results must not depend on the batch."""
 
 
 class Decoder:
@@ -61,7 +61,7 @@ class Decoder:
         plan = _Plan(batch, self, self._device, self._dtype)
         states, weights = self._read(plan, arena), self._weights
         if not plan.wanted:
-            return torch.empty(0, self.shape.vocabulary, device=self._device)
+            return torch.empty(0, self.shape.vocabulary, dtype=torch.float32, device=self._device)
         last = self._norm(states.index_select(0, plan.wanted_rows), weights.final_norm)
         return functional.linear(last, weights.head)[: plan.wanted].float()
 

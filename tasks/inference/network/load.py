@@ -8,8 +8,8 @@ from transformers import PretrainedConfig
 from tasks.inference.cpu.adapters import bytes_of_adapter
 from tasks.inference.cpu.decoder import CpuDecoder, bytes_of, computes
 from tasks.inference.network.adapter_weights import adapter_bytes
-from tasks.inference.network.any_model import AnyModel
 from tasks.inference.network.decoder import Decoder
+from tasks.inference.network.generic_model import GenericModel
 from tasks.inference.network.shape import Shape, shape_of
 from tasks.inference.network.step import Network
 from tasks.models.loading import adapter_files, load_config, model_files, weight_bytes
@@ -19,7 +19,7 @@ def load_network(folder: Path, dtype: torch.dtype, device: torch.device, *, int8
     """Load the base in `folder`, with `int8` weights where that is implemented; raises `WeightsError` if that fails."""
     shape = shape_of(load_config(folder))
     if shape is None:
-        return AnyModel(folder, dtype, device)
+        return GenericModel(folder, dtype, device)
     if _is_compiled(shape, dtype, device, int8=int8):
         return CpuDecoder(folder, shape, dtype, torch.get_num_threads(), int8)
     return Decoder(folder, shape, dtype, device)
@@ -35,7 +35,7 @@ def needed_for_base(folder: Path, dtype: torch.dtype, device: torch.device, *, i
 
 
 def cache_bytes_per_token(config: PretrainedConfig, dtype: torch.dtype) -> int:
-    """Return the bytes of one token's keys and values in all layers (for a foreign architecture an estimate)."""
+    """Return the bytes of one token's keys and values in all layers (an estimate for other architectures)."""
     if (shape := shape_of(config)) is not None:
         return 2 * shape.layers * shape.kv_heads * shape.head_dim * dtype.itemsize
     text = config.get_text_config()

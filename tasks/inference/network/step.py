@@ -1,4 +1,4 @@
-"""The seam of the numeric core: what one step reads, where it keeps keys and values, and what a network must offer."""
+"""The interface of a network: the batch of one step, the KV arena, and the methods that a network implements."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,9 @@ from tasks.inference.network.shape import Shape
 
 @dataclass(frozen=True)
 class StepBatch:
-    """`N` tokens of `S` sequences, in CPU tensors: pieces of prompts and single decoded tokens side by side.
+    """`N` tokens of `S` sequences, in CPU tensors: prompt chunks and single decoded tokens in one batch.
 
-    Sequences with the same adapter should follow one another: their products are then computed without a copy.
+    Sequences with the same adapter should be adjacent: their products are then computed without a copy.
     """
 
     token_ids: Tensor
@@ -78,11 +78,11 @@ class Network(Protocol):
         ...
 
     def release(self, cache_start: int) -> None:
-        """Hear that the sequence at this place of the arena is over."""
+        """Free what is kept for the finished sequence that begins at this place of the arena."""
         ...
 
     def close(self) -> None:
-        """Let go of what is more than memory; the network computes no more."""
+        """Release threads and the like; the network is not used afterwards."""
         ...
 
     def load_adapter(self, folder: Path) -> LoadedAdapter:

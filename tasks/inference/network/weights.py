@@ -1,4 +1,4 @@
-"""The weights of a decoder, taken out of transformers' model: q/k/v and gate/up stand as one matrix each."""
+"""The weights of a decoder, taken out of transformers' model: q/k/v and gate/up are merged into one matrix each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ class Weights:
 
 
 def take_weights(model: PreTrainedModel, shape: Shape) -> Weights:
-    """Take the weights out of `model`, which is of no use afterwards: no tensor is in memory twice for long."""
+    """Take the weights out of `model`, which is unusable afterwards, so that no tensor stays in memory twice."""
     inside: Any
     with torch.no_grad():
         if shape.family == "gpt2":
@@ -85,7 +85,7 @@ def _affine(module: nn.Module) -> Affine:
 
 
 def _merged(layer: nn.Module, product: ProductShape) -> Affine:
-    """Return the product's parts as one matrix, and let go of theirs."""
+    """Return the product's parts as one matrix, and free the parts."""
     modules: list[Any] = [layer.get_submodule(name) for name, _ in product.parts]
     weights = [module.weight.t() if isinstance(module, Conv1D) else module.weight for module in modules]
     merged = Affine(

@@ -1,1 +1,1 @@
-"""The fast training path: rows packed end to end, models of the Llama family, little kept for the backward pass."""
+"""The fast step backend: packed rows, models of the Llama family, few activations kept for the backward pass."""

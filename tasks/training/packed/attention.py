@@ -73,7 +73,7 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, heads: Heads) -> Tensor:
 
 
 class _RowAttention(torch.autograd.Function):
-    """softmax(scale · Q Kᵀ) V for each row alone; the query heads that share a key are rows of one product."""
+    """softmax(scale · Q Kᵀ) V for each row; the query heads that share a key are rows of one product."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, lengths: list[int], heads: Heads) -> Tensor:

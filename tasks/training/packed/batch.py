@@ -1,4 +1,4 @@
-"""Rows laid end to end, without padding; where each begins and ends is kept, so that none sees another."""
+"""Packed rows: concatenated without padding, with their lengths, so that attention stays within each row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tasks.training.batch import IGNORED, TokenRow
+from tasks.data.segments import IGNORED_LABEL
+from tasks.training.batch import TokenRow
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,16 @@ class PackedBatch:
 
 
 def pack(rows: Sequence[TokenRow]) -> PackedBatch:
-    """Lay `rows` end to end."""
+    """Concatenate `rows`."""
     # The label of token t + 1 is predicted at token t; a row's last token predicts nothing.
-    labels = [(*row.labels[1:], IGNORED) for row in rows]
+    labels = [(*row.labels[1:], IGNORED_LABEL) for row in rows]
     shifted = torch.tensor([label for its in labels for label in its])
-    predicting = (shifted != IGNORED).nonzero().squeeze(1)
+    predicting = (shifted != IGNORED_LABEL).nonzero().squeeze(1)
     return PackedBatch(
         input_ids=torch.tensor([token for row in rows for token in row.input_ids]),
         positions=torch.cat([torch.arange(len(row.input_ids)) for row in rows]),
         lengths=[len(row.input_ids) for row in rows],
         predicting=predicting,
         targets=shifted[predicting],
-        predicted=[len(its) - its.count(IGNORED) for its in labels],
+        predicted=[len(its) - its.count(IGNORED_LABEL) for its in labels],
     )

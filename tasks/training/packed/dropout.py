@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 _LEVELS = 1 << 16
-_DRAWS_IN_A_WORD = 4
+_MASKS_PER_WORD = 4
 _INTEGERS = {2: torch.int16, 4: torch.int32}
 _SEEDS = 1 << 32
 _BETWEEN_LAYERS = 0x9E3779B9
@@ -23,21 +23,21 @@ def keep_probability(probability: float) -> float:
     return 1 - _dropped_levels(probability) / _LEVELS
 
 
-def draw_seeds(rows: int) -> list[int]:
-    """Return a seed for each row, from torch's generator of the CPU: restoring that one repeats them."""
+def random_seeds(rows: int) -> list[int]:
+    """Return a seed for each row from torch's CPU generator: restoring its state repeats them."""
     return torch.randint(_SEEDS, (rows,)).tolist()
 
 
 @dataclass(frozen=True)
 class Streams:
-    """Where the masks of one layer come from: a generator for each row, or on a GPU, which likes few calls, for all.
+    """The generators of one layer's masks: one for each row, or on a GPU, where calls are costly, one for all rows.
 
-    On a CPU a row's masks depend on its seed and the layer only: not on the rows beside it, or the number of threads.
+    On a CPU a row's masks depend on its seed and the layer only: not on the other rows or the number of threads.
     """
 
     generators: Sequence[torch.Generator]
     lengths: Sequence[int]
-    """How many tokens each generator draws for."""
+    """Tokens of each generator."""
 
     @classmethod
     def of(cls, seeds: Sequence[int], lengths: Sequence[int], layer: int, device: torch.device) -> "Streams":
@@ -54,7 +54,7 @@ class Streams:
     def keep_mask(self, width: int, probability: float) -> Tensor:
         """Return the next int8 mask, (tokens, width): all bits of an element set, or with `probability` none."""
         device, tokens = self.generators[0].device, sum(self.lengths)
-        words = torch.empty(tokens, -(-width // _DRAWS_IN_A_WORD), dtype=torch.int64, device=device)
+        words = torch.empty(tokens, -(-width // _MASKS_PER_WORD), dtype=torch.int64, device=device)
         for part, generator in zip(torch.split(words, list(self.lengths)), self.generators, strict=True):
             part.random_(-(2**63), None, generator=generator)
         mask = torch.empty(tokens, width, dtype=torch.int8, device=device)

@@ -28,7 +28,7 @@ class MergedLinear:
     """One or more linear layers of the model, and the trained adapters of those that have one.
 
     The layers' weights become views of one merged tensor, so they stay usable and nothing is held twice. All adapters
-    of a merged product share one dropout mask over their common input, where peft draws one for each layer.
+    of a merged product share one dropout mask over their common input, where peft has one for each layer.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:

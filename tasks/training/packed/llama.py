@@ -37,7 +37,7 @@ class PackedLlama:
     """Computes the loss of a packed batch from the weights of `model`, which remain its own.
 
     With `recompute` a layer keeps its input alone and is computed again in the backward pass: the same numbers to the
-    bit, dropout's draws included, from less memory in more time (Chen et al. 2016, arXiv:1604.06174).
+    bit, dropout masks included, from less memory in more time (Chen et al. 2016, arXiv:1604.06174).
     """
 
     def __init__(self, model: PeftModel, recompute: bool = False) -> None:
@@ -60,7 +60,7 @@ class PackedLlama:
         """Return the sum, in nats and float32, of the labelled tokens' negative log-likelihoods.
 
         `batch` is on the model's device. Everything but softmax, norms and angles is in the base weights' format.
-        Dropout draws by the `seeds` of the rows; without, nothing is dropped. Threads may call it at the same time.
+        Dropout masks come from the rows' `seeds`; without, nothing is dropped. Threads may call it at the same time.
         """
         with torch.no_grad():
             hidden = self._embed(batch.input_ids)
@@ -109,7 +109,7 @@ def _merged(layer: Any) -> _Layer:
 
 
 def is_supported(model: PeftModel) -> bool:
-    """Tell whether `PackedLlama` computes what `model` does: a family member, plain LoRA, one adapter that trains."""
+    """Return whether `PackedLlama` computes what `model` does: a family member, plain LoRA, one adapter that trains."""
     causal: Any = model.get_base_model()
     config = causal.config
     return (
@@ -127,7 +127,7 @@ def _has_sliding_window(causal: Any) -> bool:
 
 
 def _is_plain(layer: LoraLayer) -> bool:
-    """Tell whether a layer's update is scale · B A x of a plain linear layer, without a variant such as DoRA."""
+    """Return whether a layer's update is scale · B A x of a plain linear layer, without a variant such as DoRA."""
     return (
         type(layer) is LoraLinear
         and type(layer.base_layer) is nn.Linear

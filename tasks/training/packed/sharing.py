@@ -1,7 +1,7 @@
-"""A micro-batch's rows on a CPU's cores: each thread computes rows of its own, and they meet once, at the end.
+"""Data parallelism over a CPU's cores: each thread computes rows of its own, with one synchronisation at the end.
 
-torch divides every single operation among its threads instead, which then wait for each other at its end. That costs an
-eighth of the time on a quiet machine, and much more on a busy one, where the thread that is waited for has no core.
+torch divides every single operation among its threads instead, with a barrier at the end of each. That costs an eighth
+of the time on an idle machine, and much more on a busy one.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ _WITHIN = 0.77
 """n threads inside each operation are worth n to this power of one: two are worth 1.7, as measured on SmolLM2."""
 
 
-def deal(lengths: Sequence[int], threads: int) -> list[list[int]]:
+def divide_rows(lengths: Sequence[int], threads: int) -> list[list[int]]:
     """Return the numbers of the rows of each share, so that all shares end at about the same time.
 
     There are at most as many shares as `threads` and rows; a share has `threads` over the number of shares for itself.
@@ -28,13 +28,13 @@ def deal(lengths: Sequence[int], threads: int) -> list[list[int]]:
 
 def _divided(lengths: Sequence[int], shares: int) -> list[list[int]]:
     """The longest row first, each goes to the share that has least to read."""
-    dealt: list[list[int]] = [[] for _ in range(shares)]
+    divided: list[list[int]] = [[] for _ in range(shares)]
     tokens = [0] * shares
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         share = tokens.index(min(tokens))
-        dealt[share].append(row)
+        divided[share].append(row)
         tokens[share] += lengths[row]
-    return dealt
+    return divided
 
 
 def _time(lengths: Sequence[int], shares: Sequence[Sequence[int]], threads: int) -> float:

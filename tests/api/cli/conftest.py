@@ -9,6 +9,7 @@ import uvicorn
 
 from api.app import create_app
 from api.cli.program import run
+from tests.api.controller.running import running_controller
 from tests.e2e.platform_process import free_ports
 
 
@@ -22,13 +23,14 @@ def url(settings):
             await super().startup(sockets)
             started.set()
 
-    # Not uvloop: beside the main thread it hears of no child's end, and an upload's checks are a child.
+    # Not uvloop: beside the main thread it hears of no child's end, and a data set's preview is a child.
     config = uvicorn.Config(create_app(settings), port=port, log_level="warning", ws="none", loop="asyncio")
     server = Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     assert started.wait(30)
-    yield f"http://localhost:{port}"
+    with running_controller(settings):
+        yield f"http://localhost:{port}"
     server.should_exit = True
     thread.join(30)
 

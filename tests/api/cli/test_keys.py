@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
@@ -11,12 +12,12 @@ import pytest
 
 from api.cli.program import run
 from api.launcher.environment import platform_environment
-from api.launcher.services import platform_services, with_probe_key
+from api.launcher.services import platform_services, with_secrets
 from configs.keys import Scope, holder_of, new_key, parse_keys
 from configs.settings import Settings
 
 KEY, CONFIGURED = new_key("person", Scope.READ)
-STARTED, PROBE_KEY = with_probe_key(Settings(api_keys=str(CONFIGURED)))
+STARTED, PROBE_KEY = with_secrets(Settings(api_keys=str(CONFIGURED)))
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +72,18 @@ def test_what_is_no_name_or_scope_is_refused(capsys, arguments, words):
     assert words in capsys.readouterr().err
 
 
-def test_up_asks_whether_the_api_is_ready_with_a_key_of_its_own(url, settings):
+def test_up_asks_whether_a_controller_leads_with_a_key_of_its_own(url, settings):
     served = settings.model_copy(update={"api_port": urlsplit(url).port})
-    with_key, without = (platform_services(served, key)[-1] for key in (PROBE_KEY, None))
-    assert (with_key.name, without.name) == ("api", "api")
-    assert with_key.ready(datetime.now(UTC))
+    with_key, without = (platform_services(served, key)[-2] for key in (PROBE_KEY, None))
+    assert (with_key.name, without.name) == ("controller", "controller")
+    deadline = time.monotonic() + 30
+    while not with_key.ready(datetime.now(UTC)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     assert not without.ready(datetime.now(UTC))
+    api = platform_services(served)[-1]
+    assert api.name == "api"
+    assert api.ready(datetime.now(UTC))  # whether a process can serve is asked without a key
     probe = holder_of(STARTED.known_keys, PROBE_KEY.encode())
     assert (probe.name, probe.scope) == ("up", Scope.READ)
 
@@ -85,7 +92,7 @@ def test_no_part_gets_a_key_in_clear_text():
     environment = platform_environment(STARTED, {"LLM_PLATFORM_API_KEY": KEY})
     assert parse_keys(environment["LLM_PLATFORM_API_KEYS"]) == STARTED.known_keys
     assert not [name for name, value in environment.items() if KEY in value or PROBE_KEY in value]
-    assert with_probe_key(Settings()) == (Settings(), None)
+    assert with_secrets(Settings()) == (Settings(), None)
 
 
 def test_up_refuses_a_endpoint_without_keys_beyond_loopback(capsys, nowhere, monkeypatch):

@@ -19,14 +19,14 @@ def parsed(services: list[Service], run_dir: Path, logs_dir: Path) -> configpars
 def test_every_service_is_a_program_with_restart_and_rotated_log(tmp_path: Path):
     services = platform_services(Settings(data_dir=tmp_path))
     parser = parsed(services, tmp_path / "run", tmp_path / "logs")
-    assert [service.name for service in services] == ["prefect", "mlflow", "worker", "engine", "api"]
+    assert [service.name for service in services] == ["prefect", "mlflow", "worker", "engine", "controller", "api"]
     for service in services:
         section = parser[f"program:{service.name}"]
         assert section["autorestart"] == "true"
         assert section["stdout_logfile"] == str(tmp_path / "logs" / f"{service.name}.log")
         assert int(section["stdout_logfile_maxbytes"]) > 0
         assert service.command[-1] in section["command"]
-    assert parser["group:users"]["programs"] == "worker,engine,api"
+    assert parser["group:users"]["programs"] == "worker,engine,controller,api"
     assert parser["group:used"]["programs"] == "prefect,mlflow"
     assert int(parser["group:users"]["priority"]) > int(parser["group:used"]["priority"])
 

@@ -18,6 +18,7 @@ from configs.recipe import FinetuneParameters
 from registry.clock import unix_seconds, utcnow
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.submissions import job_of_parameters
+from tests.api.controller.running import running_controller
 from tests.api.webhooks.receiver import ALL, Receiver, deliveries, settled, until, unwrapped
 from tests.e2e.platform_process import free_ports
 
@@ -173,7 +174,7 @@ def test_what_waits_is_sent_after_a_restart_and_after_its_job_is_deleted(setting
     (port,) = free_ports(1)
     body = {"name": "away", "url": f"http://localhost:{port}/", "event_types": ALL}
     app = create_app(own)
-    with TestClient(app, base_url="http://localhost") as before:
+    with TestClient(app, base_url="http://localhost") as before, running_controller(own):
         made = before.post("/v1/webhook_endpoints", json=body).json()
         ended_at = utcnow()
         with app.state.platform.database.transaction() as session:
@@ -186,7 +187,7 @@ def test_what_waits_is_sent_after_a_restart_and_after_its_job_is_deleted(setting
     with Receiver(port=port) as receiver:
         with pytest.raises(queue.Empty):
             receiver.received.get_nowait()
-        with TestClient(create_app(own), base_url="http://localhost") as after:
+        with TestClient(create_app(own), base_url="http://localhost") as after, running_controller(own):
             received = receiver.next()
             event = unwrapped(received, made["signing_secret"])
             until(lambda: after.get(path).json()["data"][0]["status"] == "delivered")

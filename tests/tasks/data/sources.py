@@ -4,13 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tasks.data.examples import Example
-
-
-@dataclass(frozen=True)
-class Row:
-    number: int
-    example: Example | None
-    error: str | None = None
+from tasks.data.source import SourceExample
 
 
 @dataclass(frozen=True)
@@ -22,6 +16,6 @@ class ListedSource:
     file_format: str = "jsonl"
     shape: str = "messages"
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[SourceExample]:
         for number, row in enumerate(self.rows, start=1):
-            yield Row(number, None, row) if isinstance(row, str) else Row(number, row)
+            yield SourceExample(number, None, row) if isinstance(row, str) else SourceExample(number, row)

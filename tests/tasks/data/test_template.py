@@ -5,7 +5,8 @@ from tokenizers import processors
 from transformers import AutoTokenizer
 
 from tasks.data.examples import DatasetError, Example, Message, Role
-from tasks.data.template import IGNORED_LABEL, Renderer, render
+from tasks.data.segments import IGNORED_LABEL
+from tasks.data.template import Renderer, render
 from tasks.data.tokenizing import token_batches, tokenize
 
 QUESTION = Example.question("Who are you?", "A fox 🦊.")

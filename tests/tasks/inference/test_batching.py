@@ -27,7 +27,7 @@ def base(tiny_llama_dir):
 
 def start(base, request):
     generation = Generation(request, request.max_new_tokens, lambda: None, None, 60.0)
-    room = base.space.reserve(len(request.prompt_ids) + request.max_new_tokens)
+    room = base.allocator.reserve(len(request.prompt_ids) + request.max_new_tokens)
     return GeneratingSequence(generation, base, room)
 
 

@@ -1,4 +1,4 @@
-"""Embeddings against transformers' own last hidden states, alone and with company."""
+"""Embeddings against transformers' own last hidden states, as single sequences and in a batch."""
 
 from itertools import pairwise
 
@@ -80,7 +80,7 @@ def wide_gpt2(folder):
 @pytest.mark.parametrize(
     ("make", "dtype"), [(wide_llama, torch.float32), (wide_llama, torch.bfloat16), (wide_gpt2, torch.bfloat16)]
 )
-def test_the_crowd_changes_no_bit(make_engine, tmp_path, make, dtype):
+def test_the_batch_changes_no_bit(make_engine, tmp_path, make, dtype):
     folder = make(tmp_path / "base")
     adapter = save_adapter(folder, tmp_path / "adapter", seed=1)
     engine = make_engine(budget=200_000_000, dtype=dtype, step=PIECES)
@@ -102,7 +102,7 @@ def test_answers_go_on_unchanged_beside(make_engine, tiny_llama_dir):
     assert generation.result(10) == reference(request)
 
 
-def test_the_whole_context_can_be_embedded_and_not_a_token_more(make_engine, tiny_gpt2_dir):
+def test_the_full_context_can_be_embedded_and_not_a_token_more(make_engine, tiny_gpt2_dir):
     engine = make_engine()
     model = ModelRef(tiny_gpt2_dir)
     assert engine.embed(EmbeddingRequest(model, [1] * 128)).result(10).shape == (32,)
@@ -116,7 +116,7 @@ def test_the_whole_context_can_be_embedded_and_not_a_token_more(make_engine, tin
         make_engine(kv_cache_bytes=20 * 512).embed(EmbeddingRequest(model, [1] * 21))
 
 
-def test_it_waits_in_the_same_line_and_takes_no_room_behind_its_text(make_engine, tiny_llama_dir):
+def test_it_waits_in_the_same_queue_and_reserves_its_prompt_only(make_engine, tiny_llama_dir):
     engine = make_engine(concurrency=1, queue_length=1)
     running = engine.submit(greedy(tiny_llama_dir, max_new_tokens=LONG))
     next(iter(running))

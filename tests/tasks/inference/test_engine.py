@@ -1,4 +1,4 @@
-"""The engine against transformers' own generate, alone and with company; its limits, cancels and failures."""
+"""The engine against transformers' own generate, single and batched; its limits, cancels and failures."""
 
 import shutil
 import threading
@@ -11,7 +11,7 @@ import torch
 from tasks.inference.decoding import StepSize
 from tasks.inference.engine import GenerationRequest, ModelRef
 from tasks.inference.errors import EngineBusy, EngineClosed, PromptTooLong
-from tasks.inference.listening import STARTED
+from tasks.inference.listener import STARTED
 from tasks.models.errors import WeightsError
 from tasks.models.loading import end_token_ids, load_tokenizer
 from tests.tasks.inference.conftest import greedy, prompt_ids, reference
@@ -93,7 +93,7 @@ def test_a_short_request_overtakes_a_long_one(make_engine, endless_llama_dir):
     long.cancel()
 
 
-def test_cancelling_frees_the_place(make_engine, endless_llama_dir):
+def test_cancelling_frees_the_slot(make_engine, endless_llama_dir):
     engine = make_engine(concurrency=1)
     running = engine.submit(greedy(endless_llama_dir, max_new_tokens=ENDLESS))
     next(iter(running))
@@ -109,7 +109,7 @@ def test_cancelling_frees_the_place(make_engine, endless_llama_dir):
     assert waiting.result() == []
 
 
-def test_a_full_line_refuses_more(make_engine, endless_llama_dir):
+def test_a_full_queue_refuses_more(make_engine, endless_llama_dir):
     engine = make_engine(concurrency=1, queue_length=2)
     taken = [engine.submit(greedy(endless_llama_dir, max_new_tokens=ENDLESS)) for _ in range(3)]
     with pytest.raises(EngineBusy):

@@ -1,4 +1,4 @@
-"""Nobody waits for ever: models of a base take turns, bases trade places in memory, a request has its time."""
+"""No starvation: models of a base take turns, bases are evicted for one another, a request has a time limit."""
 
 import shutil
 import time
@@ -9,43 +9,43 @@ import pytest
 
 from tasks.inference.engine import Generation
 from tasks.inference.errors import RequestTimedOut
-from tasks.inference.queue import FairLine
+from tasks.inference.queue import FairQueue
 from tests.tasks.inference.conftest import greedy
 from tests.tasks.inference.test_engine import ENDLESS, wait_until
-from tests.tasks.inference.test_residency import ARENA, loaded, size
+from tests.tasks.inference.test_weight_cache import ARENA, loaded, size
 
-ON_THEIR_WAY = 6
+IN_FLIGHT = 6
 BASE, A, B = Path("base"), Path("a"), Path("b")
 
 
 class Stream:
-    """Requests without end: some are always on their way, so that their base is never idle by itself."""
+    """An endless stream of requests: some are always in flight, so that their base is never idle."""
 
     def __init__(self, engine, *requests):
         self.engine, self.requests = engine, cycle(requests)
-        self.generations = [engine.submit(next(self.requests)) for _ in range(ON_THEIR_WAY)]
+        self.generations = [engine.submit(next(self.requests)) for _ in range(IN_FLIGHT)]
 
     def go_on_until(self, condition, timeout=60.0):
         deadline = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < deadline
-            if sum(not generation.done for generation in self.generations[-ON_THEIR_WAY:]) < ON_THEIR_WAY:
+            if sum(not generation.done for generation in self.generations[-IN_FLIGHT:]) < IN_FLIGHT:
                 self.generations.append(self.engine.submit(next(self.requests)))
 
 
-def line_of(*adapters):
-    line = FairLine()
+def queue_of(*adapters):
+    queue = FairQueue()
     for adapter in adapters:
-        line.append(Generation(greedy(BASE, adapter, ids=[1]), 1, lambda: None, None, 60.0))
-    return line
+        queue.append(Generation(greedy(BASE, adapter, ids=[1]), 1, lambda: None, None, 60.0))
+    return queue
 
 
-def in_turn(line, running=()):
+def in_turn(queue, running=()):
     """The models in the order in which they run, if none of them ends."""
     running = list(running)
     before = len(running)
-    while (generation := line.next(running)) is not None:
-        line.remove(generation)
+    while (generation := queue.next(running)) is not None:
+        queue.remove(generation)
         running.append(generation.model.adapter)
     return running[before:]
 
@@ -59,30 +59,30 @@ def in_turn(line, running=()):
         ([], [A], []),
     ],
 )
-def test_who_has_the_fewest_running_goes_next(waiting, running, order):
-    assert in_turn(line_of(*waiting), running) == order
+def test_the_model_with_the_fewest_running_requests_is_next(waiting, running, order):
+    assert in_turn(queue_of(*waiting), running) == order
 
 
-def test_a_turn_that_has_come_stays(tiny_llama_dir):
-    line = line_of(A, B)
-    chosen = line.next([])
+def test_the_next_request_stays_next_until_it_is_removed(tiny_llama_dir):
+    queue = queue_of(A, B)
+    chosen = queue.next([])
     assert chosen.model.adapter == A
-    assert line.next([A, A, A]) is chosen
-    line.remove(chosen)
-    assert line.next([A]).model.adapter == B
+    assert queue.next([A, A, A]) is chosen
+    queue.remove(chosen)
+    assert queue.next([A]).model.adapter == B
 
 
-def test_a_crowd_at_one_model_does_not_hold_up_another(make_engine, tiny_llama_dir, adapters_dir):
+def test_many_requests_to_one_model_do_not_delay_another(make_engine, tiny_llama_dir, adapters_dir):
     engine = make_engine(concurrency=2)
     one, two = (adapters_dir / f"llama-{number}" for number in (1, 2))
-    crowd = [engine.submit(greedy(tiny_llama_dir, one, 60)) for _ in range(20)]
+    many = [engine.submit(greedy(tiny_llama_dir, one, 60)) for _ in range(20)]
     other = engine.submit(greedy(tiny_llama_dir, two, 5))
     other.result(60)
-    assert sum(generation.done for generation in crowd) < 10
-    assert all(len(generation.result(60)) == 60 for generation in crowd)
+    assert sum(generation.done for generation in many) < 10
+    assert all(len(generation.result(60)) == 60 for generation in many)
 
 
-def test_a_steady_stream_to_one_base_does_not_keep_another_out(make_engine, tiny_llama_dir, tmp_path):
+def test_a_steady_stream_to_one_base_does_not_starve_another(make_engine, tiny_llama_dir, tmp_path):
     a, b = (shutil.copytree(tiny_llama_dir, tmp_path / name) for name in "ab")
     engine = make_engine(budget=int(size(a) * 1.5), kv_cache_bytes=ARENA, patience_seconds=0.1)
     engine.generate(greedy(a, max_new_tokens=1))
@@ -95,7 +95,7 @@ def test_a_steady_stream_to_one_base_does_not_keep_another_out(make_engine, tiny
 
 
 @pytest.mark.parametrize("waits", [False, True])
-def test_a_request_that_takes_too_long_is_told_so(make_engine, endless_llama_dir, waits):
+def test_a_request_over_its_time_limit_fails(make_engine, endless_llama_dir, waits):
     engine = make_engine(concurrency=1, request_seconds=0.05)
     first = engine.submit(greedy(endless_llama_dir, max_new_tokens=ENDLESS))
     late = engine.submit(greedy(endless_llama_dir, max_new_tokens=ENDLESS)) if waits else first
@@ -105,7 +105,7 @@ def test_a_request_that_takes_too_long_is_told_so(make_engine, endless_llama_dir
     assert sum(model.cache_tokens_used for model in engine.stats().models) == 0
 
 
-def test_a_request_that_waits_for_memory_has_its_time_too(make_engine, endless_llama_dir, tmp_path):
+def test_the_time_limit_counts_waiting_for_memory(make_engine, endless_llama_dir, tmp_path):
     a, b = (shutil.copytree(endless_llama_dir, tmp_path / name) for name in "ab")
     arena = 30 * ARENA
     budget = int((size(a) - ARENA + arena) * 1.5)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tasks.inference.network.load import needed_for_adapter
 from tests.tasks.inference.adapters import save_adapter
 from tests.tasks.inference.conftest import greedy, reference
-from tests.tasks.inference.test_residency import ARENA, size
+from tests.tasks.inference.test_weight_cache import ARENA, size
 
 COUNT = 200
 HOT = 40

@@ -163,7 +163,7 @@ def wide(tmp_path_factory):
     return folder, [save_adapter(folder, folder.parent / f"{rank}", rank, rank) for rank in (3, 8)]
 
 
-def test_in_bfloat16_the_crowd_changes_no_bit(wide):
+def test_in_bfloat16_the_batch_changes_no_bit(wide):
     folder, adapters = wide
     network = in_torch(folder, torch.bfloat16)
     numbers = [-1, *(network.load_adapter(adapter).number for adapter in adapters)]

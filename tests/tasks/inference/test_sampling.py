@@ -1,4 +1,4 @@
-"""The sampler against transformers' logits processors, its draws against the distribution, a row against its crowd."""
+"""The sampler against transformers' logits processors, samples against the distribution, a row against its batch."""
 
 from dataclasses import replace
 
@@ -12,7 +12,15 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from tasks.inference.sampling import Row, SamplingParameters, draw, filtered, log_probabilities, penalized, sample
+from tasks.inference.sampling import (
+    Row,
+    SamplingParameters,
+    filtered,
+    inverse_transform,
+    log_probabilities,
+    penalized,
+    sample,
+)
 
 VOCABULARY = 512
 
@@ -75,7 +83,7 @@ def test_logits_equal_those_of_transformers(seed):
         assert same(our_logits(logits[1:2], [Row(parameters, seen=seen[1])]), expected[1:2]), parameters
 
 
-def test_rows_with_different_parameters_are_each_as_alone():
+def test_rows_with_different_parameters_are_each_as_in_a_batch_of_one():
     logits, ids, seen = random_rows(3)
     logits, ids, seen = (each[:1].expand(len(SETTINGS), -1) for each in (logits, ids, seen))
     ours = our_logits(logits, [Row(parameters, seen=its) for parameters, its in zip(SETTINGS, seen, strict=True)])
@@ -84,7 +92,7 @@ def test_rows_with_different_parameters_are_each_as_alone():
         assert torch.equal(ours[index], our_logits(logits[:1], [Row(parameters, seen=seen[0])])[0]), parameters
 
 
-def test_a_draw_does_not_depend_on_the_neighbours():
+def test_a_sample_does_not_depend_on_the_other_rows():
     logits, _, seen = random_rows(7)
     row = logits[0].mul(4).round().div(4)  # many equal logits
     for seed in range(60):
@@ -98,19 +106,19 @@ def test_a_draw_does_not_depend_on_the_neighbours():
             assert torch.isfinite(our_logits(row[None], [own])[0, alone])
 
 
-def test_draws_follow_the_distribution():
+def test_samples_follow_the_distribution():
     probabilities = torch.tensor([0.5, 0.0, 0.3, 0.2])
     uniform = torch.rand(20_000, 1, generator=torch.Generator().manual_seed(0))
-    drawn = draw(probabilities.log().expand(20_000, 4), uniform)
+    drawn = inverse_transform(probabilities.log().expand(20_000, 4), uniform)
     shares = torch.bincount(drawn, minlength=4) / 20_000
     assert shares[1] == 0
     assert torch.allclose(shares, probabilities, atol=0.02)
 
 
 @pytest.mark.parametrize("uniform", [0.0, 1.0 - 2**-24, 1.0])
-def test_a_draw_at_the_edge_is_a_possible_token(uniform):
+def test_a_sample_at_the_edge_is_a_possible_token(uniform):
     logits = torch.tensor([[float("-inf"), 1.0, 2.0, float("-inf")]])
-    assert int(draw(logits, torch.tensor([[uniform]]))) in (1, 2)
+    assert int(inverse_transform(logits, torch.tensor([[uniform]]))) in (1, 2)
 
 
 def test_greedy_takes_the_largest_after_the_penalty():

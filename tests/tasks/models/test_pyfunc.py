@@ -7,7 +7,7 @@ import torch
 
 from configs.recipe import TrainingRecipe
 from registry.champions import CHAMPION
-from registry.model_registry import register_version, registered_name
+from registry.model_registry import register_version
 from registry.tracking import TrackedRun
 from tasks.models.loading import load_base_model, load_tokenizer
 from tasks.register import PYFUNC_CODE
@@ -81,8 +81,3 @@ def test_a_registered_whole_model_needs_no_base(tiny_llama_dir, tmp_path, tracki
     loaded = mlflow.pyfunc.load_model(f"models:/whole@{CHAMPION}").unwrap_python_model()
     torch.testing.assert_close(loaded.logits("The future of"), trained)
     assert not torch.allclose(trained, untrained)
-
-
-def test_names_of_registered_models_are_plain():
-    assert registered_name("HuggingFaceTB/SmolLM2-135M-Instruct") == "smollm2-135m-instruct"
-    assert registered_name("tiny model") == "tiny-model"

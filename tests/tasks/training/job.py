@@ -33,7 +33,7 @@ class Start:
 
     def after(self, method: Method, kept: Path) -> "Start":
         """The model that a job from here has made, if `kept` is what it left."""
-        if METHODS[method].whole:
+        if METHODS[method].full:
             return replace(self, base_folder=kept, adapter_folder=None)
         return replace(self, adapter_folder=kept)
 

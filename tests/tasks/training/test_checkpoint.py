@@ -1,4 +1,4 @@
-"""Checkpoints are whole or skipped, few, and hold exactly what was put in."""
+"""Checkpoints are complete or skipped, few, and hold exactly what was put in."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -13,7 +13,7 @@ from tasks.training.adapter import trainable_weights
 from tasks.training.checkpoint import Progress
 from tasks.training.errors import BestCheckpointLost, CheckpointMismatch
 from tasks.training.observer import TrainOutcome
-from tasks.training.step_backend import choose_path, held_out_loss
+from tasks.training.step_backend import choose_backend, held_out_loss
 from tests.tasks.training.job import Killed, Recorder, adapter_bytes, load_adapted, make_rows, run, unsay
 
 # A rate so high that the held-out loss falls at first and then rises.
@@ -124,7 +124,8 @@ def test_the_registered_adapter_is_the_best_checkpoints(tiny_gpt2_dir, tmp_path,
             weight.copy_(saved[name])
     assert adapter_bytes(model, tmp_path / "best") == whole.adapter
     assert (
-        held_out_loss(choose_path(model, 0), model, make_rows(5, seed=8), RECIPE.batch_size) == whole.outcome.eval_loss
+        held_out_loss(choose_backend(model, 0), model, make_rows(5, seed=8), RECIPE.batch_size)
+        == whole.outcome.eval_loss
     )
     assert whole.outcome.eval_loss == min(whole.held_out().values())
 
@@ -142,7 +143,7 @@ def test_a_last_step_that_is_the_best_needs_no_loading(tiny_gpt2_dir, tmp_path):
     outcome = run(model, recipe, tmp_path, recorder, rows=rows, held_out=rows)
     assert outcome.adapter_step == outcome.best_step == outcome.step == recorder.records[-1].step
     assert not outcome.stopped_early
-    assert held_out_loss(choose_path(model, 0), model, rows, recipe.batch_size) == outcome.eval_loss
+    assert held_out_loss(choose_backend(model, 0), model, rows, recipe.batch_size) == outcome.eval_loss
 
 
 def test_a_damaged_best_checkpoint_is_an_error_that_names_it(tiny_gpt2_dir, tmp_path):

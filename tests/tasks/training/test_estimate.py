@@ -11,7 +11,7 @@ from tasks.training.estimate import RUNTIME_BYTES
 from tasks.training.fitting import workload_of
 from tasks.training.methods import METHODS
 from tasks.training.planning import StepPlan
-from tasks.training.step_backend import choose_path
+from tasks.training.step_backend import choose_backend
 from tests.tasks.training.job import Row, Start, load_adapted
 from tests.tasks.training.test_planning import SMOLLM2
 
@@ -32,22 +32,22 @@ def live_bytes(work):
     return peak, result
 
 
-def step_of(model, path, rows, length, recompute, recipe=RECIPE):
+def step_of(model, backend, rows, length, recompute, recipe=RECIPE):
     """Compute the gradient of one micro-batch; return what is estimated for it, without the libraries' own share."""
     ids = torch.randint(3, 300, (rows, length)).tolist()
-    chosen = choose_path(model.train(), 0, path, recompute=recompute)
+    chosen = choose_backend(model.train(), 0, backend, recompute=recompute)
     chosen.accumulate(chosen.batch([Row(row, row) for row in ids]), rows * length)
-    workload = workload_of(model, recipe, [length] * rows, path)
+    workload = workload_of(model, recipe, [length] * rows, backend)
     return workload.peak(StepPlan(rows, recompute)) - RUNTIME_BYTES
 
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize(
-    ("name", "path"), [("tiny-llama", "packed"), ("tiny-llama", "padded"), ("tiny-gpt2", "padded")]
+    ("name", "backend"), [("tiny-llama", "packed"), ("tiny-llama", "padded"), ("tiny-gpt2", "padded")]
 )
-def test_a_tiny_model_takes_at_most_what_is_estimated(tiny_models_dir, name, path, recompute):
+def test_a_tiny_model_takes_at_most_what_is_estimated(tiny_models_dir, name, backend, recompute):
     model = load_adapted(tiny_models_dir / name, RECIPE)
-    measured, estimated = live_bytes(lambda: step_of(model, path, 16, 100, recompute))
+    measured, estimated = live_bytes(lambda: step_of(model, backend, 16, 100, recompute))
     assert measured <= estimated
 
 

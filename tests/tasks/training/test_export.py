@@ -7,15 +7,15 @@ from torch import float32
 from configs.recipe import TrainingRecipe
 from tasks.models.loading import load_base_model
 from tasks.training.adapter import attach_lora, save_adapter
+from tasks.training.checkpoint_list import saved_checkpoints
 from tasks.training.export import export_adapter
-from tasks.training.kept import kept_checkpoints
 from tests.tasks.training.job import Recorder, run
 
 RECIPE = TrainingRecipe(lora_r=3, lora_alpha=5, max_steps=3, batch_size=4, eval_every=2)
 
 
 def exported(job, recipe=RECIPE):
-    kept = next(iter(kept_checkpoints(job / "checkpoints")))
+    kept = next(iter(saved_checkpoints(job / "checkpoints")))
     folder = export_adapter(kept.folder, job / "untrained", job / "adapters", "job-", recipe.lora_scale)
     return kept, folder
 
@@ -61,7 +61,7 @@ def test_a_second_export_finds_the_first_and_other_weights_get_another_folder(ti
 
 def test_what_is_gone_or_damaged_leaves_nothing_behind(tiny_llama_dir, tmp_path):
     trained(tiny_llama_dir, tmp_path)
-    kept = next(iter(kept_checkpoints(tmp_path / "checkpoints")))
+    kept = next(iter(saved_checkpoints(tmp_path / "checkpoints")))
     weights = kept.folder / "adapter.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -79,8 +79,8 @@ def test_what_a_kept_checkpoint_says_of_itself(tiny_llama_dir, tmp_path):
     run(model, RECIPE, tmp_path / "checkpoints", recorder, interval=0.0)
     told = {(kind, step): value for kind, step, value in recorder.events}
     # Held-out losses are measured after step 2 and at the end.
-    assert [(one.step, one.train_loss, one.held_out_loss) for one in kept_checkpoints(tmp_path / "checkpoints")] == [
+    assert [(one.step, one.train_loss, one.held_out_loss) for one in saved_checkpoints(tmp_path / "checkpoints")] == [
         (step, told["step", step], told["evaluation", step]) for step in (3, 2)
     ]
-    assert [one.folder for one in kept_checkpoints(tmp_path / "checkpoints")] == recorder.saved[-1:-3:-1]
-    assert list(kept_checkpoints(tmp_path / "absent")) == []
+    assert [one.folder for one in saved_checkpoints(tmp_path / "checkpoints")] == recorder.saved[-1:-3:-1]
+    assert list(saved_checkpoints(tmp_path / "absent")) == []

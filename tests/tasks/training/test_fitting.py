@@ -17,7 +17,7 @@ from tasks.training.fitting import MemoryPlanner, workload_of
 from tasks.training.memory import memory_errors
 from tasks.training.observer import PlanRecord
 from tasks.training.planning import StepPlan
-from tasks.training.snapshot import begun_plan
+from tasks.training.snapshot import saved_plan
 from tests.tasks.training.job import Killed, Recorder, adapter_bytes, load_adapted, make_rows, run, unsay
 
 RECIPE = TrainingRecipe(
@@ -41,7 +41,7 @@ def memory_for(folder, plan):
 
 
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-gpt2"])
-def test_fewer_rows_at_once_give_the_loss_of_the_whole_batch(tiny_models_dir, tmp_path, name):
+def test_fewer_rows_at_once_give_the_loss_of_the_full_batch(tiny_models_dir, tmp_path, name):
     recipe = RECIPE.model_copy(update={"lora_dropout": 0.0, "epochs": 3})
     traces = []
     for rows_at_once in (6, 4, 1):
@@ -67,7 +67,7 @@ def test_a_run_keeps_to_the_plan_that_it_began_with(tiny_llama_dir, tmp_path):
     parts = Recorder(kill_after=1)
     with pytest.raises(Killed):  # before any checkpoint was due
         fitted(tiny_llama_dir, RECIPE, tmp_path / "parts", parts, scarce)
-    assert begun_plan(tmp_path / "parts", RECIPE) == StepPlan(2)
+    assert saved_plan(tmp_path / "parts", RECIPE) == StepPlan(2)
     parts = Recorder(pause_after=4)
     fitted(tiny_llama_dir, RECIPE, tmp_path / "parts", parts)  # by now there is plenty
     parts.pause_after = None
@@ -82,7 +82,7 @@ def test_a_run_of_an_earlier_version_goes_on_with_batch_size_rows_at_once(tiny_l
     recipe, paused = RECIPE.model_copy(update={"micro_batch": "as_given"}), Recorder(pause_after=2)
     fitted(tiny_llama_dir, recipe, tmp_path, paused)
     unsay(paused.saved[-1], "plan", "recipe.micro_batch")
-    assert begun_plan(tmp_path, recipe) == StepPlan(6)
+    assert saved_plan(tmp_path, recipe) == StepPlan(6)
     _, told = fitted(tiny_llama_dir, recipe, tmp_path, Recorder(), available=1)
     assert [plan.micro_batch for plan in told] == [6]
 
@@ -107,7 +107,7 @@ def test_a_run_that_the_kernel_killed_for_memory_goes_on_with_less(tiny_llama_di
         assert (record.micro_batch, record.recompute) == (plan.micro_batch, plan.recompute)
         assert record.reason.startswith("the kernel killed the attempt before this one for lack of memory, with ")
         assert recorder.started_at[0] == step - 1
-        assert begun_plan(tmp_path, RECIPE) == plan
+        assert saved_plan(tmp_path, RECIPE) == plan
     with pytest.raises(OutOfMemory, match=r"1 row at once, activations computed again.* lower max_seq_length"):
         fitted(tiny_llama_dir, RECIPE, tmp_path, Recorder(), killed=True)
 

@@ -11,7 +11,7 @@ from tasks.training.errors import NonFiniteLoss, OutOfMemory, RowError
 from tasks.training.memory import memory_errors
 from tasks.training.planning import StepPlan
 from tasks.training.snapshot import run_identity
-from tasks.training.step_backend import choose_path
+from tasks.training.step_backend import choose_backend
 from tests.tasks.training.job import Recorder, Row, adapter_bytes, load_adapted, make_rows, run
 
 RECIPE = TrainingRecipe(epochs=2, batch_size=4, learning_rate=1e-2, lora_r=4, lora_dropout=0.1)
@@ -132,6 +132,6 @@ def test_rows_are_checked_before_anything_else(tiny_gpt2_dir, tmp_path):
 
 def test_a_jobs_name_is_no_part_of_the_runs_identity(tiny_llama_dir):
     model = load_adapted(tiny_llama_dir, RECIPE)
-    path = choose_path(model, 0)
+    backend = choose_backend(model, 0)
     named = FinetuneParameters(**RECIPE.model_dump(), model_id=3, job_name="mine")
-    assert run_identity(model, named, "rows", 14, path) == run_identity(model, RECIPE, "rows", 14, path)
+    assert run_identity(model, named, "rows", 14, backend) == run_identity(model, RECIPE, "rows", 14, backend)

@@ -8,7 +8,7 @@ from configs.recipe import TrainingRecipe
 from tasks.training.adapter import trainable_weights
 from tasks.training.batch import collate
 from tasks.training.loss import summed_nll
-from tasks.training.step_backend import choose_path, held_out_loss
+from tasks.training.step_backend import choose_backend, held_out_loss
 from tests.tasks.training.job import load_adapted, make_rows
 
 RECIPE = TrainingRecipe(lora_dropout=0.0)
@@ -64,7 +64,7 @@ def test_held_out_loss_is_per_token_and_leaves_mode_and_random_state(tiny_gpt2_d
     model.train()  # GPT-2 has dropout of its own
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    assert held_out_loss(choose_path(model, 0), model, rows, 2) == pytest.approx(expected, rel=1e-5)
+    assert held_out_loss(choose_backend(model, 0), model, rows, 2) == pytest.approx(expected, rel=1e-5)
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
 

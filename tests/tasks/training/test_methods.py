@@ -12,7 +12,7 @@ from tasks.models.loading import attach_adapter, load_base_model
 from tasks.training.adapter import trainable_weights
 from tasks.training.errors import MethodUnavailable
 from tasks.training.methods import METHODS, require_method
-from tasks.training.step_backend import choose_path
+from tasks.training.step_backend import choose_backend
 from tests.tasks.training.job import Recorder, Start, run
 
 CPU = torch.device("cpu")
@@ -70,7 +70,7 @@ def test_a_paused_run_equals_an_uninterrupted_one(tiny_llama_dir, tmp_path, meth
 
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-gpt2"])
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora", "full"])
-def test_what_is_kept_is_the_model_that_was_trained(tiny_models_dir, tmp_path, method, name):
+def test_what_is_saved_is_the_model_that_was_trained(tiny_models_dir, tmp_path, method, name):
     start = Start(tiny_models_dir / name)
     untrained = logits(served(start))
     recipe = recipe_of(method)
@@ -100,15 +100,15 @@ def test_any_method_goes_on_from_any_other(tiny_llama_dir, tmp_path, first, seco
     torch.testing.assert_close(logits(served(parent.after(second, kept))), expected)
 
 
-def test_which_weights_train_and_on_which_path(tiny_llama_dir):
+def test_which_weights_train_and_on_which_backend(tiny_llama_dir):
     start = Start(tiny_llama_dir, dtype=torch.bfloat16)
     found = {}
     for method in ("lora", "rslora", "dora", "full"):
         model = METHODS[method].load(start, recipe_of(method))
         weights = trainable_weights(model)
-        path = choose_path(model, 0, dtype=torch.bfloat16)
+        backend = choose_backend(model, 0, dtype=torch.bfloat16)
         assert {weight.dtype for weight in weights.values()} == {torch.float32}
-        found[method] = (len(weights), path.name, path.dtype)
+        found[method] = (len(weights), backend.name, backend.dtype)
     assert found == {
         "lora": (28, "packed", torch.bfloat16),
         "rslora": (28, "packed", torch.bfloat16),
@@ -117,7 +117,7 @@ def test_which_weights_train_and_on_which_path(tiny_llama_dir):
     }
 
 
-def test_a_whole_model_is_kept_in_the_format_that_it_is_served_in(tiny_llama_dir, tmp_path):
+def test_a_full_model_is_saved_in_the_format_that_it_is_served_in(tiny_llama_dir, tmp_path):
     for method in ("dora", "full"):
         start = Start(tiny_llama_dir, dtype=torch.bfloat16)
         kept, _ = trained(method, start, tmp_path / method)

@@ -1,4 +1,4 @@
-"""The fast path: transformers' and peft's loss, gradients and curve; rows kept apart; dropout as seeded."""
+"""The packed backend: transformers' and peft's loss, gradients and curve; rows kept apart; dropout as seeded."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ from tasks.training.packed.batch import pack
 from tasks.training.packed.dropout import Streams, keep_probability, masked
 from tasks.training.packed.linear import MergedLinear
 from tasks.training.packed.llama import PackedLlama
-from tasks.training.step_backend import PackedPath, choose_path
+from tasks.training.step_backend import PackedBackend, choose_backend
 from tests.tasks.training.job import Recorder, load_adapted, make_rows, run
 
 RECIPE = TrainingRecipe(lora_dropout=0.0, lora_r=4)
@@ -98,9 +98,9 @@ def test_loss_and_gradients_are_those_of_transformers_and_peft(name):
     rows = make_rows(6)
     expected = reference_loss(reference, rows)
     expected.backward()
-    path = choose_path(fast, 0)
-    assert path.name == "packed"
-    loss = path.accumulate(path.batch(rows), 1)
+    backend = choose_backend(fast, 0)
+    assert backend.name == "packed"
+    loss = backend.accumulate(backend.batch(rows), 1)
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     for key, gradient in gradients(fast).items():
         torch.testing.assert_close(gradient, gradients(reference)[key], rtol=1e-3, atol=1e-5, msg=key)
@@ -147,22 +147,22 @@ def test_rows_longer_than_are_attended_to_directly_give_the_same(monkeypatch):
         torch.testing.assert_close(gradient, gradients(direct)[key], rtol=1e-3, atol=1e-5, msg=key)
 
 
-def test_a_row_does_not_see_its_neighbours():
+def test_a_row_does_not_see_the_other_rows():
     model, _ = twice(FAMILY["llama"])
-    rows, path = make_rows(4), PackedPath(model)
-    alone = [path.summed_nll(path.batch([row])) for row in rows]
-    together = path.summed_nll(path.batch(rows))
-    turned = path.summed_nll(path.batch(rows[::-1]))
+    rows, backend = make_rows(4), PackedBackend(model)
+    alone = [backend.summed_nll(backend.batch([row])) for row in rows]
+    together = backend.summed_nll(backend.batch(rows))
+    turned = backend.summed_nll(backend.batch(rows[::-1]))
     assert together == pytest.approx(sum(alone), rel=1e-5)
     assert turned == pytest.approx(sum(alone), rel=1e-5)
 
 
 def test_the_models_own_weights_still_answer_and_save_the_same(tmp_path):
     before, model = twice(FAMILY["llama"])
-    path = choose_path(model, 0)
+    backend = choose_backend(model, 0)
     ids = torch.tensor([[4, 5, 6]])
     torch.testing.assert_close(model(ids).logits, before(ids).logits)
-    path.accumulate(path.batch(make_rows(2)), 1)
+    backend.accumulate(backend.batch(make_rows(2)), 1)
     files = [
         (save_adapter(m, tmp_path / n, "base") / "adapter_model.safetensors") for n, m in (("a", before), ("b", model))
     ]
@@ -188,12 +188,12 @@ def test_masks_drop_as_often_as_asked_and_repeat_with_the_seed(probability, dtyp
 
 def test_dropout_changes_the_loss_in_training_only_and_not_its_mean():
     model = adapted(FAMILY["llama"](), RECIPE.model_copy(update={"lora_dropout": 0.3}))
-    path = choose_path(model, 0)
-    batch = path.batch(make_rows(4))
-    exact = path.summed_nll(batch)
-    assert path.summed_nll(batch) == exact
+    backend = choose_backend(model, 0)
+    batch = backend.batch(make_rows(4))
+    exact = backend.summed_nll(batch)
+    assert backend.summed_nll(batch) == exact
     torch.manual_seed(2)
-    noisy = torch.tensor([path.accumulate(batch, 1) for _ in range(60)])
+    noisy = torch.tensor([backend.accumulate(batch, 1) for _ in range(60)])
     assert noisy.std() > 0
     assert abs(noisy.mean().item() - exact) < 0.02 * exact
 
@@ -221,18 +221,18 @@ def test_dropouts_loss_and_gradient_are_those_of_the_masked_product():
         torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-4)
 
 
-def test_models_it_does_not_know_take_the_padded_path(tiny_llama_dir, tiny_gpt2_dir, tmp_path):
-    assert choose_path(load_adapted(tiny_gpt2_dir, RECIPE), 0).name == "padded"
+def test_models_it_does_not_support_take_the_padded_backend(tiny_llama_dir, tiny_gpt2_dir, tmp_path):
+    assert choose_backend(load_adapted(tiny_gpt2_dir, RECIPE), 0).name == "padded"
     known = load_adapted(tiny_llama_dir, RECIPE)
-    assert choose_path(known, 0).name == "packed"
+    assert choose_backend(known, 0).name == "packed"
     base = AutoModelForCausalLM.from_pretrained(tiny_llama_dir)
     dora = get_peft_model(base, LoraConfig(target_modules=["q_proj"], use_dora=True))
-    assert choose_path(dora, 0).name == "padded"
+    assert choose_backend(dora, 0).name == "padded"
     save_adapter(known, tmp_path, "tiny-llama")
     child = attach_lora(AutoModelForCausalLM.from_pretrained(tiny_llama_dir), RECIPE, parent=tmp_path)
-    assert choose_path(child, 0).name == "padded"
+    assert choose_backend(child, 0).name == "padded"
     windowed = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=16))
-    assert choose_path(adapted(windowed), 0).name == "padded"
+    assert choose_backend(adapted(windowed), 0).name == "padded"
 
 
 def sharp(folder, recipe, dtype):

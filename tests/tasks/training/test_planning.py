@@ -7,7 +7,7 @@ import pytest
 
 from configs.recipe import TrainingRecipe
 from tasks.training.errors import DoesNotFit
-from tasks.training.estimate import StepShape, likely_path, loading_bytes, sizes_of, step_bytes
+from tasks.training.estimate import StepShape, likely_backend, loading_bytes, sizes_of, step_bytes
 from tasks.training.planning import StepPlan, Workload, plan_step
 
 RECIPE = TrainingRecipe(batch_size=8, gradient_accumulation=2)
@@ -26,21 +26,21 @@ SMOLLM2 = {
 GPT2 = {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257}
 
 
-def workload(path="packed", rank=8, longest=512, on_cpu=True, lengths=None, config=SMOLLM2, can_recompute=True):
+def workload(backend="packed", rank=8, longest=512, on_cpu=True, lengths=None, config=SMOLLM2, can_recompute=True):
     sizes = sizes_of(config)
     trained = sizes.adapter_parameters(rank, None)
-    shape = StepShape(path, 2, 2 * 134_515_008, trained, rank, dropout=True, on_cpu=on_cpu)
+    shape = StepShape(backend, 2, 2 * 134_515_008, trained, rank, dropout=True, on_cpu=on_cpu)
     return Workload(sizes, shape, longest, lengths, can_recompute)
 
 
-@pytest.mark.parametrize("path", ["packed", "padded"])
-def test_memory_grows_with_rows_length_and_rank_and_falls_when_activations_are_computed_again(path):
+@pytest.mark.parametrize("backend", ["packed", "padded"])
+def test_memory_grows_with_rows_length_and_rank_and_falls_when_activations_are_computed_again(backend):
     for plan in (StepPlan(4), StepPlan(4, recompute=True)):
-        least = workload(path).peak(plan)
-        assert least < workload(path).peak(StepPlan(5, plan.recompute))
-        assert least < workload(path, longest=600).peak(plan)
-        assert least < workload(path, rank=16).peak(plan)
-    assert workload(path).peak(StepPlan(4, recompute=True)) < workload(path).peak(StepPlan(4))
+        least = workload(backend).peak(plan)
+        assert least < workload(backend).peak(StepPlan(5, plan.recompute))
+        assert least < workload(backend, longest=600).peak(plan)
+        assert least < workload(backend, rank=16).peak(plan)
+    assert workload(backend).peak(StepPlan(4, recompute=True)) < workload(backend).peak(StepPlan(4))
 
 
 def test_only_the_longest_rows_that_may_meet_in_a_micro_batch_count():
@@ -50,9 +50,9 @@ def test_only_the_longest_rows_that_may_meet_in_a_micro_batch_count():
     assert ragged.peak(StepPlan(5)) == ragged.peak(StepPlan(4096))
 
 
-@pytest.mark.parametrize("path", ["packed", "padded"])
-def test_the_fastest_plan_that_fits_is_taken(path):
-    work = workload(path)
+@pytest.mark.parametrize("backend", ["packed", "padded"])
+def test_the_fastest_plan_that_fits_is_taken(backend):
+    work = workload(backend)
     assert plan_step(work, RECIPE, work.peak(StepPlan(8))) == StepPlan(8)
     assert plan_step(work, AUTO, work.peak(StepPlan(8))) == StepPlan(8)
     assert plan_step(work, RECIPE, work.peak(StepPlan(8)) - 1) == StepPlan(8, recompute=True)
@@ -70,9 +70,9 @@ def test_a_model_that_cannot_compute_again_is_not_asked_to():
 
 
 @pytest.mark.parametrize("on_cpu", [True, False])
-@pytest.mark.parametrize("path", ["packed", "padded"])
-def test_what_is_said_to_fit_fits_and_one_more_does_not(path, on_cpu):
-    work = workload(path, on_cpu=on_cpu)
+@pytest.mark.parametrize("backend", ["packed", "padded"])
+def test_what_is_said_to_fit_fits_and_one_more_does_not(backend, on_cpu):
+    work = workload(backend, on_cpu=on_cpu)
     available = work.peak(StepPlan(5, recompute=True))
     with pytest.raises(
         DoesNotFit, match=r"batch_size 5 would fit .*gradient_accumulation 4 .*micro_batch to auto"
@@ -81,7 +81,7 @@ def test_what_is_said_to_fit_fits_and_one_more_does_not(path, on_cpu):
     assert (few.value.batch_size, few.value.available) == (5, available)
     assert few.value.needed == work.peak(StepPlan(8, recompute=True)) > available
 
-    available = workload(path, longest=100, on_cpu=on_cpu).peak(StepPlan(1, recompute=True))
+    available = workload(backend, longest=100, on_cpu=on_cpu).peak(StepPlan(1, recompute=True))
     for recipe in (RECIPE, AUTO):
         with pytest.raises(DoesNotFit, match="max_seq_length 100 would fit, 1 row at once") as short:
             plan_step(work, recipe, available)
@@ -106,8 +106,8 @@ def test_sizes_are_found_under_the_names_of_either_family_and_not_made_up():
     assert (gpt2.queries, gpt2.keys, gpt2.inner, gpt2.gated, gpt2.context) == (768, 768, 3072, False, 1024)
     assert sizes_of({"text_config": SMOLLM2}) == llama
     assert sizes_of({"model_type": "mamba", "hidden_size": 768, "vocab_size": 50280}) is None
-    assert (likely_path(SMOLLM2), likely_path(GPT2)) == ("packed", "padded")
-    assert likely_path(SMOLLM2 | {"sliding_window": 4096}) == "padded"
+    assert (likely_backend(SMOLLM2), likely_backend(GPT2)) == ("packed", "padded")
+    assert likely_backend(SMOLLM2 | {"sliding_window": 4096}) == "padded"
 
 
 def test_adapters_of_named_layers_only_are_counted_as_such():
@@ -132,7 +132,7 @@ def over(devices, on_cpu=False):
     return replace(work, shape=replace(work.shape, devices=devices, frozen_bytes=2 * 8_030_261_248))
 
 
-def test_weights_are_divided_only_where_nothing_fits_that_keeps_them_whole():
+def test_weights_are_sharded_only_where_nothing_else_fits():
     two = AUTO.model_copy(update={"devices": 2})
     work = over(2)
     least = work.peak(StepPlan(1, recompute=True))
@@ -158,9 +158,9 @@ def test_each_device_more_holds_less_of_the_weights_and_all_of_the_gathered_laye
     assert peaks[1] - peaks[2] == weights // 4 - weights // 8
 
 
-def test_on_a_cpu_a_plan_has_room_for_a_whole_model_while_the_parts_are_made():
+def test_on_a_cpu_a_plan_has_room_for_a_full_model_while_it_is_sharded():
     work = replace(over(2, on_cpu=True), longest=8)
-    at_work = replace(work.shape, sharded=True, path="padded")
+    at_work = replace(work.shape, sharded=True, backend="padded")
     plan = StepPlan(1, recompute=True, sharded=True)
     assert work.peak(plan) >= loading_bytes(at_work) > 2 * work.shape.frozen_bytes
     assert work.peak(plan) == max(loading_bytes(at_work), 2 * step_bytes(work.sizes, at_work, [8], recompute=True))
@@ -170,7 +170,7 @@ def test_where_all_weights_train_each_device_more_holds_less_of_their_state():
     work = over(2)
     parameters = 8_030_261_248
     shapes = [
-        replace(work.shape, path="padded", frozen_bytes=0, trained_parameters=parameters, rank=0, devices=devices)
+        replace(work.shape, backend="padded", frozen_bytes=0, trained_parameters=parameters, rank=0, devices=devices)
         for devices in (2, 4)
     ]
     whole, divided = StepPlan(1, recompute=True), StepPlan(1, recompute=True, sharded=True)

@@ -1,4 +1,4 @@
-"""The ranks of a run end together: whichever dies takes the others with it, and what broke the group is told."""
+"""The ranks of a run end together: whichever dies takes the others with it, and the cause is reported."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def die(rank, ready):
         (die, RankLost, "the process of rank 1 ended before the run, with code -9"),
     ],
 )
-def test_what_ends_a_rank_is_told(work, error, sentence):
+def test_what_ends_a_rank_is_reported(work, error, sentence):
     with pytest.raises(error, match=sentence), RankProcesses(2, work) as others:
         others.await_ready()
     with pytest.raises(error, match=sentence), RankProcesses(2, work) as others, others.failures_named():

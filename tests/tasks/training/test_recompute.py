@@ -7,7 +7,7 @@ import torch
 
 from configs.recipe import TrainingRecipe
 from tasks.training.planning import StepPlan
-from tasks.training.step_backend import can_recompute, choose_path
+from tasks.training.step_backend import can_recompute, choose_backend
 from tests.tasks.training.job import Recorder, adapter_bytes, load_adapted, make_rows, run
 
 RECIPE = TrainingRecipe(epochs=1, batch_size=4, learning_rate=1e-2, lora_r=4, lora_dropout=0.2, eval_every=2)
@@ -25,7 +25,7 @@ def test_a_run_gives_the_same_to_the_last_bit(tiny_models_dir, tmp_path, name, d
     assert results[0] == results[1]
 
 
-def kept_bytes(model, path_name, recompute):
+def kept_bytes(model, backend_name, recompute):
     """Bytes of what one micro-batch has kept when its backward pass begins."""
     storages, backward = {}, threading.Event()
 
@@ -38,20 +38,20 @@ def kept_bytes(model, path_name, recompute):
         backward.set()
         return tensor
 
-    path = choose_path(model.train(), 0, path_name, recompute=recompute)
+    backend = choose_backend(model.train(), 0, backend_name, recompute=recompute)
     frozen = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(keep, give_back):
-        path.accumulate(path.batch(make_rows(8)), 1)
+        backend.accumulate(backend.batch(make_rows(8)), 1)
     assert backward.is_set()
     return sum(size for place, size in storages.items() if place not in frozen)
 
 
 @pytest.mark.parametrize(
-    ("name", "path"), [("tiny-llama", "packed"), ("tiny-llama", "padded"), ("tiny-gpt2", "padded")]
+    ("name", "backend"), [("tiny-llama", "packed"), ("tiny-llama", "padded"), ("tiny-gpt2", "padded")]
 )
-def test_less_is_kept(tiny_models_dir, name, path):
+def test_less_is_kept(tiny_models_dir, name, backend):
     kept = [
-        kept_bytes(load_adapted(tiny_models_dir / name, RECIPE), path, recompute=recompute)
+        kept_bytes(load_adapted(tiny_models_dir / name, RECIPE), backend, recompute=recompute)
         for recompute in (False, True)
     ]
     assert can_recompute(load_adapted(tiny_models_dir / name, RECIPE))

@@ -175,7 +175,7 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_nothing_else(tiny_llama
     assert not (tmp_path / "run/step-00000007").exists()
 
 
-def test_a_run_begun_before_there_was_a_fast_path_goes_on_without_it(tiny_llama_dir, tmp_path):
+def test_a_run_begun_before_the_packed_backend_goes_on_without_it(tiny_llama_dir, tmp_path):
     paused, resumed = Recorder(pause_after=5), Recorder()
     run(load_adapted(tiny_llama_dir, RECIPE), RECIPE, tmp_path, paused)
     assert latest_checkpoint(tmp_path, print).state.identity["path"] == "packed"

@@ -9,7 +9,7 @@ from tasks.training.rng import private_rng, restore_rng, rng_state
 CPU = torch.device("cpu")
 
 
-def test_a_run_draws_its_own_numbers_and_leaves_the_process_its():
+def test_a_run_has_its_own_random_numbers_and_leaves_the_processs_alone():
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load, load_file
 
 from configs.recipe import TrainingRecipe
+from tasks.training.checkpoint_list import folders
 from tasks.training.errors import RankLost
-from tasks.training.kept import folders
 from tasks.training.methods import METHODS
 from tasks.training.planning import StepPlan
 from tasks.training.sharding import held_bytes
@@ -63,7 +63,7 @@ def test_a_run_whose_rank_was_killed_goes_on_as_an_uninterrupted_one(whole, tiny
     assert adapter_bytes(model, tmp_path / "adapter") == adapter
 
 
-def test_every_weight_trains_in_parts_as_it_does_whole_and_goes_on_after_a_pause(tiny_llama_dir, tmp_path):
+def test_a_sharded_full_run_equals_an_unsharded_one_and_goes_on_after_a_pause(tiny_llama_dir, tmp_path):
     two = TrainingRecipe(method="full", devices=2, sharding="full", max_steps=3, batch_size=6, learning_rate=1e-3)
     told, interrupted, one = Recorder(), Recorder(pause_after=2), Recorder()
     model, outcome = run(tiny_llama_dir, two, tmp_path / "two", told, plan=PLAN)

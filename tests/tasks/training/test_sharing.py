@@ -1,12 +1,12 @@
-"""Rows dealt to threads: shares that end together, the same gradient on any number of threads, exact resumption."""
+"""Rows divided among threads: balanced shares, the same gradient on any number of threads, exact resumption."""
 
 import pytest
 import torch
 
 from configs.recipe import TrainingRecipe
 from tasks.training.adapter import trainable_weights
-from tasks.training.packed.sharing import Threads, deal
-from tasks.training.step_backend import PackedPath
+from tasks.training.packed.sharing import Threads, divide_rows
+from tasks.training.step_backend import PackedBackend
 from tests.tasks.training.job import Recorder, adapter_bytes, load_adapted, make_rows, run
 
 CPU = torch.device("cpu")
@@ -32,7 +32,7 @@ def threads():
     ],
 )
 def test_shares_end_together(lengths, number, shares):
-    assert deal(lengths, number) == shares
+    assert divide_rows(lengths, number) == shares
 
 
 def step(folder, number):
@@ -40,14 +40,14 @@ def step(folder, number):
     torch.set_num_threads(number)
     torch.manual_seed(5)
     model = load_adapted(folder, DROPPING)
-    path = PackedPath(model)
-    batch = path.batch(make_rows(7))
-    loss = path.accumulate(batch, batch.labelled)
+    backend = PackedBackend(model)
+    batch = backend.batch(make_rows(7))
+    loss = backend.accumulate(batch, batch.labelled)
     gradient = torch.cat([weight.grad.flatten() for weight in trainable_weights(model).values()])
     return len(batch.shares), loss, gradient
 
 
-def test_the_gradient_and_the_draws_are_the_same_on_any_number_of_threads(threads, tiny_llama_dir):
+def test_the_gradient_and_the_masks_are_the_same_on_any_number_of_threads(threads, tiny_llama_dir):
     (_, loss, gradient), *others = (step(tiny_llama_dir, number) for number in (1, 2, 3))
     assert [shares for shares, *_ in others] == [2, 3]
     for _, its_loss, its_gradient in others:

@@ -1,25 +1,13 @@
 """What a training job has measured, step by step, as a CSV file."""
 
-import csv
-import io
-from typing import Any
-
 from sqlalchemy.orm import Session
 
 from api.errors import NotFound
 from api.openai_ids import RESULTS, number_of
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.run_states import TERMINAL
+from registry.step_metrics import results_file
 from registry.tables import TrainingJob
-
-COLUMNS = {
-    "step": "step",
-    "train_loss": "loss",
-    "valid_loss": "eval_loss",
-    "learning_rate": "learning_rate",
-    "tokens_per_second": "tokens_per_second",
-}
-"""Each column of the file, and the metric's name in the job's events."""
 
 
 def ended_job(session: Session, file_id: str) -> TrainingJob:
@@ -31,12 +19,11 @@ def ended_job(session: Session, file_id: str) -> TrainingJob:
 
 
 def step_metrics(session: Session, job_id: int) -> bytes:
-    """Return the CSV: a row per step, with what was measured after it; a field is empty where nothing was."""
-    rows: dict[int, dict[str, Any]] = {}
-    for data in TrainingJobRepository(session).measured(job_id):
-        rows.setdefault(data["step"], {}).update(data)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([rows[step].get(metric) for metric in COLUMNS.values()] for step in sorted(rows))
-    return text.getvalue().encode()
+    """Return the file."""
+    return results_file(TrainingJobRepository(session).measured(job_id))
+
+
+def size_of(session: Session, job: TrainingJob) -> int:
+    """Return the file's size; only of a job of an older version it takes a look at every step."""
+    kept = TrainingJobRepository(session).results_bytes(job)
+    return len(step_metrics(session, job.id)) if kept is None else kept

@@ -9,7 +9,7 @@ from api.openai_ids import FILE, cursor, is_of, number_of
 from api.openai_ids import RESULTS as RESULTS_ID
 from api.platform import Platform
 from api.routes.datasets.service import dataset_in, delete_dataset, require_dataset
-from api.routes.openai.files.results import ended_job, step_metrics
+from api.routes.openai.files.results import ended_job, size_of, step_metrics
 from api.routes.openai.files.schemas import FINE_TUNE, RESULTS, FileObject
 from api.routes.openai.pages import Page, page_of
 from registry.clock import unix_seconds
@@ -81,7 +81,7 @@ def dataset_file(platform: Platform, dataset: Dataset) -> FileObject:
 def _results_file(session: Session, job: TrainingJob) -> FileObject:
     return FileObject(
         id=f"{RESULTS_ID}{job.id}",
-        bytes=len(step_metrics(session, job.id)),
+        bytes=size_of(session, job),
         created_at=unix_seconds(job.completed_at or job.created_at),
         filename=f"step_metrics_{job.id}.csv",
         purpose=RESULTS,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from filelock import FileLock
+
 from api.errors import Conflict, NotFound
 from api.openai_ids import CHECKPOINT, JOB, NUMBER, cursor
 from api.platform import Platform
@@ -18,14 +20,14 @@ from configs.recipe import TrainingRecipe
 from registry.repositories.models import ModelRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.tables import Model, TrainingJob
-from tasks.file_lock import exclusive
 from tasks.job.folder import JobFolder, served_prefix
+from tasks.training.checkpoint_list import SavedCheckpoint, folder_name, saved_checkpoints
 from tasks.training.export import export_adapter
-from tasks.training.kept import KeptCheckpoint, folder_name, kept_checkpoints
 
 _NAME = re.compile(rf"ft:.+:{JOB}({NUMBER}):ckpt-step-([0-9]{{1,9}})")
 WHICH_ARE_KEPT = "the newest two and the one with the lowest held-out loss"
 
+EXPORT_WAIT_SECONDS = 60.0
 NO_ADAPTER = "the job trains whole weights (method dora or full), or is of an older version"
 
 
@@ -35,7 +37,7 @@ def list_checkpoints(platform: Platform, job_id: int, limit: int, after: str | N
         job = job_in(session, job_id)
         base_model = ModelRepository(session).by_ids([job.model_id])[job.model_id].base_model
     files = JobFolder(platform.settings.jobs_dir, job_id)
-    kept = kept_checkpoints(files.checkpoints) if files.untrained_adapter.is_dir() else ()
+    kept = saved_checkpoints(files.checkpoints) if files.untrained_adapter.is_dir() else ()
     shown = (_checkpoint(job, base_model, one) for one in kept)
     last = cursor(after)
     if last is not None:
@@ -50,7 +52,7 @@ class NamedCheckpoint:
 
     job: TrainingJob
     model: Model
-    kept: KeptCheckpoint
+    kept: SavedCheckpoint
 
 
 def checkpoint_of(platform: Platform, name: str) -> NamedCheckpoint | None:
@@ -64,7 +66,7 @@ def checkpoint_of(platform: Platform, name: str) -> NamedCheckpoint | None:
         model = ModelRepository(session).by_ids([job.model_id])[job.model_id] if job is not None else None
     if job is None or model is None or name != _name(job, model.base_model, step):
         raise no_model(name)
-    kept = list(kept_checkpoints(JobFolder(platform.settings.jobs_dir, job.id).checkpoints))
+    kept = list(saved_checkpoints(JobFolder(platform.settings.jobs_dir, job.id).checkpoints))
     found = next((one for one in kept if one.step == step), None)
     if found is None:
         raise _expired(job, step, kept)
@@ -89,18 +91,18 @@ def _adapter(platform: Platform, checkpoint: NamedCheckpoint) -> Path:
     if not files.untrained_adapter.is_dir():
         raise NotFound(f"The checkpoints of {JOB}{job.id} can't be named as models: {NO_ADAPTER}.")
     prefix, scale = served_prefix(job.uid), TrainingRecipe(**job.recipe).lora_scale
-    with exclusive(files.path / "export.lock"):
-        steps = [one.step for one in kept_checkpoints(files.checkpoints)]
+    with FileLock(files.path / "export.lock", timeout=EXPORT_WAIT_SECONDS):
+        steps = [one.step for one in saved_checkpoints(files.checkpoints)]
         _forget_expired(adapters, prefix, steps)
         try:
             return export_adapter(kept.folder, files.untrained_adapter, adapters, prefix, scale)
         except FileNotFoundError as error:
-            raise _expired(job, kept.step, kept_checkpoints(files.checkpoints)) from error
+            raise _expired(job, kept.step, saved_checkpoints(files.checkpoints)) from error
         except ValueError as error:
             raise Conflict(f"The checkpoint of step {kept.step} of {JOB}{job.id} is damaged: {error}.") from error
 
 
-def _expired(job: TrainingJob, step: int, kept: Iterable[KeptCheckpoint]) -> NotFound:
+def _expired(job: TrainingJob, step: int, kept: Iterable[SavedCheckpoint]) -> NotFound:
     steps = [str(one.step) for one in kept]
     there = f"there are those of steps {', '.join(steps)}" if steps else "there is none"
     return NotFound(
@@ -116,7 +118,7 @@ def _forget_expired(adapters: Path, prefix: str, kept: list[int]) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _checkpoint(job: TrainingJob, base_model: str, kept: KeptCheckpoint) -> Checkpoint:
+def _checkpoint(job: TrainingJob, base_model: str, kept: SavedCheckpoint) -> Checkpoint:
     return Checkpoint(
         id=f"{CHECKPOINT}{job.id}-{kept.step}",
         created_at=int(kept.saved_at),

@@ -22,6 +22,7 @@ from configs.dataset import BUILT_IN_DATASET_ID
 from registry.clock import unix_seconds
 from registry.repositories.models import ModelRepository
 from registry.run_states import TERMINAL
+from registry.stored_values import NOT_FINITE
 from registry.tables import JobEvent as StoredEvent
 from registry.tables import Model, TrainingJob
 
@@ -108,7 +109,9 @@ def _said(event: StoredEvent) -> tuple[Level, str]:
     """Return level and sentence."""
     data = event.data
     if event.kind in SENTENCES:
-        return "info", SENTENCES[event.kind].format(**data)
+        # What was not a finite number is null among the data; its sentence says what it was.
+        spoken = data | {name: float(odd) for name, odd in data.get(NOT_FINITE, {}).items()}
+        return "info", SENTENCES[event.kind].format(**spoken)
     if event.kind == "state":
         reason = f": {data['error']}" if data["error"] else ""
         return LEVELS.get(data["status"], "info"), f"The job is {STATUS[data['status']]}{reason}"

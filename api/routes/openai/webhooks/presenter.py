@@ -49,6 +49,7 @@ def _fields(webhook: Webhook) -> dict[str, Any]:
         "name": webhook.name,
         "url": webhook.url,
         "event_types": [EVENT_TYPES[status] for status in webhook.statuses],
+        "created_by": webhook.created_by,
         "signing_secret_hint": f"…{webhook.secret[-HINT_LENGTH:]}",
     }
 

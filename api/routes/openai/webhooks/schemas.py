@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StringConstraints
 
 from api.routes.openai.pages import Listed
-from api.schemas import ResponseBody
+from api.schemas import CREATED_BY, ResponseBody
 from api.webhooks.addresses import LONGEST_URL, parsed
 from configs.recipe import LONGEST_NAME, NAME, NO_NUL
 from configs.strict import StrictModel
@@ -58,6 +58,7 @@ class Endpoint(Listed):
     url: str
     event_types: Sequence[EventType]
     signing_secret_hint: str = Field(description="The end of the secret")
+    created_by: str | None = Field(None, description=CREATED_BY)
 
 
 class EndpointWithSecret(Endpoint):

@@ -29,7 +29,8 @@ async def create(platform: Platform, body: EndpointCreate, once: IdempotentReque
     created = await asyncio.to_thread(
         create_once, platform.database, once, lambda session: _insert(session, body, refusal)
     )
-    return EndpointWithSecret(**created.answer)
+    secret = await asyncio.to_thread(_secret, platform, created.resource_id)
+    return EndpointWithSecret(**created.answer, signing_secret=secret)
 
 
 def list_endpoints(platform: Platform, limit: int, after: str | None) -> Page[Endpoint]:
@@ -93,7 +94,17 @@ def _insert(session: Session, body: EndpointCreate, refusal: Invalid | None) -> 
         raise refusal
     webhook = Webhook(name=body.name, url=body.url, statuses=_statuses(body.event_types), secret=new_secret())
     WebhookRepository(session).add(webhook)
-    return webhook.id, endpoint_with_secret(webhook).model_dump()
+    # The answer is remembered without the secret, which is kept in one place alone.
+    return webhook.id, endpoint_object(webhook).model_dump()
+
+
+def _secret(platform: Platform, webhook_id: int) -> str:
+    """Return a target's secret, as it is now; an answer that is repeated after a rotation has the new one."""
+    with platform.database.reading() as session:
+        webhook = WebhookRepository(session).get(webhook_id)
+        if webhook is None:
+            raise NotFound(f"Webhook endpoint '{WEBHOOK}{webhook_id}' was deleted just now.")
+        return webhook.secret
 
 
 def _statuses(event_types: Sequence[str]) -> list[str]:
@@ -112,7 +123,7 @@ def _webhook_in(session: Session, endpoint_id: str) -> Webhook:
 async def _refusal(platform: Platform, url: str) -> Invalid | None:
     """Return why nothing can be sent to a URL; None if something can."""
     try:
-        await platform.webhooks.require_target(url)
+        await platform.resolver.require_target(url, platform.settings.webhook_timeout_seconds)
     except TargetUnreachable as error:
         return Invalid(f"url is {url!r}, to which nothing can be sent: {error}.")
     return None

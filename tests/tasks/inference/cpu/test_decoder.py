@@ -1,4 +1,4 @@
-"""The compiled step against transformers, and against itself: alone and in a crowd, in pieces and whole."""
+"""The compiled step against transformers, and against itself: any batch, any number of threads, any prompt chunks."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -92,7 +92,7 @@ PRECISIONS = [
 
 
 @pytest.mark.parametrize(("dtype", "options"), PRECISIONS)
-def test_the_crowd_the_threads_and_the_pieces_change_no_bit(load, wide, dtype, options):
+def test_batch_threads_and_prompt_chunks_change_no_bit(load, wide, dtype, options):
     folder, adapters = wide
     crowded, single = (load(folder, dtype, threads=threads, **options) for threads in (3, 1))
     numbers = [-1, *(crowded.load_adapter(adapter).number for adapter in adapters)]
@@ -128,7 +128,7 @@ def test_int8_stays_near(load, wide):
     assert 1e-4 < error < 0.03
 
 
-def test_a_dropped_adapters_place_goes_to_the_next(load, tiny_llama_dir, adapters_dir):
+def test_a_dropped_adapters_slot_is_reused(load, tiny_llama_dir, adapters_dir):
     network, (ids,) = load(tiny_llama_dir), texts(300, [20])
     first = network.load_adapter(adapters_dir / "llama-1").number
     network.drop_adapter(first)

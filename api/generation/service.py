@@ -1,0 +1,134 @@
+"""Answers of the engine for every route: one or several of a request, in full or as they come, bounded and counted."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from api.engine_server.schemas import (
+    EngineEmbedRequest,
+    EngineEmbedResponse,
+    EngineGenerateRequest,
+    EngineGenerateResponse,
+)
+from api.errors import Invalid
+from api.generation.counting import GenerationCounter
+from api.generation.inference import Inference
+from api.generation.model_input import ModelInputs
+from api.generation.places import Places
+from configs.settings import Settings
+
+T = TypeVar("T")
+Event = tuple[int, dict[str, Any]]
+"""Index of an answer, and what the engine says of it: a piece of text, or that it is done."""
+AT_ONCE = 64
+"""How many answers of one request run or wait in the engine at a time: a large request must not fill it for others."""
+EMBEDDINGS_AT_ONCE = 16
+EVENTS_AHEAD = 1024
+"""How many events wait for a client that reads slowly, before the engine is read no faster than that."""
+
+
+class Generations:
+    """What routes generate with. `inputs` names models to the engine, `counter` holds what the database lacks."""
+
+    def __init__(self, settings: Settings, engine: Inference, inputs: ModelInputs, counter: GenerationCounter) -> None:
+        self._settings = settings
+        self._engine = engine
+        self.inputs = inputs
+        self.counter = counter
+        self._places = Places(
+            settings.generation_connections,
+            settings.generation_queue_length,
+            settings.generation_timeout_seconds,
+            "answers of the inference engine",
+        )
+
+    def require_bounded(self, prompts: int, each: int, tokens: int, tokens_field: str) -> None:
+        """Raise `Invalid` if a request for `each` answers to so many prompts, of at most `tokens` each, is too large.
+
+        To be asked before anything is made for each of them.
+        """
+        answers, most = prompts * each, self._settings.generation_max_answers
+        field, value = ("n", each) if each > 1 else ("prompt", f"{prompts} prompts")
+        if answers > most:
+            raise Invalid(
+                f"{field} is {value}, which asks for {answers} answers, but at most {most} are accepted in one request "
+                "(LLM_PLATFORM_GENERATION_MAX_ANSWERS)."
+            )
+        if answers * tokens > self._settings.generation_max_tokens:
+            raise Invalid(
+                f"{tokens_field} is {tokens}, which asks for {answers * tokens} tokens in {answers} answers, but at "
+                f"most {self._settings.generation_max_tokens} are accepted in one request "
+                "(LLM_PLATFORM_GENERATION_MAX_TOKENS)."
+            )
+
+    async def whole(self, requests: Sequence[EngineGenerateRequest]) -> list[EngineGenerateResponse]:
+        """Return all answers; raises `Busy` and what the engine's client raises, after cancelling the others."""
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def one(request: EngineGenerateRequest) -> EngineGenerateResponse:
+            async with turns, self._places.one():
+                return await self._engine.generate(request)
+
+        with self._places.admission(min(len(requests), AT_ONCE)):
+            answers = await _all_of(one(request) for request in requests)
+        self.counter.add(len(answers))
+        return answers
+
+    async def embeddings(
+        self, requests: Sequence[EngineEmbedRequest], take: Callable[[EngineEmbedResponse], T]
+    ) -> list[T]:
+        """Return what `take` makes of each input's vector; raises what `whole` raises. They are not counted."""
+        turns = asyncio.Semaphore(EMBEDDINGS_AT_ONCE)
+
+        async def one(request: EngineEmbedRequest) -> T:
+            async with turns, self._places.one():
+                answer = await self._engine.embed(request)
+            return take(answer)
+
+        with self._places.admission(min(len(requests), EMBEDDINGS_AT_ONCE)):
+            return await _all_of(one(request) for request in requests)
+
+    async def pieces(self, requests: Sequence[EngineGenerateRequest]) -> AsyncGenerator[Event, None]:
+        """Yield the events of all answers as they come; raises what `whole` raises.
+
+        Ending early cancels every answer.
+        """
+        events: asyncio.Queue[Event | Exception] = asyncio.Queue(EVENTS_AHEAD)
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def forward(index: int, request: EngineGenerateRequest) -> None:
+            try:
+                async with turns, self._places.one(), aclosing(self._engine.stream(request)) as stream:
+                    async for event in stream:
+                        await events.put((index, event))
+            except Exception as error:  # noqa: BLE001 - raised again by whoever reads the queue
+                await events.put(error)
+
+        with self._places.admission(min(len(requests), AT_ONCE)):
+            tasks = [asyncio.create_task(forward(index, request)) for index, request in enumerate(requests)]
+            running = len(tasks)
+            try:
+                while running:
+                    event = await events.get()
+                    if isinstance(event, Exception):
+                        raise event
+                    running -= bool(event[1].get("done"))
+                    yield event
+            finally:
+                for task in tasks:
+                    task.cancel()
+                # Not gathered: cancelled again while it waits, `gather` would cancel them in the middle of hanging up,
+                # and the engine would go on for nobody.
+                await asyncio.wait(tasks)
+        self.counter.add(len(tasks))
+
+
+async def _all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return all results, in order; the first failure is raised, after cancelling the others."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()

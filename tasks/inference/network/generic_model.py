@@ -1,0 +1,100 @@
+"""Fallback for other architectures: transformers' model, one sequence after the other, adapters by peft."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from tasks.inference.network.step import KVArena, LoadedAdapter, StepBatch
+from tasks.models.loading import attach_adapter, load_base_model
+
+
+class GenericModel:
+    """A `Network` (see `step.py`) with transformers' own cache per sequence; the arena only counts tokens."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
+        """Load the base in `folder`; raises `WeightsError` if that fails."""
+        self._model: PreTrainedModel = load_base_model(folder, dtype, device)
+        self._vocabulary: int = self._model.config.get_text_config().vocab_size
+        self.bytes = _weight_bytes(self._model)
+        self._wrapped: PeftModel | None = None
+        self._numbered = 0
+        self._active: int | None = None
+        self._caches: dict[int, DynamicCache] = {}
+
+    def allocate(self, capacity: int) -> KVArena:
+        """Return an arena that holds nothing."""
+        return KVArena(torch.empty(0, 0, capacity, 0), torch.empty(0, 0, capacity, 0))
+
+    def release(self, cache_start: int) -> None:
+        """Drop the cache of the sequence that begins there."""
+        self._caches.pop(cache_start, None)
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to release but memory."""
+
+    def load_adapter(self, folder: Path) -> LoadedAdapter:
+        """Attach the adapter in `folder`; raises `WeightsError` if that fails."""
+        before, number = _weight_bytes(self._model), self._numbered
+        self._active = None
+        self._numbered += 1
+        self._wrapped = attach_adapter(self._wrapped or self._model, folder, f"adapter_{number}")
+        return LoadedAdapter(number, _weight_bytes(self._model) - before)
+
+    def drop_adapter(self, number: int) -> None:
+        """Detach an adapter and free its memory."""
+        if self._wrapped is not None:
+            self._wrapped.delete_adapter(f"adapter_{number}")
+        self._active = None
+
+    @torch.inference_mode()
+    def step(self, batch: StepBatch, arena: KVArena) -> Tensor:
+        """Read each sequence's tokens; return float32 `[number of wants_logits, vocabulary]`."""
+        del arena
+        rows = []
+        for inputs, wants_logits in zip(self._inputs(batch), batch.wants_logits.tolist(), strict=True):
+            logits = self._model(**inputs, logits_to_keep=1).logits
+            if wants_logits:
+                rows.append(logits[0, -1].float())
+        if not rows:
+            return torch.empty(0, self._vocabulary, dtype=torch.float32, device=self._model.device)
+        return torch.stack(rows)
+
+    @torch.inference_mode()
+    def sum_states(self, batch: StepBatch, arena: KVArena) -> Tensor:
+        """Read each sequence's tokens; return float32 `[sequences, width]`: their states after the last norm."""
+        del arena
+        decoder = self._model.base_model
+        return torch.stack([decoder(**inputs).last_hidden_state[0].float().sum(0) for inputs in self._inputs(batch)])
+
+    def _inputs(self, batch: StepBatch) -> Iterator[dict[str, Any]]:
+        """Yield the model's arguments for one sequence after the other, with its adapter activated."""
+        ends = batch.first.tolist()
+        for index, start in enumerate(batch.cache_start.tolist()):
+            if int(batch.cached[index]) == 0:
+                self._caches[start] = DynamicCache(config=self._model.config)
+            self._activate(int(batch.adapter[index]))
+            yield {
+                "input_ids": batch.token_ids[None, ends[index] : ends[index + 1]].to(self._model.device),
+                "past_key_values": self._caches[start],
+                "use_cache": True,
+            }
+
+    def _activate(self, number: int) -> None:
+        if self._wrapped is None or number == self._active:
+            return
+        if number < 0:
+            self._wrapped.base_model.disable_adapter_layers()
+        else:
+            self._wrapped.base_model.enable_adapter_layers()
+            self._wrapped.set_adapter(f"adapter_{number}", inference_mode=True)
+        self._active = number
+
+
+def _weight_bytes(model: torch.nn.Module) -> int:
+    """Return the bytes of the model's parameters, tied ones counted once. (Buffers are not in the file: negligible.)"""
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters())

@@ -1,0 +1,5 @@
+"""Both databases, as the registry's tests have them."""
+
+from tests.registry.conftest import database, database_url, postgresql_server
+
+__all__ = ["database", "database_url", "postgresql_server"]
