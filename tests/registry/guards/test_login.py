@@ -1,4 +1,4 @@
-"""Who gets past the login before Prefect and MLflow: the services' secret and admin keys, in every way they are sent."""
+"""Who gets past the login before Prefect and MLflow: the services' secret and admin keys, however they are sent."""
 
 import base64
 import json
