@@ -16,6 +16,7 @@ from registry.repositories.audit import AuditRepository
 LARGEST_ANSWER = 64 * 1024
 """An answer that is larger, in bytes, is not looked into for the id of what was made."""
 LONGEST_RESOURCE = 100
+LONGEST_PATH = 2000
 
 
 class AuditTrail:
@@ -61,7 +62,7 @@ class AuditTrail:
     def _begin(self, scope: Scope) -> int:
         client = scope.get("client")
         with self.database.transaction() as session:
-            return AuditRepository(session).begin(scope["method"], scope["path"], client[0] if client else None)
+            return AuditRepository(session).begin(scope["method"], _written(scope), client[0] if client else None)
 
     async def _end(self, entry_id: int, status: int, answer: bytes) -> None:
         # The change is made: that its entry can't be finished must not turn the answer into an error.
@@ -80,6 +81,12 @@ class AuditTrail:
 def changes_something(method: str, path: str) -> bool:
     """Return whether a request may change something, as its key's scope says."""
     return method not in READING and needed_scope(method, path) is not KeyScope.READ
+
+
+def _written(scope: Scope) -> str:
+    """Return the path as it was sent: decoded it may hold what a database does not take."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    return raw.decode("ascii", "backslashreplace")[:LONGEST_PATH]
 
 
 def _resource(answer: bytes) -> str | None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import WebSocketException
 from websockets.typing import Subprotocol
 
 RETRY_SECONDS = 1.0
@@ -27,12 +26,15 @@ class RunEvents:
     """
 
     def __init__(
-        self, prefect_api_url: str, on_change: Callable[[str | None], None], auth_string: str | None = None
+        self, prefect_api_url: str, on_change: Callable[[str | None], None], login: tuple[str, str] | None = None
     ) -> None:
-        """`on_change` gets a run's new type of state, such as SCHEDULED; and None once a connection is made."""
+        """`on_change` gets a run's new type of state, such as SCHEDULED; and None once a connection is made.
+
+        `login` is a user name and a password, for a server that asks for them.
+        """
         self._url = "ws" + prefect_api_url.removeprefix("http") + "/events/out"
         self._on_change = on_change
-        self._auth_string = auth_string
+        self._auth_string = None if login is None else ":".join(login)
         self.listening = False
         """Whether the connection stands now."""
 
@@ -54,7 +56,7 @@ class RunEvents:
                     self._on_change(None)
                     async for message in socket:
                         self._on_change(json.loads(message)["event"]["resource"].get("prefect.state-type"))
-            except (OSError, TimeoutError, WebSocketException, SubscriptionRefused) as error:
+            except Exception as error:  # noqa: BLE001 - the edge of a task that must not end: said, and tried again
                 if not failing:
                     _logger.info("Prefect's events can't be listened to, still trying: %s", error)
                 failing = True

@@ -62,6 +62,10 @@ class PlatformClient:
         """Return what POST answers; `options` are httpx's, such as a form's `files` and `data`."""
         return self._ask("POST", path, json=body, **options)
 
+    def delete(self, path: str) -> Json:
+        """Return what DELETE answers."""
+        return self._ask("DELETE", path)
+
     def events(self, method: str, path: str, body: Json | None = None) -> Iterator[ServerEvent]:
         """Yield server-sent events as they come."""
         headers = {"Accept": "text/event-stream"}

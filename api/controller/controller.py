@@ -19,9 +19,11 @@ from configs.settings import Settings
 from registry.changes import changes_of
 from registry.database import Database
 from registry.repositories.controller import ControllerRepository
+from registry.run_events import RunEvents
 
 logger = logging.getLogger(__name__)
 
+AFTER_EVENT_SECONDS = (0.0, 0.5, 1.5)
 CHANGE_SECONDS = 0.2
 """How soon what is committed elsewhere wakes the loops that work on it."""
 
@@ -38,14 +40,16 @@ class Controller:
         self._engine = inference_client(settings)
         self._lease = Loop("lease", self._renew, RENEW_SECONDS, longest_pause=RENEW_SECONDS)
         self._probes = ServiceProbes(settings, self._engine, self._lease.wake.set)
-        reconciler = Reconciler(self._database, self._orchestrator)
+        self._events = RunEvents(settings.prefect_api_url, self._run_changed, settings.services_login)
+        self._reconciler = Reconciler(self._database, self._orchestrator, lambda: self._events.listening)
+        self._reconcile = Loop("reconcile", self._reconciler.run_pass, 1.0)
         self._mlflow_sync = MlflowSync(settings, self._database)
         self._ingestion = Ingestion(settings, self._database)
         self._webhooks = WebhookSender(settings, self._database)
         availability = AvailabilityWatch(settings, self._database)
         # Those that work on what others commit are woken by it; their intervals are for what only time brings.
         self._woken = [
-            Loop("reconcile", reconciler.run_pass, 1.0),
+            self._reconcile,
             Loop("mlflow_sync", self._mlflow_sync.run_pass, 2.0),
             Loop("ingestion", self._ingestion.run_pass, 5.0),
             Loop("webhooks", self._webhooks.run_pass, 1.0),
@@ -75,6 +79,7 @@ class Controller:
             for close in closing:
                 stack.push_async_callback(close)
             tasks = [asyncio.create_task(self._supervised(loop), name=loop.name) for loop in self.loops]
+            tasks.append(asyncio.create_task(self._events.run(), name="events"))
             try:
                 await stop.wait()
             finally:
@@ -99,6 +104,15 @@ class Controller:
 
     async def _release(self) -> None:
         await asyncio.to_thread(self._leadership.release)
+
+    def _run_changed(self, _state_type: str | None) -> None:
+        """Ask Prefect now, and again shortly after: an event can come a moment before its change is committed."""
+        for seconds in AFTER_EVENT_SECONDS:
+            asyncio.get_running_loop().call_later(seconds, self._look_now)
+
+    def _look_now(self) -> None:
+        self._reconciler.look_now()
+        self._reconcile.wake.set()
 
     async def _look_for_changes(self) -> None:
         # On SQLite a read of shared memory; a thread for it would cost more than it does.

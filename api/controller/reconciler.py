@@ -1,7 +1,8 @@
 """Keeps tables and Prefect in agreement: submits accepted records, syncs states, lets runs go on whose process died."""
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from api.orchestration.one_by_one import OneByOne
@@ -16,10 +17,20 @@ from registry.tables import TrainingJob
 PAGE = 200
 
 
+QUIET_SECONDS = 10.0
+"""How often Prefect is asked while nothing is under way and its events are heard."""
+
+
 class Reconciler:
     """The tables converge on what Prefect says, whoever changed it."""
 
-    def __init__(self, database: Database, orchestrator: Orchestrator) -> None:
+    def __init__(
+        self, database: Database, orchestrator: Orchestrator, hears_events: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`hears_events` says whether `look_now` is called when a run has changed in Prefect."""
+        self._hears_events = hears_events
+        self._asked_at = float("-inf")
+        self._expects_change = True
         self._database = database
         self._orchestrator = orchestrator
         self._submission = Submission(database, orchestrator)
@@ -28,6 +39,9 @@ class Reconciler:
     async def run_pass(self) -> None:
         """Make one pass. Raises `ServiceDown` while Prefect does not answer, and a group of what else went wrong."""
         await self._submission.submit_waiting()
+        if await self._is_quiet():
+            return
+        self._asked_at, self._expects_change = time.monotonic(), False
         active = await self._orchestrator.active_flow_runs([deployment for _, deployment in KINDS])
         for kind, deployment in KINDS:
             await self._sync(kind, active[deployment])
@@ -40,6 +54,23 @@ class Reconciler:
                 await self._sync(kind, found)
                 gone = set(asked) - {run.id for run in found}
                 await self._state_sync.record_deleted(kind, gone)
+
+    def look_now(self) -> None:
+        """Make the next pass ask Prefect: a run has changed there."""
+        self._expects_change = True
+
+    async def _is_quiet(self) -> bool:
+        """Return whether Prefect need not be asked: a request costs its server 10 ms of a core."""
+        if self._expects_change or not self._hears_events():
+            return False
+        if time.monotonic() - self._asked_at >= QUIET_SECONDS:
+            return False
+        return not await asyncio.to_thread(self._under_way)
+
+    def _under_way(self) -> bool:
+        """Return whether a record may change by itself: a process that dies says nothing."""
+        with self._database.reading() as session:
+            return any(kind(session).under_way() for kind, _ in KINDS)
 
     async def _sync(self, kind: type[Repository], runs: Sequence[FlowRun]) -> None:
         """Sync the runs' states, and let those go on whose process has died."""

@@ -9,7 +9,6 @@ from pathlib import Path
 import anyio
 from prefect.client.orchestration import get_client
 from prefect.settings import (
-    PREFECT_API_AUTH_STRING,
     PREFECT_API_URL,
     temporary_settings,
 )
@@ -96,9 +95,8 @@ def _events(workers: list[WarmWorker]) -> RunEvents:
             for worker in workers:
                 worker.expect_runs()
 
-    secret = PREFECT_API_AUTH_STRING.value()
-    auth_string = None if secret is None else secret.get_secret_value()
-    return RunEvents(get_settings().prefect_api_url, wake, auth_string)
+    settings = get_settings()
+    return RunEvents(settings.prefect_api_url, wake, settings.services_login)
 
 
 async def _stop_on_signal(scope: anyio.CancelScope) -> None:

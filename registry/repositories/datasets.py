@@ -14,6 +14,8 @@ from registry.repositories.paging import EVERYTHING, Filters, conditions_of, pag
 from registry.tables import Dataset, Evaluation, TrainingJob
 
 RESTARTABLE = ("FAILED", "CANCELLED")
+NAMING = ("dataset_id", "held_out_dataset_id")
+"""Where a recipe, or an evaluation's parameters, name a data set."""
 
 
 class DatasetRepository:
@@ -60,10 +62,8 @@ class DatasetRepository:
         jobs = select(TrainingJob).where(unfinished(TrainingJob))
         evaluations = select(Evaluation).where(unfinished(Evaluation))
         using_jobs = [f"training job {job.id}" for job in self.session.scalars(jobs) if _names(job.recipe, dataset_id)]
-        names = (
-            TrainingJob.recipe[field].as_integer() == dataset_id for field in ("dataset_id", "held_out_dataset_id")
-        )
-        restartable = select(TrainingJob.id, TrainingJob.status).where(TrainingJob.status.in_(RESTARTABLE), or_(*names))
+        named = or_(*(TrainingJob.recipe[field].as_integer() == dataset_id for field in NAMING))
+        restartable = select(TrainingJob.id, TrainingJob.status).where(TrainingJob.status.in_(RESTARTABLE), named)
         using_jobs += [
             f"training job {job_id} ({status}: it can be restarted)"
             for job_id, status in self.session.execute(restartable.order_by(TrainingJob.id))
@@ -89,4 +89,4 @@ class DatasetRepository:
 
 
 def _names(parameters: Mapping[str, Any], dataset_id: int) -> bool:
-    return dataset_id in (parameters.get("dataset_id"), parameters.get("held_out_dataset_id"))
+    return dataset_id in (parameters.get(field) for field in NAMING)

@@ -95,10 +95,14 @@ class FlowBackedRepository(Generic[Record]):
 
     def unsubmitted(self) -> Sequence[Record]:
         """Return records that Prefect has not accepted yet, oldest first; after a restore, also paused ones."""
-        waiting = select(self.table).where(
-            self.table.flow_run_id.is_(None), self.table.status.in_(("PENDING", "PAUSED"))
-        )
-        return self.session.scalars(waiting.order_by(self.table.id)).all()
+        waits = self.table.flow_run_id.is_(None) & self.table.status.in_(("PENDING", "PAUSED"))
+        waiting = select(self.table).where(waits, unfinished(self.table))
+        return sorted(self.session.scalars(waiting), key=lambda record: record.id)
+
+    def under_way(self) -> bool:
+        """Return whether any record has a run that waits or works: all that is unfinished and not paused."""
+        active = select(self.table.id).where(unfinished(self.table), self.table.status != "PAUSED")
+        return self.session.scalar(active.limit(1)) is not None
 
     def unfinished(self) -> Sequence[Record]:
         """Return records that Prefect has accepted and that are not in a terminal status, oldest first."""

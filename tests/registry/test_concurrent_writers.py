@@ -17,6 +17,7 @@ from registry.clock import utcnow
 from registry.database import Database
 from registry.repositories.datasets import DatasetRepository
 from registry.repositories.evaluations import EvaluationRepository
+from registry.repositories.flow_backed import Worker
 from registry.repositories.idempotency import IdempotencyRepository
 from registry.repositories.models import ModelRepository
 from registry.repositories.training_jobs import TrainingJobRepository
@@ -145,7 +146,7 @@ def test_a_restart_and_an_older_end_leave_the_newer_state(database, job_id):
 def test_a_crash_counted_beside_a_restart_by_hand_is_counted_from_nought(database, job_id):
     with database.transaction() as session:
         jobs = TrainingJobRepository(session)
-        jobs.begin_attempt(jobs.require(job_id), "host", 1)
+        jobs.begin_attempt(jobs.require(job_id), Worker("host", 1))
         jobs.count_crash(jobs.require(job_id))
 
     def forgive(session: Session) -> None:

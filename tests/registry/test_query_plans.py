@@ -17,6 +17,7 @@ from registry.clock import utcnow
 from registry.database import Database, upgrade
 from registry.repositories.datasets import DatasetRepository
 from registry.repositories.evaluations import EvaluationRepository, numbers_hash
+from registry.repositories.flow_backed import Worker
 from registry.repositories.idempotency import IdempotencyRepository
 from registry.repositories.models import ModelRepository
 from registry.repositories.paging import Filters
@@ -92,6 +93,7 @@ def _of_flows(repository: Any, table: str) -> dict[str, Case]:
         f"{table}.by_flow_run": lambda session: repository(session).by_flow_run("7"),
         f"{table}.of_flow_run": lambda session: repository(session).of_flow_run("new", "7", lambda: None),
         f"{table}.unsubmitted": lambda session: repository(session).unsubmitted(),
+        f"{table}.under_way": lambda session: repository(session).under_way(),
         f"{table}.unfinished": lambda session: repository(session).unfinished(),
         f"{table}.pending_mlflow_sync": lambda session: repository(session).pending_mlflow_sync(),
         f"{table}.mark_synced": lambda session: repository(session).mark_synced(7, "COMPLETED"),
@@ -102,7 +104,7 @@ def _of_flows(repository: Any, table: str) -> dict[str, Case]:
             repository(session).require(7), "CANCELLED", utcnow()
         ),
         f"{table}.begin_attempt": lambda session: repository(session).begin_attempt(
-            repository(session).require(7), "host", 1
+            repository(session).require(7), Worker("host", 1)
         ),
         f"{table}.end_attempt": lambda session: repository(session).end_attempt(
             repository(session).require(7), "completed"
@@ -158,6 +160,9 @@ CASES: dict[str, Case] = {
     "ModelRepository.base_of_name": _models(lambda models: models.base_of_name("gpt2")),
     "ModelRepository.newest_trained": _models(lambda models: models.newest_trained("base 1")),
     "ModelRepository.availability": _models(lambda models: models.availability()),
+    "ModelRepository.request_fetch": _models(lambda models: models.request_fetch("gpt2")),
+    "ModelRepository.wanted_from_hub": _models(lambda models: models.wanted_from_hub()),
+    "ModelRepository.end_fetch": _models(lambda models: models.end_fetch("gpt2")),
     "ModelRepository.set_availability": _models(lambda models: models.set_availability("gpt2", "LOADING", None, "1M")),
     **_lists(DatasetRepository, "DatasetRepository", of_model=False),
     "DatasetRepository.get": _datasets(lambda datasets: datasets.get(7, "use")),
@@ -176,7 +181,7 @@ CASES: dict[str, Case] = {
     "WebhookRepository.remove": _webhooks(lambda webhooks: webhooks.remove(webhooks.get(2))),
     "WebhookRepository.queue": _webhooks(lambda webhooks: webhooks.queue(7, "FAILED", utcnow())),
     "WebhookRepository.due": _webhooks(lambda webhooks: webhooks.due(utcnow())),
-    "WebhookRepository.begin_attempt": _webhooks(lambda webhooks: webhooks.begin_attempt(7, utcnow())),
+    "WebhookRepository.begin_attempt": _webhooks(lambda webhooks: webhooks.begin_attempt(7, 0, utcnow())),
     "WebhookRepository.end_attempt": _webhooks(lambda webhooks: webhooks.end_attempt(7, 200, None, is_last=False)),
     "WebhookRepository.newest_deliveries": _webhooks(lambda webhooks: webhooks.newest_deliveries(1, 20, 900)),
     "IdempotencyRepository.get": lambda session: IdempotencyRepository(session).get("POST /api/training", "7"),

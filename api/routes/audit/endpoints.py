@@ -4,16 +4,27 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from api.platform import CurrentPlatform
 from api.schemas import After, ResponseBody, Timestamp
+from configs.recipe import NO_NUL
 from registry.clock import to_naive_utc
 from registry.repositories.audit import AuditRepository
 
 router = APIRouter(prefix="/audit", tags=["keys"])
 
 LARGEST_PAGE = 1000
+
+
+def _no_number(value: str) -> str:
+    """Pydantic takes a number for seconds since 1970, which is not what the schema says."""
+    if "T" not in value.upper():
+        raise ValueError("it must be a date and a time, such as 2026-01-31T12:00:00")
+    return value
+
+
+Moment = Annotated[datetime, BeforeValidator(_no_number)]
 
 
 class AuditEntry(ResponseBody):
@@ -42,10 +53,10 @@ def list_audit(
     limit: Annotated[int, Query(ge=1, le=LARGEST_PAGE, description="At most this many")] = 100,
     after: After = None,
     order: Literal["asc", "desc"] = "asc",
-    key: Annotated[str | None, Query(description="Name of a key")] = None,
+    key: Annotated[str | None, Query(description="Name of a key", pattern=NO_NUL)] = None,
     method: Literal["POST", "DELETE", "PUT", "PATCH"] | None = None,
-    path: Annotated[str | None, Query(description="What the path begins with")] = None,
-    created_after: datetime | None = None,
+    path: Annotated[str | None, Query(description="What the path begins with", pattern=NO_NUL)] = None,
+    created_after: Moment | None = None,
 ) -> AuditPage:
     """Get who changed what through the API, the oldest first unless `order` says otherwise."""
     moment = None if created_after is None else to_naive_utc(created_after)

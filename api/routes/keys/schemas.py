@@ -15,7 +15,7 @@ class KeyCreate(StrictModel):
     """A key to make."""
 
     name: KeyName = Field(description="Whose key it is, as refusals and the audit log name it")
-    scope: keys.Scope = Field(keys.Scope.READ, description="What it may do")
+    scope: Literal["read", "write", "admin"] = Field("read", description="What it may do")
 
 
 class KeySummary(ResponseBody):

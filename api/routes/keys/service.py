@@ -31,7 +31,7 @@ def list_keys(platform: Platform) -> list[KeySummary]:
 def make_key(platform: Platform, body: KeyCreate, once: IdempotentRequest | None) -> KeyCreated:
     """Make a key; raises `Conflict` on a platform that asks for none."""
     _require_keys(platform)
-    key, made = new_key(body.name, body.scope)
+    key, made = new_key(body.name, Scope(body.scope))
 
     def insert(session: Session) -> tuple[int, Answer]:
         summary = _summary(made, ApiKeyRepository(session).add(made))

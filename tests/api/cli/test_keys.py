@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
@@ -15,6 +16,8 @@ from api.launcher.environment import platform_environment
 from api.launcher.services import platform_services, with_secrets
 from configs.keys import Scope, holder_of, new_key, parse_keys
 from configs.settings import Settings
+from registry.database import Database
+from registry.repositories.api_keys import ApiKeyRepository
 
 KEY, CONFIGURED = new_key("person", Scope.READ)
 STARTED, PROBE_KEY = with_secrets(Settings(api_keys=str(CONFIGURED)))
@@ -64,6 +67,39 @@ def test_a_new_key_and_its_entry(capsys):
     assert holder_of([configured], printed["key"].encode()) == configured
 
 
+def test_keys_of_a_running_platform(settings, command, answer, monkeypatch, url):
+    admin, configured = new_key("boss", Scope.ADMIN)
+    monkeypatch.setenv("LLM_PLATFORM_API_KEY", KEY)
+    code, _, error = command("keys", "list")
+    assert (code, error) == (4, "error: The key person has the scope read, but this needs admin.\n")
+    # As another process of the platform would have made it.
+    with closing(Database(settings.platform_database_url)) as database, database.transaction() as session:
+        ApiKeyRepository(session).add(configured)
+    monkeypatch.setenv("LLM_PLATFORM_API_KEY", admin)
+    wait_until(lambda: command("keys", "list")[0] == 0)
+    code, printed, _ = command("keys", "add", "--name", "ci", "--scope", "write")
+    assert code == 0
+    monkeypatch.setenv("LLM_PLATFORM_API_KEY", printed.strip())
+    assert answer("models")["models"]
+    monkeypatch.setenv("LLM_PLATFORM_API_KEY", admin)
+    ids = {key["name"]: key["id"] for key in answer("keys", "list")["keys"]}
+    assert set(ids) == {"person", "up", "boss", "ci"}
+    code, printed, _ = command("keys", "revoke", ids["ci"])
+    assert (code, printed) == (0, f"Key {ids['ci']} (ci) is revoked.\n")
+    code, printed, _ = command("keys", "list")
+    assert {"ci", "write", "api", "settings", "-"} <= set(printed.split())
+    code, _, error = command("keys", "revoke", "../models")
+    assert code == 4
+    assert error.startswith("error: There is no")
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"), [(["--name", "a:b"], "--name is 'a:b'"), (["--name", "a", "--scope", "root"], "'root'")]
 )
@@ -89,10 +125,16 @@ def test_up_asks_whether_a_controller_leads_with_a_key_of_its_own(url, settings)
 
 
 def test_no_part_gets_a_key_in_clear_text():
-    environment = platform_environment(STARTED, {"LLM_PLATFORM_API_KEY": KEY})
+    environment = platform_environment(STARTED, {"LLM_PLATFORM_API_KEY": KEY, "MLFLOW_TRACKING_TOKEN": KEY})
     assert parse_keys(environment["LLM_PLATFORM_API_KEYS"]) == STARTED.known_keys
     assert not [name for name, value in environment.items() if KEY in value or PROBE_KEY in value]
     assert with_secrets(Settings()) == (Settings(), None)
+    # The services' own secret is made anew at every start, and only where there are keys.
+    assert environment["LLM_PLATFORM_SERVICES_SECRET"] == STARTED.services_secret
+    assert environment["PREFECT_API_AUTH_STRING"] == f"platform:{STARTED.services_secret}"
+    assert environment["MLFLOW_TRACKING_PASSWORD"] == STARTED.services_secret
+    assert with_secrets(Settings(api_keys=str(CONFIGURED)))[0].services_secret != STARTED.services_secret
+    assert not {"PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD"} & set(platform_environment(Settings(), {}))
 
 
 def test_up_refuses_a_endpoint_without_keys_beyond_loopback(capsys, nowhere, monkeypatch):

@@ -110,8 +110,8 @@ def test_an_evaluation_that_is_withdrawn_while_it_is_submitted_leaves_no_run(dep
     class Withdrawing(Orchestrator):
         """The client of the evaluation gives up at the moment in which Prefect has accepted its run."""
 
-        async def submit(self, deployment, *arguments):
-            run = await super().submit(deployment, *arguments)
+        async def submit(self, deployment, *arguments, **options):
+            run = await super().submit(deployment, *arguments, **options)
             if deployment == EVALUATE:
                 made.append(run.id)
                 with database.transaction() as session:
