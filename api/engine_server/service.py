@@ -213,7 +213,7 @@ class TextEngine:
         return TextGeneration(generation, vocabulary, request.stop, self.metrics, started)
 
     def embed(self, request: EngineEmbedRequest, listener: Listener) -> TextEmbedding:
-        """Submit a text to be averaged; `listener` is called at its end. Raises what `start` raises, and `InputTooLong`."""
+        """Submit a text to embed; `listener` is called at its end. Raises what `start` raises, and `InputTooLong`."""
         model = self._model(request)
         ids = self._vocabulary(model.weights).input_ids(request)
         try:

@@ -2,8 +2,8 @@
 
 Perplexity, BLEU, ROUGE-L and length get a percentile bootstrap interval over samples (Efron & Tibshirani 1993, "An
 Introduction to the Bootstrap", chapter 13; for BLEU Koehn 2004, "Statistical Significance Tests for Machine Translation
-Evaluation"): rows are resampled with replacement to the same number, and the metric of each resample comes from the sums
-of its rows' statistics.
+Evaluation"): rows are resampled with replacement to the same number, and each resample's metric comes from the sums of
+its rows' statistics.
 
 distinct-2 cannot be resampled like that: a row sampled twice adds bigrams but no new ones, and more than a third of a
 resample is such duplicates, so every resample is less diverse than the responses themselves, and the interval would lie
