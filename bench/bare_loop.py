@@ -19,7 +19,7 @@ NEVER = 1e9
 
 
 class StepListener:
-    """The loop's observer that hears of steps only; what it does with them is for the class built on it to say."""
+    """An observer of the loop that ignores all but steps; a subclass defines `on_step`."""
 
     def on_start(self, step: int, total_steps: int, total_epochs: int) -> None: ...
 

@@ -31,11 +31,12 @@ data network language tokens gradient Python dictionary exception iterator async
 
 def make_rows(path: Path, rows: int) -> None:
     """Questions of about 60 and answers of about 100 characters, with a long tail, no two alike."""
-    draw, words = random.Random(7), WORDS.split()
+    generator, words = random.Random(7), WORDS.split()
     with path.open("w", encoding="utf-8") as file:
         for number in range(rows):
             question, answer = (
-                " ".join(draw.choices(words, k=max(1, int(draw.lognormvariate(mean, 0.5))))) for mean in (2.3, 2.9)
+                " ".join(generator.choices(words, k=max(1, int(generator.lognormvariate(mean, 0.5)))))
+                for mean in (2.3, 2.9)
             )
             file.write(json.dumps({"question": f"{question} {number}?", "answer": f"{answer}."}) + "\n")
 

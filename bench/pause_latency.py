@@ -92,7 +92,7 @@ def is_gone(pid: int) -> bool:
 
 
 def without_limit(platform: PlatformProcess, job: dict[str, Any]) -> bool:
-    """Tell whether the platform has lifted the limit of a pause: only then does the pause last."""
+    """Return whether the platform has lifted the limit of a pause: only then does the pause last."""
     run = httpx.get(f"{platform.prefect_url}/flow_runs/{job['flow_run_id']}").json()
     return run["state"]["state_details"]["pause_timeout"] is None
 

@@ -43,19 +43,19 @@ class Soak:
         self.reference: dict[int, str] = {}
 
     def request(self) -> EngineGenerateRequest:
-        draw = self.random
-        adapter = draw.choice(self.adapters)
+        generator = self.random
+        adapter = generator.choice(self.adapters)
         return EngineGenerateRequest(
             weights=str(BASE),
             adapter=str(adapter) if adapter else None,
-            prompt=" ".join(draw.choices(WORDS, k=draw.choice([1, 8, 30, 150, 600]))),
-            max_new_tokens=draw.choice([1, 5, 20, 60, 200]),
-            temperature=draw.choice([0.0, 0.7, 1.3]),
-            top_k=draw.choice([0, 1, 50]),
-            min_p=draw.choice([0.0, 0.05]),
-            repetition_penalty=draw.choice([1.0, 1.2]),
-            logprobs=draw.choice([None, None, 5]),
-            stop=draw.choice([[], ["the"]]),
+            prompt=" ".join(generator.choices(WORDS, k=generator.choice([1, 8, 30, 150, 600]))),
+            max_new_tokens=generator.choice([1, 5, 20, 60, 200]),
+            temperature=generator.choice([0.0, 0.7, 1.3]),
+            top_k=generator.choice([0, 1, 50]),
+            min_p=generator.choice([0.0, 0.05]),
+            repetition_penalty=generator.choice([1.0, 1.2]),
+            logprobs=generator.choice([None, None, 5]),
+            stop=generator.choice([[], ["the"]]),
         )
 
     async def stream(self, leaves: bool) -> None:
@@ -72,7 +72,7 @@ class Soak:
         await events.aclose()
         self.ended["left" if leaves else "streamed"] += 1
 
-    async def whole(self) -> None:
+    async def full_answer(self) -> None:
         self.tokens += (await self.client.generate(self.request())).generated_tokens
         self.ended["whole"] += 1
 
@@ -106,7 +106,7 @@ class Soak:
         elif kind < 0.6:
             await self.stream(leaves=True)
         elif kind < 0.8:
-            await self.whole()
+            await self.full_answer()
         elif kind < 0.9:
             await self.hung_up()
         else:

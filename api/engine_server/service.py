@@ -172,7 +172,7 @@ class TextEngine:
         transformers_logging.disable_progress_bar()
 
     def start(self, request: EngineGenerateRequest, listener: Listener) -> TextGeneration:
-        """Submit a request; `listener` hears of its tokens on the engine's thread.
+        """Submit a request; `listener` is called with its tokens on the engine's thread.
 
         Raises:
             PathRefused: a folder is not one that may be loaded from.
@@ -213,7 +213,7 @@ class TextEngine:
         return TextGeneration(generation, vocabulary, request.stop, self.metrics, started)
 
     def embed(self, request: EngineEmbedRequest, listener: Listener) -> TextEmbedding:
-        """Submit a text to be averaged; `listener` hears of its end. Raises what `start` raises, and `InputTooLong`."""
+        """Submit a text to embed; `listener` is called at its end. Raises what `start` raises, and `InputTooLong`."""
         model = self._model(request)
         ids = self._vocabulary(model.weights).input_ids(request)
         try:

@@ -29,7 +29,7 @@ class Service:
     ready: Callable[[datetime], bool]
     """Whether the service serves, given when it was started; raises OSError while it can't be reached."""
     stops_first: bool = True
-    """Parts that use others stop before them."""
+    """Services that use others stop before them."""
     orphan_signal: str = "SIGKILL"
     """What it gets should the process supervisor be killed."""
     stop_seconds: int = 5

@@ -1,4 +1,8 @@
-"""The process supervisor's configuration, its start, and what its log says happened to the services."""
+"""The process supervisor's configuration, its start, and the events in its log.
+
+The log is read because supervisor's XML-RPC and its event listeners do not report why a process ended: a restarted one
+has `exitstatus` 0, and a signal is -1. Reading it costs 3 us a round, where `getAllProcessInfo` costs 1.3 ms.
+"""
 
 import os
 import re
@@ -35,7 +39,7 @@ class Spawned:
 
 @dataclass(frozen=True)
 class Exited:
-    """A service's process ended without having been told to."""
+    """A service's process ended by itself."""
 
     service: str
     how: str

@@ -1,7 +1,9 @@
-"""The watch loop of `llm-platform up`: starts the services, says what happens to them, and stops them all."""
+"""The watch loop of `llm-platform up`: starts the services, reports what happens to them, and stops them all."""
 
 import queue
+import select
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -20,6 +22,9 @@ from api.launcher.services import Service
 from api.launcher.supervisord import Event, Exited, Spawned
 
 ROUND_SECONDS = 0.1
+"""How often the loop looks while a service is starting or stopping."""
+IDLE_ROUND_SECONDS = 0.5
+"""How often it looks once all are ready; a signal ends the wait at once."""
 PROBE_SECONDS = 0.15
 STOP_SECONDS = 15.0
 """Longest orderly stop; what is left then is killed."""
@@ -53,13 +58,16 @@ class Watch:
         say: Callable[[str], None],
         announce: Callable[[float], None],
     ) -> None:
-        """`say` gets one line per happening; `announce` the seconds it took until all services were ready."""
+        """`say` gets one line per event; `announce` the seconds it took until all services were ready."""
         self._services = {service.name: service for service in services}
         self._run_dir, self._logs_dir = run_dir, logs_dir
         self._say, self._announce = say, announce
         self._states = {service.name: _State() for service in services}
         self._ready: queue.SimpleQueue[tuple[str, threading.Event]] = queue.SimpleQueue()
         self._signals: list[int] = []
+        self._wakeup, self._wakeup_writer = socket.socketpair()
+        self._wakeup_writer.setblocking(False)
+        self._starting = set(self._services)
 
     def run(self, environment: Mapping[str, str], lock: IO[str]) -> int:
         """Start, watch and stop everything; returns the exit code: 0 after a signal, 1 after a failure."""
@@ -73,9 +81,8 @@ class Watch:
 
     def _watch(self, supervisor: subprocess.Popen[bytes], begun: float) -> int:
         with (self._run_dir / "supervisord.log").open() as log:
-            waiting = set(self._services)
             while not self._signals:
-                for event in supervisord.read_events(_whole_lines(log)):
+                for event in supervisord.read_events(_complete_lines(log)):
                     if self._note(event) is not None:
                         return 1
                 while not self._ready.empty():
@@ -83,8 +90,7 @@ class Watch:
                     if probe.is_set():
                         continue  # the process that was ready has ended meanwhile
                     self._note_ready(name)
-                    waiting.discard(name)
-                    if not waiting and begun:
+                    if not self._starting and begun:
                         self._announce(time.monotonic() - begun)
                         begun = 0.0
                 if supervisor.poll() is not None:
@@ -93,17 +99,19 @@ class Watch:
                         f"see {self._logs_dir / 'supervisord.log'}."
                     )
                     return 1
-                time.sleep(ROUND_SECONDS)
+                # Python writes a byte there for each signal that it handles.
+                select.select([self._wakeup], [], [], ROUND_SECONDS if self._starting else IDLE_ROUND_SECONDS)
         self._say(f"{signal.Signals(self._signals[0]).name}: stopping all services ...")
         return 0
 
     def _note(self, event: Event) -> str | None:
-        """Say what happened to a service; returns its name when it can't be kept running."""
+        """Report what happened to a service; returns its name when it can't be kept running."""
         state = self._states[event.service]
         if isinstance(event, Spawned):
             if state.death is not None:
                 self._say(f"{event.service} died ({state.death}), restarted (pid {event.pid})")
             state.started = time.monotonic()
+            self._starting.add(event.service)
             state.probe = threading.Event()
             arguments = (self._services[event.service], datetime.now(UTC), state.probe)
             threading.Thread(target=self._probe, args=arguments, daemon=True).start()
@@ -121,6 +129,7 @@ class Watch:
         again = " again" if state.ever_ready else ""
         self._say(f"{name} ready{again} after {time.monotonic() - state.started:.1f} s")
         state.ever_ready = True
+        self._starting.discard(name)
 
     def _give_up(self, name: str, state: _State) -> str:
         log = self._logs_dir / f"{name}.log"
@@ -142,7 +151,7 @@ class Watch:
                 continue  # nothing listens yet
 
     def _stop(self, supervisor: subprocess.Popen[bytes]) -> int:
-        """Stop every process that the supervisor started, and say whether any is left."""
+        """Stop every process that the supervisor started, and report whether any is left."""
         for state in self._states.values():
             state.probe.set()
         begun, noted = time.monotonic(), len(self._signals)
@@ -180,14 +189,18 @@ class Watch:
 
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         earlier = {number: signal.signal(number, note) for number in numbers}
+        earlier_wakeup = signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)
         try:
             yield
         finally:
+            signal.set_wakeup_fd(earlier_wakeup)
+            self._wakeup.close()
+            self._wakeup_writer.close()
             for number, handler in earlier.items():
                 signal.signal(number, handler)
 
 
-def _whole_lines(log: IO[str]) -> Iterator[str]:
+def _complete_lines(log: IO[str]) -> Iterator[str]:
     """Yield the lines written since the last call, leaving one that is still being written for the next."""
     while True:
         position = log.tell()

@@ -1,4 +1,4 @@
-"""What is done to the platform: parts killed, everything killed or stopped and started, jobs paused and cancelled."""
+"""The disturbances: services killed, everything killed or stopped and started, jobs paused and cancelled."""
 
 import random
 import subprocess
@@ -36,12 +36,12 @@ WHOLE = ("kill supervisord", "kill up", "power cut", "ctrl-c")
 """After these the platform has to be started again."""
 STARTS = 3
 GIVEN_UP = "could not be kept running"
-"""What `make run` says before it ends because of a part that dies again and again, which is right of it."""
+"""What `make run` says before it ends because of a service that dies again and again, which is correct."""
 END_SECONDS = 30.0
 
 
 class Disturbances:
-    """Draws one disturbance after the other, each as often as its weight says, in random order."""
+    """Chooses one disturbance after the other, each as often as its weight says, in random order."""
 
     def __init__(self, platform: ChaosPlatform, endpoints: Endpoints, ledger: Ledger, rng: random.Random) -> None:
         self._platform, self._endpoints, self._ledger, self._rng = platform, endpoints, ledger, rng
@@ -73,7 +73,7 @@ class Disturbances:
                 return
 
     def revive(self) -> None:
-        """Start the platform if it has ended by itself, which it may only do when a part can't be kept running."""
+        """Start the platform if it has ended by itself, which it may only do when a service can't be kept running."""
         if self._starting is not None:
             if not self._starting.done():
                 return

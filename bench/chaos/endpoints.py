@@ -24,7 +24,7 @@ class Endpoints:
         self._prefect = httpx.Client(base_url=platform.prefect_url, timeout=20)
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._prefect.close()
 
     def submit(self, job: Job, body: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The platform under test: its parts found by command line, killed by process id, and started again."""
+"""The platform under test: its services found by command line, killed by process id, and started again."""
 
 import os
 import random
@@ -15,7 +15,7 @@ import psutil
 from tests.e2e.platform_process import PARTS, READY_SECONDS, PlatformProcess
 
 PORTS = range(15_000, 30_000)
-"""Below the ports that the kernel gives to outgoing connections: a restarted part must find its own free."""
+"""Below the ports that the kernel gives to outgoing connections: a restarted service must find its own free."""
 DOOR_TIMEOUT_SECONDS = 45.0
 COMMANDS = {
     "worker": "flows.worker",
@@ -28,7 +28,7 @@ COMMANDS = {
 
 
 def ports_to_keep(count: int) -> list[int]:
-    """Return free ports that no outgoing connection takes while their part is down."""
+    """Return free ports that no outgoing connection takes while their service is down."""
     found: list[int] = []
     while len(found) < count:
         with socket.socket() as attempt:
@@ -41,7 +41,7 @@ def ports_to_keep(count: int) -> list[int]:
 
 
 class ChaosPlatform(PlatformProcess):
-    """`make run` with a checkpoint every second, whose parts can be killed one by one or all at once."""
+    """`make run` with a checkpoint every second, whose services can be killed one by one or all at once."""
 
     def __init__(self, data_dir: Path, models_dir: Path, scratch: Path) -> None:
         super().__init__(data_dir, models_dir)
@@ -62,7 +62,7 @@ class ChaosPlatform(PlatformProcess):
         return self._process is None or self._process.poll() is not None
 
     def part(self, name: str) -> psutil.Process | None:
-        """Return the process of a part, the `forkserver` of its worker, or `up`; None if it is not there."""
+        """Return the process of a service, the `forkserver` of its worker, or `up`; None if it is not there."""
         processes = self.processes()
         for process in processes:
             try:
@@ -82,7 +82,7 @@ class ChaosPlatform(PlatformProcess):
         return None
 
     def start(self) -> float:
-        """Run `make run` and wait until it says that every part is ready; return the seconds that took."""
+        """Run `make run` and wait until it says that every service is ready; return the seconds that took."""
         begins, started = len(self.output), time.monotonic()
         super().start()
         # The parts of a platform that was killed may still have answered.

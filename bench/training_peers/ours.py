@@ -20,7 +20,7 @@ from tasks.training.observer import StepRecord
 
 
 class Counter(bare_loop.StepListener):
-    """The loop's observer: it tells the meter of the steps and their tokens."""
+    """The loop's observer: it reports the steps and their tokens to the meter."""
 
     def __init__(self, meter: bench.Meter) -> None:
         self.meter = meter

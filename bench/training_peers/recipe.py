@@ -1,4 +1,4 @@
-"""What every tool built on `transformers.Trainer` is told: the same arguments, the same LoRA."""
+"""What every tool built on `transformers.Trainer` gets: the same arguments, the same LoRA."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -8,14 +8,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 ROWS_PER_BATCH = 4096
-"""The kernel maps what lies around a page that is looked at (64 kB). In batches much larger than that, a walk through a
-narrow column leaves most of the file unread, and out of this process's memory."""
+"""The kernel reads ahead 64 kB around a page. In batches much larger than that, reading one narrow column leaves most
+of the file unread and out of this process's memory."""
 SIZE_PER_BATCH = 4_000_000
 """Characters or tokens; fewer rows go together where they are long."""
 
 
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """Yield a file's batches one after the other; each is read into memory of its own, and gone when it is let go."""
+    """Yield a file's batches one after the other; each has its own memory, freed with its last reference."""
     with pa.OSFile(str(path)) as file:
         reader = pa.ipc.open_file(file)
         for number in range(reader.num_record_batches):

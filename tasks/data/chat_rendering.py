@@ -24,9 +24,9 @@ class ChatRendering:
         self._control_tokens = control_tokens
         self._turns = turns
         self._tools = tools
-        self._whole = self._render(turns)
+        self._text = self._render(turns)
         self.begins_alike = True
-        """Whether each answer that was asked for begins in the whole as it does for generation."""
+        """Whether each answer begins in the full rendering as it does for generation."""
 
     def segments(self, learned: Sequence[bool]) -> list[Segment]:
         """Return the text in its order; `learned` says of each turn whether it is."""
@@ -34,15 +34,15 @@ class ChatRendering:
         for turn, is_learned in enumerate(learned):
             if not is_learned:
                 continue
-            opening = self._opening(turn)
-            start, end = self._place(turn, opening)
-            if opening is not None and opening.startswith(self._whole[:done]):
+            opening = self._generation_prompt(turn)
+            start, end = self._span(turn, opening)
+            if opening is not None and opening.startswith(self._text[:done]):
                 # Some templates open the turn otherwise for generation (say, with `<think>`) than they show a past
                 # one. The model must learn to answer after the opening that it sees at inference.
                 before = opening[done:]
             else:
-                before = self._whole[done:start]
-            answer = self._whole[start:end]
+                before = self._text[done:start]
+            answer = self._text[start:end]
             ended = answer.rstrip()
             if self._control_tokens.last_in(ended):
                 done = start + len(ended)
@@ -51,7 +51,7 @@ class ChatRendering:
                 done = end
                 answer += end_of_sequence(self._tokenizer)
             segments += [Segment(before, learned=False), Segment(answer, learned=True)]
-        segments.append(Segment(self._whole[done:].rstrip(), learned=False))
+        segments.append(Segment(self._text[done:].rstrip(), learned=False))
         return [segment for segment in segments if segment.text]
 
     def _render(self, turns: list[dict[str, Any]], *, generating: bool = False) -> str:
@@ -63,36 +63,36 @@ class ChatRendering:
             raise DatasetError(f"the tokenizer's chat template cannot render the conversation: {error}") from error
         return str(text)
 
-    def _opening(self, turn: int) -> str | None:
+    def _generation_prompt(self, turn: int) -> str | None:
         """Return what the model is given before it writes this turn; None before the first, where it is nothing."""
         return self._render(self._turns[:turn], generating=True) if turn else None
 
-    def _place(self, turn: int, opening: str | None) -> tuple[int, int]:
+    def _span(self, turn: int, opening: str | None) -> tuple[int, int]:
         """Return where the answer starts and where its turn ends."""
-        whole, is_last = self._whole, turn == len(self._turns) - 1
-        begins = opening is not None and whole.startswith(opening)
+        text, is_last = self._text, turn == len(self._turns) - 1
+        begins = opening is not None and text.startswith(opening)
         self.begins_alike &= begins
         start = len(opening) if opening is not None and begins else self._content(turn)[0]
         if is_last:
-            return start, len(whole)
+            return start, len(text)
         closed = self._render(self._turns[: turn + 1])
-        if whole.startswith(closed) and len(closed) >= start:
+        if text.startswith(closed) and len(closed) >= start:
             return start, len(closed)
         # The template shows a past turn otherwise than a last one (without its reasoning), but ends both alike.
         token = self._control_tokens.last_in(closed.rstrip())
-        end = self._control_tokens.end_of(token, whole, start) if token else None
+        end = self._control_tokens.end_of(token, text, start) if token else None
         return start, end or self._content(turn)[1]
 
     def _content(self, turn: int) -> tuple[int, int]:
         """Return where a turn's content lies, as the part that changes when another content is put in its place."""
         mark = "[another answer]"
-        while mark in self._whole:
+        while mark in self._text:
             mark += "]"
         other = self._render([*self._turns[:turn], {**self._turns[turn], "content": mark}, *self._turns[turn + 1 :]])
         before, found, after = other.partition(mark)
-        start, end = len(before), len(self._whole) - len(after)
-        is_same = self._whole.startswith(before) and self._whole.endswith(after) and start <= end
-        if not found or not is_same or self._turns[turn]["content"].strip() not in self._whole[start:end]:
+        start, end = len(before), len(self._text) - len(after)
+        is_same = self._text.startswith(before) and self._text.endswith(after) and start <= end
+        if not found or not is_same or self._turns[turn]["content"].strip() not in self._text[start:end]:
             raise DatasetError(
                 "the tokenizer's chat template changes or drops the assistant's answer, so it cannot be trained on"
             )

@@ -1,4 +1,4 @@
-"""Tells whether a chat template only copies the messages' contents: then one rendering serves every conversation alike.
+"""Decides whether a chat template only copies the messages' contents: then one rendering serves all conversations.
 
 Rendering is the slowest part of reading a data set, and most templates do nothing to a content but put it between
 fixed texts. A template that trims contents, or looks into them, is rendered for each row.
@@ -18,7 +18,7 @@ _Kind = Literal["message", "content", "role"]
 def only_copies(template: str) -> bool:
     """Return whether, in any rendering, each content stands as it is, and nothing else depends on it.
 
-    False may also mean that the template is too involved to tell.
+    False may also mean that the template is too complex to decide.
     """
     try:
         tree = Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=False).parse(template)
@@ -68,10 +68,10 @@ def _kind(node: nodes.Node, messages: set[str]) -> _Kind | None:
     match node:
         case nodes.Name(name=name, ctx="load") if name in messages:
             return "message"
-        case nodes.Getitem(node=whole) if _is_list(whole):
+        case nodes.Getitem(node=inner) if _is_list(inner):
             return None if _is_list(node) else "message"
-        case nodes.Getattr(node=whole, attr=field) | nodes.Getitem(node=whole, arg=nodes.Const(value=field)):
-            if _kind(whole, messages) == "message":
+        case nodes.Getattr(node=inner, attr=field) | nodes.Getitem(node=inner, arg=nodes.Const(value=field)):
+            if _kind(inner, messages) == "message":
                 return "content" if field == "content" else "role" if field == "role" else None
     return None
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 FORMAT_VERSION = 1
 """Raise it whenever rendering, tokenizing or splitting change: a paused job must not go on with other token ids."""
 CACHE_VERSION = 1
-"""Raise it whenever the files of the token cache change, so that old ones are left alone."""
+"""Raise it whenever the files of the token cache change, so that old ones are not read."""
 
 
 TokenizerContent = dict[str, Any]
@@ -41,7 +41,7 @@ def dataset_fingerprint(
 
 
 def tokens_fingerprint(hashes: NDArray[np.uint8], tokenizer: TokenizerContent) -> str:
-    """Return 64 hex digits over what decides the whole rows' token ids: the rows in their order, and the tokenizer.
+    """Return 64 hex digits over what decides the full rows' token ids: the rows in their order, and the tokenizer.
 
     So the same tokenizer in two folders shares a cache, and so do all lengths and all splits.
     """

@@ -1,4 +1,4 @@
-"""Takes a file's rows into the store: one pass that validates, tokenizes and writes them."""
+"""Imports a file's rows into the store: one pass that validates, tokenizes and writes them."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def import_dataset(
     """Return what was found, and the stored data set if it is usable; else nothing is left on disk.
 
     The token ids that counting needs are kept in the data set's folder, where a first training with the same tokenizer
-    finds them. Raises DatasetError for a file that can't be read as a whole.
+    finds them. Raises DatasetError for a file that can't be read to its end.
     """
     with StoreWriter(datasets_dir) as rows, TokenCacheWriter(datasets_dir) as tokens:
         report = validate(source, tokenizer, max_seq_length, rows, tokens=tokens, allow_errors=allow_errors)

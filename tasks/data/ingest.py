@@ -87,13 +87,13 @@ class _Reader:
     def read(self, example: Example) -> Answer:
         rendered = self._renderer.render(example)
         batch = self._encoder.encode([rendered])
-        whole = cut(batch.token_ids, batch.spans, len(batch.token_ids))
-        learned = np.zeros(len(whole.input_ids), dtype=bool)
-        for start, end in whole.learned_spans:
+        tokenized = cut(batch.token_ids, batch.spans, len(batch.token_ids))
+        learned = np.zeros(len(tokenized.input_ids), dtype=bool)
+        for start, end in tokenized.learned_spans:
             learned[start:end] = True
         tokens = [
             {"id": token_id, "text": self._tokenizer.decode([token_id]), "learned": bool(is_learned)}
-            for token_id, is_learned in zip(whole.input_ids, learned, strict=True)
+            for token_id, is_learned in zip(tokenized.input_ids, learned, strict=True)
         ]
         is_cut = self._max_seq_length is not None and len(tokens) > self._max_seq_length
         return {"rendered": rendered.text, "tokens": tokens, "cut": is_cut}

@@ -1,4 +1,4 @@
-"""Counts what becomes of the rows of a data set under one split and one length."""
+"""Counts the rows of a data set that are trained on, held out, cut or left out, for one split and one length."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Splits rows into training and held-out rows by their content, never by their place."""
+"""Splits rows into training and held-out rows by their content hashes, not by their positions."""
 
 import math
 from dataclasses import dataclass

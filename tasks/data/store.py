@@ -1,4 +1,4 @@
-"""The canonical rows of an uploaded data set on disk: written whole or not at all, read memory-mapped."""
+"""The canonical rows of an uploaded data set on disk: written atomically, read memory-mapped."""
 
 import hashlib
 import json
@@ -68,7 +68,7 @@ class StoredDataset:
 
 
 class StoreWriter:
-    """Writes rows one after the other into a temporary folder, which `finish` gives its name.
+    """Writes rows one after the other into a temporary folder, which `finish` renames into place.
 
     Use it in a `with` block: without `finish`, nothing is left behind.
     """

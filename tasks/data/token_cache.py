@@ -1,4 +1,4 @@
-"""The tokenized rows of a data set on disk: made once for each tokenizer, whole or not at all."""
+"""The tokenized rows of a data set on disk: made once for each tokenizer, written atomically."""
 
 import hashlib
 import json
@@ -67,7 +67,7 @@ class TokenCacheWriter:
         self._staging.close()
 
     def write(self, batch: TokenBatch) -> None:
-        """Append whole rows."""
+        """Append uncut rows."""
         self._tokens.write(batch)
 
     def finish(self, folder: Path) -> None:
@@ -77,7 +77,7 @@ class TokenCacheWriter:
                 self.publish(folder)
 
     def publish(self, folder: Path) -> None:
-        """Give the tokens their name; the caller holds the lock."""
+        """Rename the tokens into place; the caller holds the lock."""
         self._tokens.close()
         with (self._staging.path / TOKENS_FILE).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -108,7 +108,7 @@ def _open(folder: Path) -> TokenTable | None:
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != manifest["sha256"]:
                     return None
-            _write_manifest(folder, manifest["sha256"])  # moved or copied as a whole
+            _write_manifest(folder, manifest["sha256"])  # the folder was moved or copied
         return TokenTable(path)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid):
         return None

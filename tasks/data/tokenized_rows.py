@@ -24,7 +24,7 @@ class TokenWriter:
         self._waiting: list[TokenBatch] = []
 
     def write(self, batch: TokenBatch) -> None:
-        """Append whole rows."""
+        """Append uncut rows."""
         self._waiting.append(batch)
         rows = sum(map(len, self._waiting))
         tokens = sum(len(waiting.token_ids) for waiting in self._waiting)
@@ -52,7 +52,7 @@ class TokenWriter:
 
 
 class TokenTable:
-    """Whole tokenized rows of an Arrow file; only those that are looked at are read into memory.
+    """Uncut tokenized rows of an Arrow file; only those that are accessed are read into memory.
 
     Raises OSError or `pyarrow.ArrowInvalid` for a file that is missing or damaged.
     """

@@ -1,4 +1,4 @@
-"""Reads a data set once: which rows are good, what they would be as tokens, and what a person should know of them."""
+"""Validates a data set in one pass: usable rows, errors, token counts and warnings."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -32,7 +32,7 @@ class TokenSink(Protocol):
     """Takes the good rows' tokens, as `TokenCacheWriter` does."""
 
     def write(self, batch: TokenBatch) -> None:
-        """Append whole rows."""
+        """Append uncut rows."""
         ...
 
 

@@ -35,14 +35,14 @@ class BigramSets:
         if not self.entries:
             return np.zeros(len(chosen))
         # Eight sets to a byte: five times as fast as a byte for each.
-        carried = np.packbits(chosen.T, axis=1)[self._response]
-        in_set = np.unpackbits(np.bitwise_or.reduceat(carried, self._first, axis=0), axis=1, count=len(chosen))
+        packed = np.packbits(chosen.T, axis=1)[self._response]
+        in_set = np.unpackbits(np.bitwise_or.reduceat(packed, self._first, axis=0), axis=1, count=len(chosen))
         return _ratio(in_set.sum(axis=0, dtype=np.int64), chosen @ self.tokens)
 
     def without_each(self) -> NDArray[np.float64]:
         """Return, for each response, distinct-2 of all the others."""
-        carriers = np.bincount(self._bigram, minlength=len(self._first))
-        only_here = np.bincount(self._response[carriers[self._bigram] == 1], minlength=len(self.tokens))
+        responses = np.bincount(self._bigram, minlength=len(self._first))
+        only_here = np.bincount(self._response[responses[self._bigram] == 1], minlength=len(self.tokens))
         return _ratio(len(self._first) - only_here, self.tokens.sum() - self.tokens)
 
 

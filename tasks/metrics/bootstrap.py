@@ -2,20 +2,20 @@
 
 Perplexity, BLEU, ROUGE-L and length get a percentile bootstrap interval over samples (Efron & Tibshirani 1993, "An
 Introduction to the Bootstrap", chapter 13; for BLEU Koehn 2004, "Statistical Significance Tests for Machine Translation
-Evaluation"): rows are drawn with replacement as often as there are rows, and the metric of each draw is computed anew
-from the sums of the drawn rows' statistics.
+Evaluation"): rows are resampled with replacement to the same number, and each resample's metric comes from the sums of
+its rows' statistics.
 
-distinct-2 cannot be resampled like that: a row drawn twice adds bigrams but no new ones, and more than a third of a
+distinct-2 cannot be resampled like that: a row sampled twice adds bigrams but no new ones, and more than a third of a
 resample is such duplicates, so every resample is less diverse than the responses themselves, and the interval would lie
 beside the value. It gets a delete-one jackknife interval (Tukey 1958; Efron & Tibshirani 1993, chapter 11): value ± t ·
 standard error with one degree of freedom less than there are samples, cut to what is possible. Its sets have no
-duplicates and are nearly as large as the whole. The jackknife's variance errs on the wide side on average, for smooth
+duplicates and are nearly as large as the full set. On average the jackknife overestimates the variance, of smooth
 statistics and others (Efron & Stein 1981, "The Jackknife Estimate of Variance"). The interval is about the diversity of
 as many responses: distinct-2 falls with their number.
 
-All intervals are approximate, and the bootstrap's are too narrow for few samples: of those that the tests draw, where
-the truth is known, they hold it in 92-96% of cases with 32 samples, in 89-94% with 16, and in 83-88% with 8. Of one
-sample there is none.
+All intervals are approximate, and the bootstrap's are too narrow for few samples: in the tests, where the true
+value is known, they contain it in 92-96% of cases with 32 samples, in 89-94% with 16, and in 83-88% with 8. A single
+sample has no interval.
 """
 
 import math
@@ -35,7 +35,7 @@ from tasks.metrics.samples import ADDITIVE, DIVERSITY, SampleScores, bigrams_of,
 RESAMPLES = 1000
 LEVEL = 0.95
 NUMBERS_AT_ONCE = 2**23
-"""Numbers that are drawn at once: 64 MB of them, however many samples there are."""
+"""Random numbers generated at once: 64 MB of them, however many samples there are."""
 
 
 class Interval(NamedTuple):
@@ -71,16 +71,16 @@ def confidence_intervals(
 def resample_counts(samples: int, resamples: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
     """Yield blocks (resamples, samples) of how often each sample is in each resample; every row sums to `samples`."""
     for size in blocks(resamples, samples):
-        drawn = generator.integers(samples, size=(size, samples)) + samples * np.arange(size)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=size * samples).reshape(size, samples)
+        sampled = generator.integers(samples, size=(size, samples)) + samples * np.arange(size)[:, None]
+        counts = np.bincount(sampled.ravel(), minlength=size * samples).reshape(size, samples)
         yield counts.astype(np.float64)
 
 
-def blocks(draws: int, numbers_each: int) -> Iterator[int]:
-    """Yield how many draws to do at once, until all are done."""
+def blocks(repeats: int, numbers_each: int) -> Iterator[int]:
+    """Yield block sizes that add up to `repeats`, each of which needs `numbers_each` random numbers."""
     at_once = max(NUMBERS_AT_ONCE // numbers_each, 1)
-    for done in range(0, draws, at_once):
-        yield min(at_once, draws - done)
+    for done in range(0, repeats, at_once):
+        yield min(at_once, repeats - done)
 
 
 def percentile_interval(resampled: NDArray[np.float64], samples: int) -> Interval | None:

@@ -1,13 +1,13 @@
 """Compares two evaluations over the same rows, metric by metric.
 
-The interval of a difference is that of `tasks.metrics.bootstrap`, paired: both sides are drawn on the same rows (Koehn
+The interval of a difference is that of `tasks.metrics.bootstrap`, paired: both sides resample the same rows (Koehn
 2004; the jackknife for distinct-2), so what makes a row easy or hard for both cancels. The p-value is of approximate
 randomization (Noreen 1989, "Computer-Intensive Methods for Testing Hypotheses"; Riezler & Maxwell 2005, "On Some
 Pitfalls in Automatic Evaluation and Significance Testing for MT"): how often a difference at least as large comes about
 when, row by row, a coin decides which sample belongs to which side. It swaps and never duplicates, so it holds for
 distinct-2 too.
 
-Each metric is a chance of a false alarm: of five, a p-value near 0.05 in one alone says little.
+Each metric is a chance of a false alarm: of five, a p-value near 0.05 in only one says little.
 """
 
 from collections import Counter

@@ -73,7 +73,7 @@ def measure_rows(
     """Return the metrics that `settings` ask for, over the first held-out rows.
 
     What none of them needs is not done: without a text metric nothing is generated, without perplexity no likelihood is
-    measured. `on_progress` is told how many rows have their response so far, or their likelihood if there are no
+    measured. `on_progress` is called with how many rows have their response so far, or their likelihood if there are no
     responses. Raises `MetricError` where a metric has no value.
     """
     metrics = settings.metrics or METRICS
@@ -81,7 +81,7 @@ def measure_rows(
     generating = any(name in TEXT_METRICS for name in metrics)
     likelihoods = None
     if "perplexity" in metrics:
-        on_measured = _nobody if generating else on_progress
+        on_measured = _ignore if generating else on_progress
         likelihoods = negative_log_likelihood(model, data.held_out[:rows], source.pad_token_id, on_measured=on_measured)
     if generating:
         samples = generate_samples(model, source, dataset, rows, settings.max_new_tokens, on_progress)
@@ -100,7 +100,7 @@ def generate_samples(
     max_new_tokens: int,
     on_generated: Callable[[int], None] = lambda _: None,
 ) -> Samples:
-    """Return greedy responses to the first held-out rows' prompts; `on_generated` is told how many there are so far."""
+    """Return greedy responses to the first held-out rows' prompts; `on_generated` gets their number so far."""
     prompts = [row.input_ids[: row.prompt_length] for row in dataset.prepared.held_out[:rows]]
     model.eval()
     responses = generate_responses(
@@ -121,5 +121,5 @@ def _samples(dataset: NamedDataset, rows: int, responses: Responses | None) -> S
     return Samples([example.prompt for example in examples], [example.answer for example in examples], responses)
 
 
-def _nobody(_: int) -> None:
-    """Hear of progress, and do nothing."""
+def _ignore(_: int) -> None:
+    """Ignore progress."""

@@ -38,7 +38,7 @@ def negative_log_likelihood(
     `model` is a causal language model or a PeftModel over one; it is evaluated without dropout, and left in the mode it
     was in. Rows of similar length share a batch, padded on the right with `pad_token_id` to at most `max_batch_tokens`
     tokens (a longer row is a batch of its own). Logits are computed only at positions where a row of the batch has a
-    label, in the model's dtype, and log-softmax in float32. A row's first token is never predicted, its label ignored.
+    label, in the model's dtype, and log-softmax in float32. The label of a row's first token is ignored.
 
     Raises MetricError if no token is labelled, if a row is longer than the model's context, or if a loss is not finite.
     """

@@ -21,7 +21,7 @@ def generate_responses(
 ) -> list[list[int]]:
     """Return the new token ids for each prompt (token ids), without the end token, in the prompts' order.
 
-    `on_generated` is told after each batch how many prompts have their response.
+    `on_generated` is called after each batch with the number of prompts answered.
     A prompt that leaves no room in the model's context loses its beginning, as there is nothing else to give up.
     """
     room = max(context_length - max_new_tokens, 1)

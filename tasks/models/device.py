@@ -27,7 +27,7 @@ def choose_dtype(name: ComputeDtype, device: torch.device) -> torch.dtype:
 
 
 def has_native_bfloat16(device: torch.device) -> bool:
-    """Tell whether `device` has bfloat16 products in hardware (emulated ones are slower than float32)."""
+    """Return whether `device` has bfloat16 products in hardware (emulated ones are slower than float32)."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()

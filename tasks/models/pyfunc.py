@@ -1,4 +1,4 @@
-"""A fine-tuned model as MLflow loads it: the whole model, or base weights plus the adapter, that the version carries.
+"""A fine-tuned model as MLflow loads it: the full model, or base weights plus the adapter, that the version contains.
 
 This file travels with the model version ("models from code"): it imports nothing of the platform, so that any
 process with torch, transformers, peft and mlflow can call `mlflow.pyfunc.load_model("models:/NAME@champion")`.
@@ -15,18 +15,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 class FineTunedModel(PythonModel):  # type: ignore[misc]  # mlflow has no types
-    """Generates text with a whole model, or with a base model and a LoRA adapter."""
+    """Generates text with a full model, or with a base model and a LoRA adapter."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load weights, adapter and tokenizer; a base lies where it lay at training, or is found by its name."""
         config = context.model_config
-        whole, adapter = context.artifacts.get("model"), context.artifacts.get("adapter")
+        full_model, adapter = context.artifacts.get("model"), context.artifacts.get("adapter")
         base = config["base_folder"] if Path(config["base_folder"]).is_dir() else config["base_model"]
         model = AutoModelForCausalLM.from_pretrained(
-            whole or base, dtype=getattr(torch, config["dtype"]), use_safetensors=True
+            full_model or base, dtype=getattr(torch, config["dtype"]), use_safetensors=True
         ).eval()
-        self.model = model if whole else PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(whole or adapter)
+        self.model = (
+            model if full_model else PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False).eval()
+        )
+        self.tokenizer = AutoTokenizer.from_pretrained(full_model or adapter)
 
     def predict(
         self, context: PythonModelContext, model_input: list[str], params: dict[str, Any] | None = None

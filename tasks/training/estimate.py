@@ -190,7 +190,7 @@ def _divided(sizes: ModelSizes, shape: StepShape) -> int:
 
     That is what lies outside the layers, the layer that is computed and the next one, which is fetched meanwhile; each
     is received in one piece and copied to its places, and so are gradients. A CPU's allocator keeps as much of what is
-    let go. A checkpoint is put together on one device.
+    freed. A checkpoint is gathered on one device.
     """
     copies = 4 if shape.on_cpu else 2
     if shape.trains_all:

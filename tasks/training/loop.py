@@ -55,7 +55,7 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
     if it is 0), at the lowest held-out loss so far, before pausing and at the end; asks `should_pause` between steps.
     Stops early if the recipe says so; at the end the model has the last weights, or the best if the recipe says so.
     A step is cut as `plan` says; without one `batch_size` rows are in memory at once, shared by the `ranks`, which all
-    call this alike: rank 0 alone saves, and its `should_pause` and its clock count for all.
+    call this alike: only rank 0 saves, and its `should_pause` and its clock count for all.
     On the CPU, with the same torch and number of threads, an interrupted run gives the losses and weights of an
     uninterrupted one bit for bit. Raises RowError, CheckpointMismatch, BestCheckpointLost, NonFiniteLoss
     or OutOfMemory (tasks.training.errors).

@@ -16,7 +16,7 @@ from tasks.training.precision import base_dtype, forward_precision
 
 @contextmanager
 def _head_sees_only(model: TrainedModel, positions: Tensor) -> Iterator[None]:
-    """Let the output head see the hidden states at `positions` (bool, shape (rows, width)) alone.
+    """Restrict the output head to the hidden states at `positions` (bool, shape (rows, width)).
 
     A vocabulary is far wider than a hidden state, so logits nobody reads are the largest waste of a step. A hook on
     the head keeps whatever a model does around it (scaling, soft-capping), and works for every architecture.

@@ -17,7 +17,7 @@ class StepPlan:
     micro_batch: int
     """Rows whose activations are in a device's memory at once."""
     recompute: bool = False
-    """Whether layers keep their input alone and are computed again in the backward pass: slower, smaller."""
+    """Activation checkpointing: layers keep only their input and are recomputed in the backward pass."""
     sharded: bool = False
     """Whether the devices divide the weights among them, and gather each layer when it is computed."""
 

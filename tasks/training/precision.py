@@ -19,7 +19,7 @@ def base_dtype(model: TrainedModel) -> torch.dtype:
 def forward_precision(model: TrainedModel, dtype: torch.dtype) -> Iterator[None]:
     """Compute a forward pass in `dtype`, with the weights that train, which are stored in float32.
 
-    Left alone, peft widens the input of each adapted layer to float32, dropout and all; over a bfloat16 base autocast
+    By default peft widens the input of each adapted layer to float32, dropout and all; over a bfloat16 base autocast
     instead narrows the small adapter matrices, which costs far less. Where all weights train, it narrows those. The
     context must end with the pass, because autocast keeps the narrowed copies until then.
     """

@@ -20,7 +20,7 @@ def shard(model: TrainedModel, device: torch.device) -> None:
 
     `model` may lie elsewhere: it comes to the device layer by layer. All ranks of the open process group call this,
     each for itself. From now on they must compute forward and backward passes together, as many of them on each: in a
-    pass every layer is gathered when it is computed, and let go again. Gradients of what is divided are summed.
+    pass every layer is gathered when it is computed, and freed again. Gradients of sharded weights are summed.
     """
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # the parts go to the device that is current

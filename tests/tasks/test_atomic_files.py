@@ -22,9 +22,14 @@ def test_a_file_is_replaced_when_its_block_ends(tmp_path):
 def test_a_block_that_raises_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(RuntimeError), atomic_file(path) as file:  # noqa: PT012 - it is the block that fails
-        file.write("half")
-        raise RuntimeError
+
+    def write_half() -> None:
+        with atomic_file(path) as file:
+            file.write("half")
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        write_half()
     assert contents(tmp_path) == {"file": "old"}
 
 

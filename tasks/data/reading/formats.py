@@ -1,4 +1,4 @@
-"""Which format a file has, told by its content and never by its name, and its rows."""
+"""Detects a file's format by its content, never by its name, and reads its rows."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -80,7 +80,7 @@ def _skip_blank(file: IO[bytes]) -> int:
 
 
 def _object_format(file: IO[bytes], sample: bytes) -> FileFormat:
-    """Tell JSON lines from a JSON file that is one object; a lone line may be either."""
+    """Distinguish JSON lines from a JSON file that is one object; a lone line may be either."""
     line = file.readline(MAX_RECORD_BYTES + 1)
     if len(line) > MAX_RECORD_BYTES:
         names = (match[1].decode() for match in _LIST_WITHIN.finditer(sample))

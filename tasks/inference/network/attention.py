@@ -76,46 +76,49 @@ class AttentionPlan:
         mixed = torch.empty_like(queries, memory_format=torch.contiguous_format)
         for chunk in self._chunks:
             # The query heads of a key head stand below one another, as if they were more tokens.
-            asked = queries[chunk.rows].view(-1, kv_heads, heads // kv_heads, width).permute(1, 2, 0, 3)
-            heard = functional.scaled_dot_product_attention(
-                asked.reshape(1, kv_heads, -1, width),
+            query_block = queries[chunk.rows].view(-1, kv_heads, heads // kv_heads, width).permute(1, 2, 0, 3)
+            attended = functional.scaled_dot_product_attention(
+                query_block.reshape(1, kv_heads, -1, width),
                 keys[:, chunk.range].unsqueeze(0),
                 values[:, chunk.range].unsqueeze(0),
                 attn_mask=chunk.mask,
             )
-            count = asked.shape[2]
-            mixed[chunk.rows] = heard.reshape(heads, count, width).transpose(0, 1)
+            count = query_block.shape[2]
+            mixed[chunk.rows] = attended.reshape(heads, count, width).transpose(0, 1)
         for singles in self._singles:
-            asked = queries if singles.rows is None else queries.index_select(0, singles.rows)
-            heard = _read_singles(asked, keys, values, singles)
+            query_block = queries if singles.rows is None else queries.index_select(0, singles.rows)
+            attended = _read_singles(query_block, keys, values, singles)
             if singles.rows is None:
-                mixed.copy_(heard)
+                mixed.copy_(attended)
             else:
-                mixed.index_copy_(0, singles.rows, heard)
+                mixed.index_copy_(0, singles.rows, attended)
         return mixed.view(rows, heads * width)
 
 
 def _read_singles(queries: Tensor, keys: Tensor, values: Tensor, singles: _Singles) -> Tensor:
     rows, heads, width = queries.shape
     kv_heads = keys.shape[0]
-    asked = queries.view(rows, kv_heads, heads // kv_heads, width).transpose(0, 1)
+    query_block = queries.view(rows, kv_heads, heads // kv_heads, width).transpose(0, 1)
     keys = keys.index_select(1, singles.places).view(kv_heads, rows, -1, width)
     values = values.index_select(1, singles.places).view(kv_heads, rows, -1, width)
     if queries.device.type == "cpu":
-        heard = _attend_on_cpu(asked, keys, values, singles.mask)
+        attended = _attend_on_cpu(query_block, keys, values, singles.mask)
     else:
         mask = singles.mask[None, :, None, :]
-        heard = functional.scaled_dot_product_attention(asked, keys, values, attn_mask=mask)
-    return heard.transpose(0, 1).reshape(rows, heads, width)
+        attended = functional.scaled_dot_product_attention(query_block, keys, values, attn_mask=mask)
+    return attended.transpose(0, 1).reshape(rows, heads, width)
 
 
-def _attend_on_cpu(asked: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+def _attend_on_cpu(query_block: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     """Attend by two batched products; torch's fused kernel for the CPU makes two calls a head, thrice as slow here."""
     kv_heads, rows, length, width = keys.shape
-    batch, group = kv_heads * rows, asked.shape[2]
+    batch, group = kv_heads * rows, query_block.shape[2]
     seen = mask[None, :, None, :].expand(kv_heads, rows, group, length).reshape(batch, group, length)
     scores = torch.baddbmm(
-        seen, asked.reshape(batch, group, width), keys.view(batch, length, width).transpose(1, 2), alpha=width**-0.5
+        seen,
+        query_block.reshape(batch, group, width),
+        keys.view(batch, length, width).transpose(1, 2),
+        alpha=width**-0.5,
     )
     return torch.bmm(scores.softmax(-1), values.view(batch, length, width)).view(kv_heads, rows, group, width)
 

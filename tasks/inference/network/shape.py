@@ -1,4 +1,4 @@
-"""The sizes of a decoder and the names of its products, from its configuration alone."""
+"""The sizes of a decoder and the names of its products, from its configuration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

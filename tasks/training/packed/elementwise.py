@@ -20,7 +20,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
 
 
 class _RMSNorm(torch.autograd.Function):
-    """Keeps the input alone. The weight is frozen."""
+    """Keeps only the input for the backward pass. The weight is frozen."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:

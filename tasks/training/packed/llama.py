@@ -36,7 +36,7 @@ class _Layer:
 class PackedLlama:
     """Computes the loss of a packed batch from the weights of `model`, which remain its own.
 
-    With `recompute` a layer keeps its input alone and is computed again in the backward pass: the same numbers to the
+    With `recompute` a layer keeps only its input and is recomputed in the backward pass: the same numbers to the
     bit, dropout masks included, from less memory in more time (Chen et al. 2016, arXiv:1604.06174).
     """
 

@@ -1,4 +1,4 @@
-"""A platform of two small real HTTP servers, for the tests of the watch loop: `small_platform.py FOLDER PART=PORT…`.
+"""A platform of two small real HTTP servers, for the tests of the watch loop: `small_platform.py FOLDER SERVICE=PORT…`.
 
 A service whose port is 0 ends at once with an error. A service named `parent` has a child that ignores SIGTERM.
 """

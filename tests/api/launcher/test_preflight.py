@@ -47,7 +47,7 @@ def test_an_address_of_another_machine_is_refused():
         check_port("203.0.113.1", free_port(), "Prefect", "LLM_PLATFORM_PREFECT_PORT")
 
 
-def test_one_port_for_two_parts_is_refused():
+def test_one_port_for_two_services_is_refused():
     port = free_port()
     settings = Settings(api_port=port, mlflow_port=port)
     with pytest.raises(PreflightError, match=f"Port {port} is given to both the API and MLflow"):

@@ -71,7 +71,7 @@ def test_the_environment_carries_settings_and_points_prefect_and_mlflow_at_ours(
     assert "PREFECT_API_DATABASE_CONNECTION_URL" not in environment
 
 
-def test_parts_read_the_same_settings_from_that_environment(tmp_path: Path, monkeypatch):
+def test_services_read_the_same_settings_from_that_environment(tmp_path: Path, monkeypatch):
     settings = Settings(data_dir=tmp_path, allow_hub=False, database_url="postgresql+psycopg://u:p%40@h/db")
     for name, value in platform_environment(settings, {}).items():
         if name.startswith("LLM_PLATFORM_"):

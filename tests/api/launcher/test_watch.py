@@ -105,7 +105,7 @@ def test_killing_it_takes_everything_down_and_it_can_start_again(up: Up):
         assert again.process.wait(timeout=20) == 0
 
 
-def test_a_killed_supervisor_takes_its_parts_along_and_is_reported(up: Up):
+def test_a_killed_supervisor_takes_its_services_along_and_is_reported(up: Up):
     servers = [up.service("one"), up.service("two")]
     psutil.Process(up.process.pid).children()[0].kill()
     assert up.process.wait(timeout=20) == 1

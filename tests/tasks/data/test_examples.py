@@ -18,7 +18,7 @@ def test_content_hash_is_the_same_in_another_process():
     assert len(example.content_hash) == 64
 
 
-def test_content_hash_tells_apart_rows_whose_characters_run_together():
+def test_content_hash_distinguishes_rows_whose_characters_run_together():
     rows = [
         Example.question("a", "bc"),
         Example.question("ab", "c"),

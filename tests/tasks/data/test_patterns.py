@@ -26,7 +26,7 @@ def test_what_no_content_can_change_is_tokenized_once(chat_tokenizer):
     assert (answer.token_ids, answer.tokenized) == ((), 0)
 
 
-def test_a_tokenizer_that_treats_the_first_word_otherwise_gets_whole_texts(own_tokenizer):
+def test_a_tokenizer_that_treats_the_first_word_otherwise_gets_full_texts(own_tokenizer):
     own_tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(replacement="_", prepend_scheme="first"),

@@ -84,7 +84,7 @@ def test_the_threshold_is_exact(fraction):
     assert set(sides(rows, fraction)[1]) == held
 
 
-def test_hashes_that_differ_in_their_last_byte_only_are_told_apart():
+def test_hashes_that_differ_in_their_last_byte_only_are_distinguished():
     hashes = np.zeros((3, 32), np.uint8)
     hashes[1:, 31] = [1, 255]
     split = split_by_hash(hashes, 0.5)

@@ -1,4 +1,4 @@
-"""Tasks come from the files in the folder alone; what they lack is named, with the task and its file."""
+"""Tasks come only from the files in the folder; what they lack is named, with the task and its file."""
 
 import json
 import pickle

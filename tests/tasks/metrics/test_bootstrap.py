@@ -88,7 +88,7 @@ def test_same_seed_same_intervals_and_another_seed_others():
     assert first["response_diversity"] == second["response_diversity"]
 
 
-def test_resamples_are_drawn_with_replacement_and_as_large_as_the_whole(monkeypatch):
+def test_resamples_are_with_replacement_and_as_large_as_the_data(monkeypatch):
     # Also across blocks.
     monkeypatch.setattr("tasks.metrics.bootstrap.NUMBERS_AT_ONCE", 50 * 300)
     parts = list(resample_counts(50, 1000, np.random.default_rng(0)))
@@ -100,7 +100,7 @@ def test_resamples_are_drawn_with_replacement_and_as_large_as_the_whole(monkeypa
     assert counts.mean(axis=0) == pytest.approx(np.ones(50), abs=0.15)
 
 
-def test_blocks_do_at_least_one_draw_at_a_time():
+def test_blocks_do_at_least_one_repeat_at_a_time():
     assert list(blocks(3, 10**9)) == [1, 1, 1]
 
 

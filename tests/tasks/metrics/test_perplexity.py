@@ -85,7 +85,7 @@ def test_equals_a_loop_row_by_row(model, max_batch_tokens):
     assert total(of_rows) == pytest.approx(total(expected), rel=1e-6)
 
 
-def test_progress_is_told_after_each_batch(tiny_llama_dir):
+def test_progress_is_reported_after_each_batch(tiny_llama_dir):
     model, rows = AutoModelForCausalLM.from_pretrained(tiny_llama_dir), random_rows()
     told: list[int] = []
     # A row longer than this is a batch of its own.

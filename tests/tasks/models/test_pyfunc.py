@@ -60,7 +60,7 @@ def test_the_registered_version_gives_the_trained_models_logits(tiny_models_dir,
 
 
 @pytest.mark.filterwarnings("default")  # MLflow's own warnings are not ours to fix
-def test_a_registered_whole_model_needs_no_base(tiny_llama_dir, tmp_path, tracking_uri):
+def test_a_registered_full_model_needs_no_base(tiny_llama_dir, tmp_path, tracking_uri):
     import mlflow
 
     start, recipe = Start(tiny_llama_dir), TrainingRecipe(method="full", max_steps=8, learning_rate=1e-2, batch_size=4)

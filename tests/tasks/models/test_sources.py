@@ -1,4 +1,4 @@
-"""Where a model's parts lie: a model that was trained as a whole needs nothing of the base that it descends from."""
+"""Where a model's parts lie: a full model needs nothing of the base that it descends from."""
 
 import shutil
 

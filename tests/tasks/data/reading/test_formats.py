@@ -45,7 +45,7 @@ ONE = [Example.question("q", "a")]
         ("PK is a name, too\n", "text"),
     ],
 )
-def test_format_is_told_by_the_content(content, file_format, tmp_path):
+def test_format_is_detected_by_the_content(content, file_format, tmp_path):
     path = tmp_path / "data.exe"
     path.write_text(content, "utf-8")
     assert detect(path, COLUMN_NAMES) == file_format

@@ -114,7 +114,7 @@ def test_line_that_is_too_long_is_passed_over(tmp_path):
         ),
     ],
 )
-def test_value_without_an_end_is_not_held_whole(start, sentence, tmp_path):
+def test_value_without_an_end_is_not_held_in_memory(start, sentence, tmp_path):
     path = tmp_path / "rows"
     filler = b'x", \n' if b"[1" in start else b"x" * 99 + b" "
     with path.open("wb") as file:
