@@ -3,6 +3,7 @@
 Under `/v1` the same failure leaves in OpenAI's shape, which its SDK turns into its own exceptions.
 """
 
+import errno
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,6 +67,10 @@ class Forbidden(PlatformError):
     """The request's key may not do this; the details say which scope it has and which is needed."""
 
 
+class DiskFull(PlatformError):
+    """The disk has no room for what was asked; the details say how much is free and how much is needed."""
+
+
 class EvaluationFailed(PlatformError):
     """An evaluation that was waited for ended without numbers."""
 
@@ -98,7 +103,11 @@ STATUS_OF_ERROR: Mapping[type[PlatformError], tuple[int, str]] = {
     DatasetInvalid: (422, "invalid_dataset"),
     EvaluationFailed: (500, "evaluation_failed"),
     ServiceDown: (503, "part_down"),
+    DiskFull: (507, "disk_full"),
 }
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
+SQLITE_FULL = "database or disk is full"
+NO_SPACE_LEFT = "The disk became full while this was being written, and nothing of it was kept; free some space first."
 OPENAI_PREFIX = "/v1/"
 OPENAI_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 STATUS_OF_ENGINE_CODE = {
@@ -120,6 +129,7 @@ DOCUMENTED_ERRORS: dict[int | str, dict[str, Any]] = {
     429: {"model": ErrorResponse, "description": "Too many requests wait"},
     500: {"model": ErrorResponse, "description": "The platform failed"},
     503: {"model": ErrorResponse, "description": "A service of the platform is down"},
+    507: {"model": ErrorResponse, "description": "The disk has no room for new work"},
 }
 KEY_ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorResponse, "description": "No key, or an unknown one"},
@@ -256,14 +266,27 @@ def _problem_of_http(request: Request, error: HTTPException) -> Problem:
 
 async def _on_database_error(request: Request, error: Exception) -> JSONResponse:
     logger.error("database error", exc_info=error)
+    if SQLITE_FULL in str(error) or no_space_left(error):
+        return platform_error_response(DiskFull(NO_SPACE_LEFT), request.url.path)
     message = "The database does not answer; try again in a few seconds."
     return platform_error_response(ServiceDown("database", message), request.url.path)
 
 
 async def _on_unexpected(request: Request, error: Exception) -> JSONResponse:
     logger.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
+    if no_space_left(error):
+        return platform_error_response(DiskFull(NO_SPACE_LEFT), request.url.path)
     message = "The platform failed to answer; its log (api.log) says why."
     return Problem(500, message, "internal").response(request.url.path)
+
+
+def no_space_left(error: BaseException | None) -> bool:
+    """Return whether an error, or what caused it, is the system's for a full disk."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK_IS_FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _methods_of(request: Request) -> list[str]:

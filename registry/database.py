@@ -17,6 +17,7 @@ from registry.repositories.statistics import GENERATIONS
 from registry.tables import Counter, Dataset, Model
 
 SQLITE_BUSY_TIMEOUT_SECONDS = 30
+SQLITE_LOG_BYTES = 64 * 2**20
 
 
 class Database:
@@ -68,7 +69,11 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
     # Python's driver would open transactions by itself, and always deferred; `_begin_sqlite` decides instead.
     connection.isolation_level = None
     cursor = connection.cursor()
+    # Has effect in a new file only: deleted rows' pages can be given back to the disk (tasks/retention/databases.py).
+    cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")
     cursor.execute("PRAGMA journal_mode=WAL")
+    # The write-ahead log of a long transaction shrinks again once it has been written to the database.
+    cursor.execute(f"PRAGMA journal_size_limit={SQLITE_LOG_BYTES}")
     # FULL, not NORMAL: what was answered 201 must survive a power cut.
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
@@ -87,6 +92,10 @@ def upgrade(url: str) -> None:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        # A new file is made by our own connection: it gives back free pages, which only an empty one can be set to.
+        empty = Database(url)
+        empty.ping()
+        empty.close()
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["url"] = url

@@ -5,7 +5,7 @@ import sys
 import typer
 from typer.main import get_command
 
-from api.cli import control, datasets, evaluations, export, keys, overview, talking, training
+from api.cli import control, datasets, evaluations, export, gc, keys, overview, talking, training
 from api.cli.terminal import complain
 from api.launcher import up
 
@@ -33,6 +33,7 @@ def program() -> typer.Typer:
         talking.generate,
         talking.chat,
         export.export,
+        gc.gc,
     ):
         app.command()(command)
     app.add_typer(datasets.group(), name="datasets")

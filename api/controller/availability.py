@@ -6,6 +6,8 @@ import threading
 import time
 from pathlib import Path
 
+from api.disk import require_disk
+from api.errors import DiskFull
 from configs.settings import Settings
 from registry.database import Database
 from registry.repositories.models import ModelRepository
@@ -72,8 +74,9 @@ class AvailabilityWatch:
 
     def _obtain(self, base_model: str) -> None:
         try:
+            require_disk(self._settings)
             obtain(base_model, self._settings.models_dir, self._settings.allow_hub)
-        except WeightsUnavailable as error:
+        except (WeightsUnavailable, DiskFull) as error:
             logger.warning("%s", error)
             self._record(base_model, Availability("UNAVAILABLE", str(error)))
         else:

@@ -69,3 +69,14 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_claimed(folder: Path) -> bool:
+    """Return whether a process is building this folder now; False for a file, and for what is gone."""
+    try:
+        os.close(_lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

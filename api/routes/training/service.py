@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
+from api.disk import require_disk
 from api.errors import Conflict, Invalid, NotFound, ServiceDown, TooLittleMemory
 from api.idempotency import Answer, IdempotentRequest, create_once
 from api.platform import Platform
@@ -84,9 +85,12 @@ async def create_job(platform: Platform, body: TrainingCreate, once: IdempotentR
     # Looked at before the transaction, and for its eyes only: the answer to a repeated key does not depend on it.
     await asyncio.to_thread(_require_devices, platform, body.devices)
     lack = await asyncio.to_thread(lack_of_memory, platform, body)
-    created = await asyncio.to_thread(
-        create_once, platform.database, once, lambda session: _insert_job(session, body, message, lack)
-    )
+
+    def insert(session: Session) -> tuple[int, Answer]:
+        require_disk(platform.settings)
+        return _insert_job(session, body, message, lack)
+
+    created = await asyncio.to_thread(create_once, platform.database, once, insert)
     try:
         await platform.reconciler.submit_waiting()
     except ServiceDown as error:
