@@ -82,6 +82,12 @@ class RetentionRepository:
         gone = select(Model.parameters).where(Model.deleted_at < before, Model.training_job_id.is_not(None))
         return [(one["registered_model"], one["registered_model_version"]) for one in self.session.scalars(gone) if one]
 
+    def made_before(self, before: datetime) -> Sequence[Model]:
+        """Return models, not deleted, whose job completed before this moment."""
+        done = select(TrainingJob.id).where(TrainingJob.status == "COMPLETED", TrainingJob.completed_at < before)
+        query = select(Model).where(Model.deleted_at.is_(None), Model.training_job_id.in_(done))
+        return self.session.scalars(query.order_by(Model.id)).all()
+
     def flow_runs_to_keep(self) -> set[str]:
         """Return the flow runs of what has not ended, or can be restarted: failed and cancelled jobs."""
         jobs = select(TrainingJob.flow_run_id).where(TrainingJob.status != "COMPLETED")

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import make_url
 
+from registry.clock import utcnow
 from registry.repositories.retention import RetentionRepository
 from tasks.retention.rule import Context, Found
 
@@ -74,7 +75,7 @@ def _ask(context: Context, before: datetime, *, dry_run: bool) -> Answer:
     child = _Request(
         store=context.settings.mlflow_store_url,
         artifacts=context.settings.mlflow_artifacts_dir,
-        older_than_seconds=(context.now - before).total_seconds(),
+        older_than_seconds=(utcnow() - before).total_seconds(),
         dry_run=dry_run,
         **request,
     )
@@ -97,4 +98,6 @@ class _Request(BaseModel):
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it said nothing"])[-1][:300]
+    """Return the line of a traceback that names the error; SQLAlchemy's are followed by an address."""
+    lines = [line for line in text.strip().splitlines() if line and not line.startswith(("(Background", "[SQL"))]
+    return lines[-1][:300] if lines else "it said nothing"

@@ -1,6 +1,6 @@
 """The table of retention: every kind of thing that may go, and the setting that says after how long."""
 
-from tasks.retention import caches, job_files, mlflow_runs, prefect_runs, records, stored_files
+from tasks.retention import caches, copies, job_files, mlflow_runs, prefect_runs, records, stored_files
 from tasks.retention.rule import Rule
 
 RULES = (
@@ -20,6 +20,7 @@ RULES = (
         stored_files.served_checkpoints,
     ),
     Rule("weights", "full weights that no model has", "keep_orphans_days", stored_files.weights),
+    Rule("copies", "MLflow's copies of adapters and weights", "keep_orphans_days", copies.in_mlflow),
     Rule("datasets", "rows of deleted data sets", "keep_orphans_days", stored_files.datasets),
     Rule("uploads", "uploads that no data set waits for", "keep_orphans_days", stored_files.uploads),
     Rule("samples", "samples of deleted evaluations", "keep_orphans_days", stored_files.samples),
