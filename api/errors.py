@@ -3,6 +3,7 @@
 Under `/v1` the same failure leaves in OpenAI's shape, which its SDK turns into its own exceptions.
 """
 
+import errno
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,10 @@ class Busy(PlatformError):
         self.retry_after = retry_after
 
 
+class DiskFull(PlatformError):
+    """The disk has no room for what was asked; the details say how much is free and how much is needed."""
+
+
 class EvaluationFailed(PlatformError):
     """An evaluation that was waited for ended without numbers."""
 
@@ -113,9 +118,13 @@ STATUS_OF_ERROR: Mapping[type[PlatformError], tuple[int, str]] = {
     Busy: (429, "busy"),
     EvaluationFailed: (500, "evaluation_failed"),
     ServiceDown: (503, "part_down"),
+    DiskFull: (507, "disk_full"),
 }
 MOST_PROBLEMS = 20
 """How many of a request's problems an answer names."""
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
+SQLITE_FULL = "database or disk is full"
+NO_SPACE_LEFT = "The disk became full while this was being written, and nothing of it was kept; free some space first."
 OPENAI_PREFIX = "/v1/"
 OPENAI_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 STATUS_OF_ENGINE_CODE = {
@@ -138,6 +147,7 @@ DOCUMENTED_ERRORS: dict[int | str, dict[str, Any]] = {
     429: {"model": ErrorResponse, "description": "Too many requests wait"},
     500: {"model": ErrorResponse, "description": "The platform failed"},
     503: {"model": ErrorResponse, "description": "A service of the platform is down"},
+    507: {"model": ErrorResponse, "description": "The disk has no room for new work"},
 }
 KEY_ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorResponse, "description": "No key, or an unknown one"},
@@ -286,6 +296,8 @@ def _problem_of_database(error: SQLAlchemyError) -> Problem:
     if isinstance(error, IntegrityError):
         message = "What the request names or makes was deleted or made by another request at this moment; look again."
         return _problem_of(Conflict(message))
+    if SQLITE_FULL in str(error) or no_space_left(error):
+        return _problem_of(DiskFull(NO_SPACE_LEFT))
     if isinstance(error, DataError):
         message = "A value is one that the database can't store: a number that is too large, or a text with NUL in it."
         return _problem_of(Invalid(message))
@@ -296,8 +308,19 @@ def _problem_of_database(error: SQLAlchemyError) -> Problem:
 
 async def _on_unexpected(request: Request, error: Exception) -> JSONResponse:
     logger.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
+    if no_space_left(error):
+        return platform_error_response(DiskFull(NO_SPACE_LEFT), request.url.path)
     message = "The platform failed to answer; its log (api.log) says why."
     return Problem(500, message, "internal").response(request.url.path)
+
+
+def no_space_left(error: BaseException | None) -> bool:
+    """Return whether an error, or what caused it, is the system's for a full disk."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK_IS_FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _methods_of(request: Request) -> list[str]:

@@ -16,6 +16,19 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from configs.keys import ApiKey, parse_keys
 
+KEPT_FOR_DAYS = (
+    "keep_checkpoints_days",
+    "keep_stopped_checkpoints_days",
+    "keep_step_events_days",
+    "keep_idempotency_days",
+    "keep_deliveries_days",
+    "keep_flow_runs_days",
+    "keep_deleted_days",
+    "keep_orphans_days",
+    "keep_caches_days",
+    "keep_snapshots_days",
+)
+"""Settings that say how long something is kept; none: for ever."""
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 Port = int
 SERVICES_USER = "platform"
@@ -49,6 +62,8 @@ class Settings(BaseSettings):
 
     data_dir: Path = Path("data")
     """Everything the platform writes: databases, checkpoints, adapters, logs."""
+    min_free_disk_gb: float = Field(2.0, ge=0)
+    """Free space (10^9 bytes) of the data folder's disk below which no new work is accepted; what runs goes on."""
     local_models_dir: Path | None = None
     """Local base models, one folder each (`NAME` or `ORG/NAME`); default `<data_dir>/models`."""
     database_url: str | None = None
@@ -106,6 +121,30 @@ class Settings(BaseSettings):
     training_memory_gb: float | None = Field(None, gt=0)
     """Memory that a training job may take; default what the device, for a CPU the machine, has free."""
 
+    keep_checkpoints_days: float | None = Field(7.0, ge=0)
+    """How long a completed job's other checkpoints stay beside the registered one; 0: until the next pass. Of every
+    `keep_*` setting: none (`null` in the environment) keeps for ever."""
+    keep_stopped_checkpoints_days: float | None = Field(None, ge=0)
+    """How long a failed or cancelled job's checkpoints stay; a job without them restarts from its first step."""
+    keep_step_events_days: float | None = Field(None, ge=0)
+    """How long an ended job's events of kind `step` and `evaluation` stay, which results files are made of."""
+    keep_idempotency_days: float | None = Field(30.0, ge=0)
+    """How long an `Idempotency-Key` is remembered."""
+    keep_deliveries_days: float | None = Field(30.0, ge=0)
+    """How long webhook messages stay that were delivered or given up."""
+    keep_flow_runs_days: float | None = Field(30.0, ge=0)
+    """How long ended flow runs stay in Prefect, with their logs; those that a job can be restarted by stay anyway."""
+    keep_deleted_days: float | None = Field(7.0, ge=0)
+    """How long what was deleted stays in MLflow, where it can be restored: runs, and versions of deleted models."""
+    keep_orphans_days: float | None = Field(1.0, ge=0)
+    """How long files stay that no record refers to: broken-off uploads, unfinished folders, temporary files."""
+    keep_caches_days: float | None = Field(30.0, ge=0)
+    """How long tokens and compiled kernels stay that nobody has read; they are made again when they are needed."""
+    keep_snapshots_days: float | None = Field(30.0, ge=0)
+    """How long snapshots of databases stay; the newest three stay anyway."""
+    retention_hour: int = Field(3, ge=0, le=23)
+    """Hour of the day, by this machine's clock, after which the nightly pass of retention runs."""
+
     webhook_allow_internal: bool = False
     """Whether webhooks may be sent to addresses that are not public: this machine, its network, a cloud's metadata."""
     webhook_ca_file: FilePath | None = None
@@ -116,6 +155,12 @@ class Settings(BaseSettings):
     """Time from a webhook's first attempt to its second; then about twice as long each time, six hours at most."""
     webhook_attempts: int = Field(24, ge=1, le=100)
     """How often a webhook is sent until it is given up; the default takes about three days."""
+
+    @field_validator(*KEPT_FOR_DAYS, mode="before")
+    @classmethod
+    def _null_keeps_for_ever(cls, value: object) -> object:
+        """The environment has texts only, and no word for None."""
+        return None if value == "null" else value
 
     @field_validator("api_keys")
     @classmethod
@@ -210,9 +255,24 @@ class Settings(BaseSettings):
         return self.data_dir / "logs"
 
     @property
+    def snapshots_dir(self) -> Path:
+        """Copies of databases, made before they were changed."""
+        return self.data_dir / "snapshots"
+
+    @property
+    def mlflow_artifacts_dir(self) -> Path:
+        """Files of MLflow's runs and models."""
+        return self.data_dir / "mlartifacts"
+
+    @property
     def platform_database_url(self) -> str:
         """SQLAlchemy URL of the platform's tables."""
         return self.database_url or f"sqlite:///{self.data_dir / 'platform.db'}"
+
+    @property
+    def mlflow_store_url(self) -> str:
+        """SQLAlchemy URL of MLflow's store."""
+        return self.mlflow_database_url or f"sqlite:///{self.data_dir / 'mlflow.db'}"
 
     @property
     def known_keys(self) -> tuple[ApiKey, ...]:

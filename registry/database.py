@@ -18,6 +18,7 @@ from registry.tables import Counter, Dataset, Model
 SQLITE_BUSY_TIMEOUT_SECONDS = 30
 HIDE_PARAMETERS = True
 """Errors name the statement, not its values: those hold secrets of webhooks, and errors are logged."""
+SQLITE_LOG_BYTES = 64 * 2**20
 
 
 class Database:
@@ -70,7 +71,11 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
     # Python's driver would open transactions by itself, and always deferred; `_begin_sqlite` decides instead.
     connection.isolation_level = None
     cursor = connection.cursor()
+    # Has effect in a new file only: deleted rows' pages can be given back to the disk (tasks/retention/databases.py).
+    cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")
     cursor.execute("PRAGMA journal_mode=WAL")
+    # The write-ahead log of a long transaction shrinks again once it has been written to the database.
+    cursor.execute(f"PRAGMA journal_size_limit={SQLITE_LOG_BYTES}")
     # FULL, not NORMAL: what was answered 201 must survive a power cut.
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")

@@ -367,7 +367,7 @@ class IdempotencyKey(Base):
     resource_id: Mapped[int] = mapped_column(index=True)
     response: Mapped[dict[str, Any]]
     """The answer as first sent; an evaluation's is made from its record once that is done."""
-    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    created_at: Mapped[datetime] = mapped_column(default=utcnow, index=True)
 
 
 class ControllerLease(Base):
@@ -448,3 +448,29 @@ class AuditEntry(MadeByKey, Base):
     """The answer's HTTP status; none while there is no answer, for good if the process ended before."""
     client: Mapped[str | None] = mapped_column(String(100))
     """Address that the request came from."""
+
+
+class DiskUsage(Base):
+    """How much of the disk a kind of data takes, when it was last measured."""
+
+    __tablename__ = "disk_usage"
+
+    kind: Mapped[str] = mapped_column(String(40), primary_key=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    measured_at: Mapped[datetime]
+
+
+class RetentionPass(Base):
+    """One pass of retention: what it removed."""
+
+    __tablename__ = "retention_passes"
+    __table_args__ = (NEVER_REUSED,)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    started_at: Mapped[datetime]
+    ended_at: Mapped[datetime]
+    removed: Mapped[int] = mapped_column(BigInteger)
+    """Files, folders, rows and runs."""
+    freed_bytes: Mapped[int] = mapped_column(BigInteger)
+    failures: Mapped[list[str]] = mapped_column(JSON)
+    """Sentences about the rules that could not be followed."""

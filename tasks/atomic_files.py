@@ -73,6 +73,17 @@ class StagingFolder:
             self._own_lock = None
 
 
+def is_claimed(folder: Path) -> bool:
+    """Return whether a process is building this folder now; False for a file, and for what is gone."""
+    try:
+        os.close(_lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until a folder, with all that is in it, is on disk."""
     for path in folder.rglob("*"):

@@ -5,7 +5,7 @@ import sys
 import typer
 from typer.main import get_command
 
-from api.cli import backup, control, datasets, evaluations, export, keys, overview, talking, training
+from api.cli import backup, control, datasets, evaluations, export, gc, keys, overview, talking, training
 from api.cli.terminal import complain
 from api.launcher import up
 
@@ -35,6 +35,7 @@ def program() -> typer.Typer:
         export.export,
         backup.backup,
         backup.restore,
+        gc.gc,
     ):
         app.command()(command)
     app.add_typer(datasets.group(), name="datasets")

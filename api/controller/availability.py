@@ -5,6 +5,8 @@ import logging
 import threading
 import time
 
+from api.disk import require_disk
+from api.errors import DiskFull
 from configs.settings import Settings
 from registry.database import Database
 from registry.repositories.models import ModelRepository
@@ -70,8 +72,9 @@ class AvailabilityWatch:
 
     def _obtain(self, base_model: str) -> None:
         try:
+            require_disk(self._settings)
             obtain(base_model, self._settings.models_dir, self._settings.allow_hub)
-        except WeightsUnavailable as error:
+        except (WeightsUnavailable, DiskFull) as error:
             logger.warning("%s", error)
             found = Availability("UNAVAILABLE", str(error))
         else:

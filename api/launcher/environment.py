@@ -55,6 +55,8 @@ def _own_variables(settings: Settings) -> dict[str, str]:
         if value is not None:
             text = str(value) if isinstance(value, str | Path) else json.dumps(value)
             variables[f"LLM_PLATFORM_{name.upper()}"] = text
+        elif Settings.model_fields[name].default is not None:
+            variables[f"LLM_PLATFORM_{name.upper()}"] = "null"  # chosen: left out it would be the default
     return variables
 
 
@@ -74,6 +76,8 @@ def _prefect_variables(settings: Settings) -> dict[str, str]:
         "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_ENABLED": "false",  # a paused job stays paused
         "PREFECT_LOGGING_COLORS": "false",
         **_PREFECT_PACE,
+        # Old events, as by default, and logs and artifacts whose run retention has deleted.
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,orphans",
     }
     if settings.services_secret is not None:
         variables["PREFECT_SERVER_API_AUTH_STRING"] = auth_string(settings.services_secret)
@@ -85,7 +89,6 @@ def _prefect_variables(settings: Settings) -> dict[str, str]:
 
 def _mlflow_variables(settings: Settings) -> dict[str, str]:
     hosts = [_bracketed(host) for host in dict.fromkeys([*settings.allowed_hosts, settings.keyless_connect_host])]
-    store = settings.mlflow_database_url or f"sqlite:///{settings.data_dir / 'mlflow.db'}"
     login = {}
     if settings.services_login is not None:
         user, password = settings.services_login
@@ -99,11 +102,11 @@ def _mlflow_variables(settings: Settings) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join([*hosts, *(f"{host}:*" for host in hosts)]),
         # What `mlflow server` sets for the application that it starts.
-        "_MLFLOW_SERVER_FILE_STORE": store,
-        "_MLFLOW_SERVER_REGISTRY_STORE": store,
+        "_MLFLOW_SERVER_FILE_STORE": settings.mlflow_store_url,
+        "_MLFLOW_SERVER_REGISTRY_STORE": settings.mlflow_store_url,
         "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
         "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
-        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(settings.data_dir / "mlartifacts"),
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(settings.mlflow_artifacts_dir),
     }
 
 

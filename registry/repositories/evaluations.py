@@ -5,14 +5,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from configs.dataset import BUILT_IN_DATASET_ID
 from configs.recipe import METRICS, EvaluationParameters, MetricName
 from registry.repositories.flow_backed import FlowBackedRepository
 from registry.repositories.idempotency import forget
 from registry.stored_values import finite
-from registry.tables import Evaluation, Model
+from registry.tables import Evaluation, Model, TrainingJob
 
 
 def metrics_of(evaluation: Evaluation) -> list[MetricName]:
@@ -76,6 +76,13 @@ class EvaluationRepository(FlowBackedRepository[Evaluation]):
         unsubmitted = delete(Evaluation).where(Evaluation.id == evaluation_id, Evaluation.flow_run_id.is_(None))
         if self.session.execute(unsubmitted.returning(Evaluation.id)).first() is not None:
             forget(self.session, "%/evaluate", evaluation_id)
+
+    def remove(self, evaluation: Evaluation) -> None:
+        """Delete the evaluation, with the memory of its request; jobs that name it name none then."""
+        for column in (TrainingJob.output_evaluation_id, TrainingJob.base_evaluation_id):
+            self.session.execute(update(TrainingJob).where(column == evaluation.id).values({column: None}))
+        forget(self.session, "%/evaluate", evaluation.id)
+        self.session.delete(evaluation)
 
     def record_progress(self, evaluation_id: int, done: int, samples: int) -> None:
         """Store how many of the samples are done, in percent."""

@@ -377,3 +377,20 @@ def test_other_than_two_ids(client, ids):
 
 def test_ids_are_required(client):
     assert_error(client.get("/api/evaluations/compare"), 422, "ids is required")
+
+
+def test_an_ended_evaluation_is_deleted_with_its_samples(client, database, settings, evaluated):
+    evaluation_id = evaluated(draw_samples(np.random.default_rng(3), 4))
+    with database.reading() as session:
+        uid = EvaluationRepository(session).require(evaluation_id).uid
+    assert sample_file(settings.evaluations_dir, uid).exists()
+    answer = client.delete(f"/api/evaluations/{evaluation_id}")
+    assert answer.json() == {"id": evaluation_id, "message": "Evaluation deleted successfully"}
+    assert not sample_file(settings.evaluations_dir, uid).exists()
+    assert_error(client.get(f"/api/evaluations/{evaluation_id}"), 404, str(evaluation_id))
+    assert_error(client.delete(f"/api/evaluations/{evaluation_id}"), 404, str(evaluation_id))
+
+
+def test_an_unfinished_evaluation_is_not_deleted(client, unfinished):
+    assert_error(client.delete(f"/api/evaluations/{unfinished}"), 409, "PENDING", "when it has ended")
+    assert client.get(f"/api/evaluations/{unfinished}").status_code == 200

@@ -114,6 +114,7 @@ def test_what_needs_more_or_less_than_its_method_says(operations):
         ("DELETE", "/api/models/{model_id}"),
         ("DELETE", "/api/datasets/{dataset_id}"),
         ("DELETE", "/api/training/{job_id}"),
+        ("DELETE", "/api/evaluations/{evaluation_id}"),
         ("DELETE", "/v1/models/{name:path}"),
         ("DELETE", "/v1/files/{file_id}"),
         ("DELETE", "/v1/webhook_endpoints/{endpoint_id}"),

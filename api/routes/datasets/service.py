@@ -1,6 +1,8 @@
 """What the data set endpoints do: accept an upload, wait for its checks, show, preview and delete."""
 
 import asyncio
+import errno
+import os
 import shutil
 import time
 from collections.abc import Awaitable, Callable
@@ -10,7 +12,8 @@ from uuid import uuid4
 from fastapi import Request
 from sqlalchemy.orm import Session
 
-from api.errors import Conflict, DatasetInvalid, NotFound
+from api.disk import require_disk
+from api.errors import NO_SPACE_LEFT, Conflict, DatasetInvalid, DiskFull, NotFound
 from api.idempotency import Answer, IdempotentRequest, create_once
 from api.listing import Paging, Part
 from api.platform import Platform
@@ -25,6 +28,8 @@ from registry.repositories.paging import Filters
 from registry.tables import Dataset
 
 POLL_SECONDS = 0.2
+FULL = os.strerror(errno.ENOSPC)
+UPLOADED_TO_STORED = 2
 DONE = "Data set checked and stored"
 Receive = Callable[[Request, Path], Awaitable[Upload]]
 WAITING = "Data set received; its rows are being checked"
@@ -68,6 +73,9 @@ async def create_dataset(
 
     Raises `DatasetInvalid` with the report if it can't be used; nothing of it is kept then.
     """
+    length = request.headers.get("content-length", "0")
+    # The file as it was sent, and its rows.
+    require_disk(platform.settings, UPLOADED_TO_STORED * int(length) if length.isdigit() else 0)
     uid = uuid4().hex
     path = platform.settings.uploads_dir / uid
     try:
@@ -86,6 +94,8 @@ async def create_dataset(
     dataset = await _checked(platform, dataset)
     if dataset.status == "INVALID":
         await asyncio.to_thread(delete_dataset, platform, dataset.id)
+        if FULL in (dataset.error or ""):
+            raise DiskFull(NO_SPACE_LEFT)
         raise DatasetInvalid(f"The data set can't be used: {dataset.error}", report=dataset.report)
     detail = DatasetDetail.model_validate(dataset)
     return DatasetCreated(**detail.model_dump(), message=DONE if dataset.status == "READY" else WAITING)

@@ -18,7 +18,7 @@ from api.routes.evaluations.schemas import (
     EvaluationSummary,
     SampleList,
 )
-from api.schemas import EvaluationId, ModelId
+from api.schemas import Deleted, EvaluationId, ModelId
 from configs.recipe import MetricName
 
 router = APIRouter(tags=["evaluation"])
@@ -50,6 +50,13 @@ async def compare_evaluations(
 def get_evaluation(platform: CurrentPlatform, evaluation_id: EvaluationId) -> EvaluationSummary:
     """Get one evaluation."""
     return EvaluationSummary.model_validate(service.read_evaluation(platform.database, evaluation_id))
+
+
+@router.delete("/evaluations/{evaluation_id}")
+def delete_evaluation(platform: CurrentPlatform, evaluation_id: EvaluationId) -> Deleted:
+    """Delete an evaluation that has ended, with its samples; its jobs and its model stay."""
+    service.delete_evaluation(platform, evaluation_id)
+    return Deleted(id=evaluation_id, message="Evaluation deleted successfully")
 
 
 @router.get("/evaluations/{evaluation_id}/samples")

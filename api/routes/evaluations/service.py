@@ -4,6 +4,7 @@ import asyncio
 
 from sqlalchemy.orm import Session
 
+from api.disk import require_disk
 from api.errors import Conflict, EvaluationFailed, NotFound, ServiceDown
 from api.generation.model_input import require_loadable
 from api.idempotency import Answer, IdempotentRequest, create_once
@@ -13,6 +14,7 @@ from api.routes.datasets.service import require_dataset
 from api.routes.evaluations.schemas import EvaluateRequest, EvaluateResponse, Metrics
 from api.routes.models.service import model_in
 from configs.recipe import EvaluationParameters
+from registry.attempts import attempt_is_alive
 from registry.database import Database
 from registry.repositories.datasets import DatasetRepository
 from registry.repositories.evaluations import EvaluationRepository, evaluated_rows
@@ -20,6 +22,7 @@ from registry.repositories.paging import Filters
 from registry.run_states import TERMINAL
 from registry.submissions import evaluation_of_parameters
 from registry.tables import Evaluation, Model
+from tasks.metrics.sample_file import sample_file
 
 POLL_SECONDS = 0.2
 
@@ -34,11 +37,29 @@ def list_evaluations(database: Database, paging: Paging, filters: Filters) -> Pa
 def read_evaluation(database: Database, evaluation_id: int) -> Evaluation:
     """Return the evaluation, or raise `NotFound`."""
     with database.reading() as session:
-        evaluation = EvaluationRepository(session).get(evaluation_id)
+        return _evaluation_in(session, evaluation_id)
+
+
+def _evaluation_in(session: Session, evaluation_id: int) -> Evaluation:
+    evaluation = EvaluationRepository(session).get(evaluation_id)
     if evaluation is None:
         message = f"There is no evaluation with the id {evaluation_id}; GET /api/evaluations lists those there are."
         raise NotFound(message)
     return evaluation
+
+
+def delete_evaluation(platform: Platform, evaluation_id: int) -> None:
+    """Delete an ended evaluation with its samples; jobs that name it name none then. Raises `Conflict`, `NotFound`.
+
+    Its MLflow run is deleted there by the next pass of retention, and can be restored until `keep_deleted_days` later.
+    """
+    with platform.database.transaction() as session:
+        evaluation = _evaluation_in(session, evaluation_id)
+        if evaluation.status not in TERMINAL or attempt_is_alive(evaluation):
+            raise Conflict(f"Evaluation {evaluation_id} is {evaluation.status}; delete it when it has ended.")
+        EvaluationRepository(session).remove(evaluation)
+    # After the commit: a file without an evaluation is litter, an evaluation without its file would be a lie.
+    sample_file(platform.settings.evaluations_dir, evaluation.uid).unlink(missing_ok=True)
 
 
 async def evaluate(
@@ -50,9 +71,12 @@ async def evaluate(
     """
     await asyncio.to_thread(_require_services, platform)
     parameters = EvaluationParameters(model_id=model_id, **body.model_dump())
-    created = await asyncio.to_thread(
-        create_once, platform.database, once, lambda session: _insert_evaluation(session, parameters)
-    )
+
+    def insert(session: Session) -> tuple[int, Answer]:
+        require_disk(platform.settings)
+        return _insert_evaluation(session, parameters)
+
+    created = await asyncio.to_thread(create_once, platform.database, once, insert)
     try:
         await platform.submission.submit_waiting()
     except ServiceDown:

@@ -1,6 +1,9 @@
 """`GET /metrics`: the platform's services, jobs and evaluations, and what the engine says of itself."""
 
 import asyncio
+import shutil
+from collections.abc import Mapping
+from datetime import UTC
 
 from fastapi import APIRouter, Response
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
@@ -9,7 +12,9 @@ from api.generation.engine_client import EngineError
 from api.platform import CurrentPlatform, Platform
 from api.services import OK
 from registry.repositories.evaluations import EvaluationRepository
+from registry.repositories.retention import RetentionRepository
 from registry.repositories.training_jobs import TrainingJobRepository
+from registry.tables import RetentionPass
 
 router = APIRouter(tags=["health"])
 
@@ -43,4 +48,27 @@ def _platform(platform: Platform) -> bytes:
             jobs.labels(status).set(count)
         for status, count in EvaluationRepository(session).count_by_status().items():
             evaluations.labels(status).set(count)
+        retention = RetentionRepository(session)
+        _add_disk(platform, registry, retention.usage(), retention.newest_pass())
     return generate_latest(registry) + generate_latest(platform.refusals.registry)
+
+
+def _add_disk(
+    platform: Platform, registry: CollectorRegistry, usage: Mapping[str, int], newest: RetentionPass | None
+) -> None:
+    """Add what the disk has now, and what each kind of data took of it when that was last measured."""
+    disk = shutil.disk_usage(platform.settings.data_dir)
+    for name, what, value in (("free", "that is free", disk.free), ("total", "in all", disk.total)):
+        gauge = Gauge(f"llm_platform_disk_{name}_bytes", f"Bytes {what} of the data folder's disk", registry=registry)
+        gauge.set(value)
+    used = Gauge("llm_platform_disk_used_bytes", "Bytes by kind of data, as last measured", ["kind"], registry=registry)
+    for kind, size in usage.items():
+        used.labels(kind).set(size)
+    if newest is None:
+        return
+    ended = Gauge("llm_platform_retention_ended_seconds", "When retention's newest pass ended", registry=registry)
+    ended.set(newest.ended_at.replace(tzinfo=UTC).timestamp())
+    freed = Gauge("llm_platform_retention_freed_bytes", "What that pass freed", registry=registry)
+    freed.set(newest.freed_bytes)
+    failures = Gauge("llm_platform_retention_failures", "Rules that pass could not follow", registry=registry)
+    failures.set(len(newest.failures))

@@ -7,6 +7,7 @@ import struct
 
 from sqlalchemy.orm import Session
 
+from api.disk import require_disk
 from api.errors import Conflict, Invalid, NotFound, ServiceDown, TooLittleMemory
 from api.generation.model_input import require_loadable
 from api.idempotency import Answer, IdempotentRequest, create_once
@@ -102,9 +103,12 @@ async def create_job(platform: Platform, body: TrainingCreate, once: IdempotentR
     await asyncio.to_thread(_require_devices, platform, body.devices)
     await asyncio.to_thread(_require_layers, platform, body)
     lack = await asyncio.to_thread(lack_of_memory, platform, body)
-    created = await asyncio.to_thread(
-        create_once, platform.database, once, lambda session: _insert_job(session, body, message, lack)
-    )
+
+    def insert(session: Session) -> tuple[int, Answer]:
+        require_disk(platform.settings)
+        return _insert_job(session, body, message, lack)
+
+    created = await asyncio.to_thread(create_once, platform.database, once, insert)
     try:
         await platform.submission.submit_waiting()
     except ServiceDown as error:
