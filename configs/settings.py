@@ -40,6 +40,8 @@ class Settings(BaseSettings):
 
     data_dir: Path = Path("data")
     """Everything the platform writes: databases, checkpoints, adapters, logs."""
+    min_free_disk_gb: float = Field(2.0, ge=0)
+    """Disk that is kept free: what would leave less is not begun."""
     local_models_dir: Path | None = None
     """Local base models, one folder each (`NAME` or `ORG/NAME`); default `<data_dir>/models`."""
     database_url: str | None = None
@@ -133,6 +135,11 @@ class Settings(BaseSettings):
     def training_memory_bytes(self) -> int | None:
         """Memory that a training job may take; none: what is free."""
         return None if self.training_memory_gb is None else int(self.training_memory_gb * 1e9)
+
+    @property
+    def min_free_disk_bytes(self) -> int:
+        """Disk that is kept free, in bytes."""
+        return int(self.min_free_disk_gb * 1e9)
 
     @property
     def models_dir(self) -> Path:

@@ -51,7 +51,9 @@ class AvailabilityWatch:
         recent = time.monotonic() - asked_at < HUB_INTERVAL_SECONDS
         if answer is not None and recent and locate(base_model, self._settings.models_dir) is None:
             return answer
-        found = probe(base_model, self._settings.models_dir, self._settings.allow_hub)
+        found = probe(
+            base_model, self._settings.models_dir, self._settings.allow_hub, self._settings.min_free_disk_bytes
+        )
         self._asked_hub[base_model] = (time.monotonic(), found)
         return found
 
@@ -72,7 +74,7 @@ class AvailabilityWatch:
 
     def _obtain(self, base_model: str) -> None:
         try:
-            obtain(base_model, self._settings.models_dir, self._settings.allow_hub)
+            obtain(base_model, self._settings.models_dir, self._settings.allow_hub, self._settings.min_free_disk_bytes)
         except WeightsUnavailable as error:
             logger.warning("%s", error)
             self._record(base_model, Availability("UNAVAILABLE", str(error)))
