@@ -205,6 +205,11 @@ class Settings(BaseSettings):
         return None if self.training_memory_gb is None else int(self.training_memory_gb * 1e9)
 
     @property
+    def min_free_disk_bytes(self) -> int:
+        """Disk that is kept free, in bytes."""
+        return int(self.min_free_disk_gb * 1e9)
+
+    @property
     def models_dir(self) -> Path:
         """Folder of local base models."""
         return self.local_models_dir or self.data_dir / "models"

@@ -1,28 +1,13 @@
 """Where a base model's weights lie: the local models folder, the Hugging Face cache, or the hub, in that order."""
 
-import json
 import re
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 from configs.settings import Settings
+from registry import hub
+from registry.model_folder import count_parameters, defect, holds_anything, weight_files, weight_shapes
 from registry.tables import Model
-
-HUB_TIMEOUT_SECONDS = 3.0
-# Weights as safetensors, and text beside them. Pickles (`.bin`, `.pt`) are never fetched: loading one runs its code.
-HUB_FILES = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "*.json",
-    "*.jinja",
-    "*.txt",
-    "*.model",
-    "LICENSE*",
-    "README*",
-)
 
 
 class WeightsUnavailable(Exception):
@@ -39,9 +24,9 @@ class Availability:
 
 
 def locate(base_model: str, models_dir: Path) -> Path | None:
-    """Return the folder on this machine that holds the weights of `base_model`, or None."""
-    for folder in (models_dir / base_model, _cached(base_model)):
-        if folder is not None and (folder / "config.json").is_file() and next(_weight_files(folder), None):
+    """Return the folder on this machine that holds weights of `base_model` that can be loaded, or None."""
+    for folder in _folders(base_model, models_dir):
+        if defect(folder) is None:
             return folder
     return None
 
@@ -53,53 +38,55 @@ def weights_on_disk(model: Model, settings: Settings) -> Path | None:
     return locate(model.base_model, settings.models_dir)
 
 
-def probe(base_model: str, models_dir: Path, allow_hub: bool) -> Availability:
-    """Return whether `base_model` can be loaded now; asks the hub, briefly, only if nothing is on disk."""
+def probe(base_model: str, models_dir: Path, allow_hub: bool, min_free_bytes: int = hub.MIN_FREE_BYTES) -> Availability:
+    """Return whether `base_model` can be loaded now; asks the hub, briefly, only if nothing is on disk.
+
+    What lies in the models folder and can't be loaded is not replaced from the hub: somebody has put it there.
+    """
     folder = locate(base_model, models_dir)
     if folder is not None:
         return Availability("AVAILABLE", model_size=format_size(count_parameters(folder)))
+    if holds_anything(models_dir / base_model):
+        return Availability("UNAVAILABLE", f"{_capital(defect(models_dir / base_model))}.")
     looked_at = f"{base_model} is neither in the models folder ({models_dir}) nor in the Hugging Face cache"
+    if (cached := _cached(base_model)) is not None:
+        looked_at = f"{base_model} is not in the models folder ({models_dir}), and in the cache {defect(cached)}"
     if not allow_hub:
         return Availability("UNAVAILABLE", f"{looked_at}, and fetching from the hub is turned off.")
-    from huggingface_hub import HfApi
-
     try:
-        siblings = HfApi().model_info(base_model, timeout=HUB_TIMEOUT_SECONDS).siblings or []
-    except Exception as error:  # noqa: BLE001 - whatever keeps the hub from answering becomes the status's reason
-        return Availability("UNAVAILABLE", f"{looked_at}, and the hub did not provide it ({_first_line(error)}).")
-    if not any(file.rfilename.endswith(".safetensors") for file in siblings):
-        return Availability("UNAVAILABLE", f"{looked_at}, and on the hub it has no safetensors weights.")
+        sizes = hub.sizes("model", base_model, hub.MODEL_FILES)
+        if not any(name.endswith(".safetensors") for name in sizes):
+            return Availability("UNAVAILABLE", f"{looked_at}, and on the hub it has no safetensors weights.")
+        hub.require_room(f"fetching {base_model}", sum(sizes.values()), hub.cache_folder(), min_free_bytes)
+    except hub.HubError as error:
+        return Availability("UNAVAILABLE", f"{looked_at}, and {error}.")
     return Availability("AVAILABLE")
 
 
-def obtain(base_model: str, models_dir: Path, allow_hub: bool) -> Path:
+def obtain(
+    base_model: str,
+    models_dir: Path,
+    allow_hub: bool,
+    min_free_bytes: int = hub.MIN_FREE_BYTES,
+    stall_seconds: float = hub.STALL_SECONDS,
+) -> Path:
     """Return the folder with the weights of `base_model`, fetching them from the hub if they are not on disk.
 
-    Raises `WeightsUnavailable` if they can't be had.
+    A download of which nothing comes for `stall_seconds` is ended. Raises `WeightsUnavailable` if they can't be had.
     """
     folder = locate(base_model, models_dir)
     if folder is not None:
         return folder
-    availability = probe(base_model, models_dir, allow_hub)
+    availability = probe(base_model, models_dir, allow_hub, min_free_bytes)
     if availability.status != "AVAILABLE":
         raise WeightsUnavailable(availability.reason)
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(base_model, allow_patterns=list(HUB_FILES)))
-    except Exception as error:
-        raise WeightsUnavailable(f"Fetching {base_model} from the hub failed: {_first_line(error)}") from error
-
-
-def count_parameters(folder: Path) -> int:
-    """Return the number of parameters in the safetensors files of `folder`, read from their headers alone."""
-    return sum(
-        prod(entry["shape"])
-        for file in _weight_files(folder)
-        for name, entry in _safetensors_header(file).items()
-        # Old GPT-2 exports carry their causal masks as tensors.
-        if name != "__metadata__" and not name.endswith((".attn.bias", ".attn.masked_bias"))
-    )
+        fetched = hub.download_model(base_model, hub.cache_folder(), min_free_bytes, stall_seconds)
+    except hub.HubError as error:
+        raise WeightsUnavailable(f"Fetching {base_model} from the hub failed: {error}.") from error
+    if (reason := defect(fetched)) is not None:
+        raise WeightsUnavailable(f"{base_model} was fetched from the hub, and {reason}.")
+    return fetched
 
 
 def linear_layers(folder: Path) -> set[str]:
@@ -109,9 +96,9 @@ def linear_layers(folder: Path) -> set[str]:
     """
     names = (
         name.removesuffix(".weight")
-        for file in _weight_files(folder)
-        for name, entry in _safetensors_header(file).items()
-        if name != "__metadata__" and name.endswith(".weight") and len(entry["shape"]) == 2
+        for file in weight_files(folder)
+        for name, shape in weight_shapes(file)
+        if name.endswith(".weight") and len(shape) == 2
     )
     return {name for name in names if re.search(r"(^|\.)\d+\.", name)}
 
@@ -125,27 +112,22 @@ def format_size(parameters: int) -> str:
     return f"{max(parameters, 1000) / 1e3:.0f}K"
 
 
+def _folders(base_model: str, models_dir: Path) -> list[Path]:
+    """Return the folders on this machine that may hold the base's weights, the first to be preferred."""
+    cached = _cached(base_model)
+    folders = [models_dir / base_model] + ([cached] if cached is not None else [])
+    return [folder for folder in folders if folder.is_dir()]
+
+
 def _cached(base_model: str) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(base_model, local_files_only=True))
+        return Path(snapshot_download(base_model, local_files_only=True, allow_patterns=list(hub.MODEL_FILES)))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
 
 
-def _weight_files(folder: Path) -> Iterator[Path]:
-    return (file for file in sorted(folder.glob("*.safetensors")) if file.is_file())
-
-
-def _safetensors_header(file: Path) -> dict[str, dict[str, list[int]]]:
-    """Return name → {dtype, shape, data_offsets}; the format is 8 bytes of length, then JSON, then the tensors."""
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header: dict[str, dict[str, list[int]]] = json.loads(stream.read(length))
-    return header
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+def _capital(sentence: str | None) -> str:
+    return f"{sentence[0].upper()}{sentence[1:]}" if sentence else ""

@@ -5,8 +5,6 @@ import logging
 import threading
 import time
 
-from api.disk import require_disk
-from api.errors import DiskFull
 from configs.settings import Settings
 from registry.database import Database
 from registry.repositories.models import ModelRepository
@@ -53,7 +51,9 @@ class AvailabilityWatch:
         if not on_disk and answer is not None and time.monotonic() - asked_at < HUB_INTERVAL_SECONDS:
             return answer
         try:
-            found = probe(base_model, self._settings.models_dir, self._settings.allow_hub)
+            found = probe(
+                base_model, self._settings.models_dir, self._settings.allow_hub, self._settings.min_free_disk_bytes
+            )
         except Exception as error:
             # One model's damaged files say nothing of the others.
             logger.exception("the files of %s can't be read", base_model)
@@ -72,9 +72,8 @@ class AvailabilityWatch:
 
     def _obtain(self, base_model: str) -> None:
         try:
-            require_disk(self._settings)
-            obtain(base_model, self._settings.models_dir, self._settings.allow_hub)
-        except (WeightsUnavailable, DiskFull) as error:
+            obtain(base_model, self._settings.models_dir, self._settings.allow_hub, self._settings.min_free_disk_bytes)
+        except WeightsUnavailable as error:
             logger.warning("%s", error)
             found = Availability("UNAVAILABLE", str(error))
         else:

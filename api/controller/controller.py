@@ -11,6 +11,7 @@ from api.controller.leadership import RENEW_SECONDS, Leadership
 from api.controller.mlflow_sync import MlflowSync
 from api.controller.probes import ServiceProbes
 from api.controller.reconciler import Reconciler
+from api.controller.retention import RetentionPass
 from api.controller.supervise import Loop, supervise
 from api.controller.webhook_delivery import WebhookSender
 from api.generation.inference import inference_client
@@ -55,10 +56,13 @@ class Controller:
             Loop("webhooks", self._webhooks.run_pass, 1.0),
             Loop("availability", availability.run_pass, 5.0),
         ]
+        retention = RetentionPass(settings, self._database)
         self.loops = [
             self._lease,
             Loop("changes", self._look_for_changes, CHANGE_SECONDS),
             Loop("services", self._probes.run_pass, 1.0),
+            # A pass of a large data folder may take long.
+            Loop("retention", retention.run_pass, 600.0, pass_seconds=6 * 3600.0),
             *self._woken,
         ]
 

@@ -12,9 +12,6 @@ from tasks.retention.collect import AlreadyRunning, Report, collect, record_usag
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_SECONDS = 600.0
-"""How often `run_once` is to be called."""
-
 
 class RetentionPass:
     """Measures the disk at every call, and follows the rules at the first one after `retention_hour` of each day."""
@@ -24,7 +21,7 @@ class RetentionPass:
         self._database = database
         self._since = utcnow()
 
-    async def run_once(self) -> None:
+    async def run_pass(self) -> None:
         """Make one pass; raises what the database raises."""
         await asyncio.to_thread(self.work)
 

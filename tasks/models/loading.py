@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from registry.model_folder import weight_files, weights_defect
 from tasks.models.errors import WeightsError
 from tasks.models.process_state import loading
 
@@ -76,24 +77,12 @@ def model_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a base model.
 
     Raises:
-        WeightsError: the folder or a file is missing, or only pickled weights are there (they can run code: refused).
+        WeightsError: the folder or a file is missing or damaged, only pickled weights are there (they can run code:
+            refused), the weights are quantized, or an adapter lies beside them.
     """
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    if not index.is_file():
-        pickled = sorted(path.name for path in folder.glob("*") if path.suffix in {".bin", ".pt", ".pth", ".ckpt"})
-        found = f" (it holds {pickled[0]}: pickled weights are not loaded)" if pickled else ""
-        raise WeightsError(f"no safetensors weights in {folder}{found}: convert or download the model again")
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError) as error:
-        raise WeightsError(f"{index} is damaged: download the model again") from error
-    files = sorted(folder / name for name in names)
-    for file in files:
-        if not file.is_file():
-            raise WeightsError(f"{file} is missing though {index.name} names it: download the model again")
-    return files
+    if (reason := weights_defect(folder)) is not None:
+        raise WeightsError(reason)
+    return weight_files(folder)
 
 
 def adapter_files(folder: Path) -> list[Path]:
@@ -138,8 +127,8 @@ def load_base_model(
     Raises:
         WeightsError: the folder is missing, damaged or incomplete, needs remote code, or holds pickled weights only.
     """
+    model_files(folder)
     load_config(folder)
-    weight_bytes(model_files(folder), dtype)
     try:
         with loading():
             model, report = AutoModelForCausalLM.from_pretrained(

@@ -107,4 +107,5 @@ def _weights(settings: Settings, model: Model) -> tuple[Path, str]:
     if model.weights is not None:
         folder = settings.weights_dir / model.weights
         return folder, str(folder)
-    return obtain(model.base_model, settings.models_dir, settings.allow_hub), model.base_model
+    folder = obtain(model.base_model, settings.models_dir, settings.allow_hub, settings.min_free_disk_bytes)
+    return folder, model.base_model

@@ -1,6 +1,7 @@
 import pytest
 
-from registry.weights import WeightsUnavailable, count_parameters, format_size, locate, obtain, probe
+from registry.model_folder import count_parameters
+from registry.weights import WeightsUnavailable, format_size, locate, obtain, probe
 
 
 def test_local_folder_is_found_and_sized(tiny_models_dir, tiny_llama_dir):

@@ -13,11 +13,12 @@ from api.platform import Platform
 from configs.recipe import FinetuneParameters
 from configs.settings import Settings
 from registry.attempts import attempt_memory
+from registry.model_folder import count_parameters
 from registry.repositories.datasets import DatasetRepository
 from registry.repositories.models import ModelRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.tables import Model
-from registry.weights import count_parameters, weights_on_disk
+from registry.weights import weights_on_disk
 from tasks.training.errors import DoesNotFit
 from tasks.training.estimate import ModelSizes, StepShape, likely_backend, sizes_of
 from tasks.training.machine import free_memory, gpus

@@ -12,7 +12,17 @@ from registry.repositories.models import ModelRepository
 from registry.tables import Model
 from tests.api.controller.running import running_controller
 
-LOOPS = {"lease", "changes", "services", "reconcile", "mlflow_sync", "ingestion", "webhooks", "availability"}
+LOOPS = {
+    "lease",
+    "changes",
+    "services",
+    "reconcile",
+    "mlflow_sync",
+    "ingestion",
+    "webhooks",
+    "availability",
+    "retention",
+}
 
 
 @pytest.fixture

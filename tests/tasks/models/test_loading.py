@@ -50,7 +50,7 @@ def test_every_end_token_counts(llama_copy):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(WeightsError, match=r"absent: config\.json is missing"):
+    with pytest.raises(WeightsError, match=r"there is no folder .*absent"):
         load(tmp_path / "absent")
     with pytest.raises(WeightsError, match="absent is not a folder"):
         load_tokenizer(tmp_path / "absent")
@@ -59,7 +59,7 @@ def test_a_missing_folder_is_named(tmp_path):
 def test_pickled_weights_are_refused(llama_copy):
     torch.save(load_file(llama_copy / "model.safetensors"), llama_copy / "pytorch_model.bin")
     (llama_copy / "model.safetensors").unlink()
-    with pytest.raises(WeightsError, match=r"pytorch_model\.bin: pickled weights are not loaded"):
+    with pytest.raises(WeightsError, match=r"pytorch_model\.bin, and pickled weights are not loaded"):
         load(llama_copy)
 
 

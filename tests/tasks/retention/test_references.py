@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+
 from tasks.training.checkpoint_list import folder_name
 
 

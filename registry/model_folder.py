@@ -1,0 +1,170 @@
+"""A base model's folder as it lies on disk: whether it can be loaded, and if not why; sizes from its headers alone.
+
+Imports no tensors and no services: the API asks before it names a model available, the loader before it loads.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+INDEX = "model.safetensors.index.json"
+PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "*.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "*.tiktoken",
+    "tekken.json",
+    "tokenizer_config.json",
+)
+"""A tokenizer's files by their names; which of them a tokenizer needs, only its own code knows."""
+
+Signature = tuple[tuple[str, int, int], ...]
+
+
+def holds_anything(folder: Path) -> bool:
+    """Return whether somebody has put a model, or a part of one, in `folder`."""
+    return folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir())
+
+
+def defect(folder: Path) -> str | None:
+    """Return why the model in `folder` can't be used, in a sentence without its full stop; None if it can.
+
+    Reads headers and JSON only, and again only when a file has changed.
+    """
+    return weights_defect(folder) or _found(_defect_of_tokenizer, folder)
+
+
+def weights_defect(folder: Path) -> str | None:
+    """Return what `defect` returns, but for what is said of the tokenizer, which may lie elsewhere."""
+    return _found(_defect_of_config, folder) or _found(_defect_of_weights, folder)
+
+
+def _found(look: Callable[[Path], str | None], folder: Path) -> str | None:
+    try:
+        return _looked(look, folder, _signature(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return f"there is no folder {folder}"
+    except OSError as error:
+        return f"{folder} can't be read: {error}"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the model's safetensors files by the names that transformers knows; none where there are no such names."""
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    if not (folder / INDEX).is_file():
+        return []
+    named: dict[str, str] = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+    return sorted(folder / name for name in set(named.values()))
+
+
+def weight_shapes(file: Path) -> Iterator[tuple[str, list[int]]]:
+    """Yield name and shape of each tensor; raises `SafetensorError` or OSError for a file that is cut or damaged."""
+    with safe_open(file, framework="np") as tensors:
+        for name in tensors.keys():  # noqa: SIM118 - not a dict, it can't be iterated
+            yield name, tensors.get_slice(name).get_shape()
+
+
+def count_parameters(folder: Path) -> int:
+    """Return the number of parameters in the safetensors files of `folder`, read from their headers alone."""
+    return _parameters(folder, _signature(folder))
+
+
+@lru_cache(maxsize=256)
+def _parameters(folder: Path, _signature: Signature) -> int:
+    return sum(
+        prod(shape)
+        for file in weight_files(folder)
+        for name, shape in weight_shapes(file)
+        # Old GPT-2 exports carry their causal masks as tensors.
+        if not name.endswith((".attn.bias", ".attn.masked_bias"))
+    )
+
+
+@lru_cache(maxsize=1024)
+def _looked(look: Callable[[Path], str | None], folder: Path, _signature: Signature) -> str | None:
+    return look(folder)
+
+
+def _defect_of_config(folder: Path) -> str | None:
+    if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            return f"{folder} holds an adapter only (adapter_config.json), and not the base model that it belongs to"
+        return f"{folder} has no config.json"
+    config = _object(folder / "config.json")
+    if config is None:
+        return f"{folder / 'config.json'} is not a JSON object: download the model again"
+    if (quantization := config.get("quantization_config")) is not None:
+        kind = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        return f"the weights in {folder} are quantized ({kind or 'quantization_config'}): only full ones are loaded"
+    if (folder / "adapter_config.json").is_file():
+        return (
+            f"{folder} holds an adapter (adapter_config.json) beside the base's weights: move it to a folder of its "
+            "own, or merge it"
+        )
+    return None
+
+
+def _defect_of_weights(folder: Path) -> str | None:
+    if not (folder / "model.safetensors").is_file() and (folder / INDEX).is_file():
+        index = _object(folder / INDEX)
+        named = index.get("weight_map") if index is not None else None
+        if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+            return f"{folder / INDEX} is damaged: download the model again"
+        if missing := sorted({name for name in named.values() if not (folder / name).is_file()}):
+            return f"{folder / missing[0]} is missing though {INDEX} names it: download the model again"
+    files = weight_files(folder)
+    if not files:
+        pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED)
+        if pickled:
+            return (
+                f"{folder} has no safetensors weights; it holds {pickled[0]}, and pickled weights are not loaded, as "
+                "they can run code: convert the model"
+            )
+        others = sorted(file.name for file in folder.glob("*.safetensors"))
+        beside = f", though it holds {others[0]}" if others else ""
+        return f"{folder} has no model.safetensors or {INDEX}{beside}"
+    for file in files:
+        try:
+            for _ in weight_shapes(file):
+                pass
+        except (OSError, SafetensorError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            return f"{file} is cut short or damaged ({reason}): download the model again"
+    return None
+
+
+def _defect_of_tokenizer(folder: Path) -> str | None:
+    if not any(next(folder.glob(pattern), None) for pattern in VOCABULARIES):
+        return f"{folder} has no tokenizer (such as tokenizer.json)"
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if (folder / name).is_file() and _object(folder / name) is None:
+            return f"{folder / name} is not a JSON object: download the model again"
+    return None
+
+
+def _object(file: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _signature(folder: Path) -> Signature:
+    """Return what changes when a file of the folder does; raises OSError if there is no such folder."""
+    found = []
+    for file in folder.iterdir():
+        if file.is_file():
+            status = file.stat()
+            found.append((file.name, status.st_mtime_ns, status.st_size))
+    return tuple(sorted(found))
