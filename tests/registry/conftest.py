@@ -24,7 +24,16 @@ def postgresql_server(tmp_path_factory):
 def database_url(request, tmp_path):
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'platform.db'}"
-    server = request.getfixturevalue("postgresql_server")
+    return new_database(request.getfixturevalue("postgresql_server"))
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server):
+    return new_database(postgresql_server)
+
+
+def new_database(server) -> str:
+    """Return the URL of a new, empty PostgreSQL database."""
     name = f"test_{uuid4().hex}"
     server.psql(f"CREATE DATABASE {name};")
     url = make_url(server.get_uri(database=name)).set(drivername="postgresql+psycopg")
