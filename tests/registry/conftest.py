@@ -41,6 +41,11 @@ def database_url(request, tmp_path):
 
 
 @pytest.fixture
+def postgresql_url(new_postgresql_database):
+    return new_postgresql_database()
+
+
+@pytest.fixture
 def database(database_url):
     upgrade(database_url)
     database = Database(database_url)

