@@ -1,83 +1,74 @@
-"""Latency of the GET endpoints at a fixed rate, over a small and a large database: `python -m bench.get_latency`.
+"""Latency of the GET endpoints at a steady rate, over a small and a large history: `python -m bench.get_latency`.
 
-Fills a fresh database with models, jobs and evaluations, starts the API's own process over it (the other parts are not
-needed for reading), and sends requests at a steady rate from this process. A request that can't be sent in time because
-earlier ones are still open counts from the moment at which it should have been sent.
+Fills a fresh database with jobs, evaluations, models and data sets (SQLite, and PostgreSQL where a server is installed:
+`make postgresql`), starts two API processes over it (the other services are not needed for reading), and sends requests
+to both in turn at a steady rate from this process. A request that can't be sent in time because earlier ones are still
+open counts from the moment at which it should have been sent.
 """
 
 import argparse
 import asyncio
 import os
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-from sqlalchemy import insert
 
-from configs.recipe import EvaluationParameters, FinetuneParameters
-from registry.clock import utcnow
-from registry.database import Database, upgrade
-from registry.submissions import evaluation_of_parameters, job_of_parameters
-from registry.tables import Evaluation, JobEvent, TrainingJob
+from bench.history import fill
+from tests.e2e.platform_process import free_ports
+from tests.postgresql_server import PostgresqlServer, find_programs
 
-PORT = 5900
-
-
-def fill(url: str, jobs: int, evaluations: int) -> None:
-    upgrade(url)
-    database = Database(url)
-    now = utcnow()
-    recipe = job_of_parameters(FinetuneParameters(model_id=1)).recipe
-    parameters = evaluation_of_parameters(EvaluationParameters(model_id=1)).parameters
-    done = {"model_id": 1, "status": "COMPLETED", "created_at": now, "started_at": now, "completed_at": now}
-    numbers = dict.fromkeys(("perplexity", "bleu_score", "rouge_score", "response_diversity"), 0.5)
-    with database.transaction() as session:
-        session.execute(
-            insert(TrainingJob),
-            [
-                {**done, "uid": f"j{i}", "job_name": f"job {i}", "recipe": recipe, "flow_run_id": f"r{i}", "step": 9}
-                for i in range(jobs)
-            ],
-        )
-        lines = [{"job_id": i % jobs + 1, "kind": "log", "message": f"line {i}", "data": {}} for i in range(20 * jobs)]
-        session.execute(insert(JobEvent), lines)
-        session.execute(
-            insert(Evaluation),
-            [
-                {**done, **numbers, "avg_response_length": 9.0, "uid": f"e{i}", "eval_name": f"evaluation {i}"}
-                | {"parameters": parameters, "flow_run_id": f"e{i}"}
-                for i in range(evaluations)
-            ],
-        )
-    database.close()
+SMALL = 1_000
+PROCESSES = 2
+WARM_UP_SECONDS = 3.0
+START_SECONDS = 300.0
+Taken = dict[str, list[float]]
 
 
-def paths(jobs: int, evaluations: int) -> dict[str, list[str]]:
-    after = [random.randrange(jobs) for _ in range(50)]
+def paths(jobs: int, with_events: int) -> dict[str, list[str]]:
+    """Return what is asked for: of each endpoint the addresses that it is asked for at."""
+    some = [random.randrange(1, jobs) for _ in range(50)]
+    shown = [random.randrange(1, min(jobs, with_events)) for _ in range(50)]
     return {
-        "GET /health": ["/health"],
-        "GET /models": ["/models"],
-        "GET /models/{id}": ["/models/1"],
-        "GET /training?limit=20": [f"/training?limit=20&after={id_}" for id_ in after],
-        "GET /training/{id}": [f"/training/{id_ + 1}" for id_ in after],
-        "GET /evaluations?limit=20": [f"/evaluations?limit=20&after={id_ * evaluations // jobs}" for id_ in after],
-        "GET /evaluations/{id}": [f"/evaluations/{id_ + 1}" for id_ in after],
-        "GET /statistics": ["/statistics"],
+        "GET /api/training/{id}": [f"/api/training/{id_}" for id_ in shown],
+        "GET /api/training?limit": [f"/api/training?limit=20&after={id_}" for id_ in some],
+        "… order=desc": ["/api/training?limit=20&order=desc"],
+        "… status=FAILED": [f"/api/training?limit=20&status=FAILED&after={id_}" for id_ in some],
+        "… status=RUNNING": ["/api/training?limit=20&status=RUNNING"],
+        "… model_id": [f"/api/training?limit=20&model_id={1 + id_ % 3}&after={id_}" for id_ in some],
+        "… name": [f"/api/training?limit=20&name=job%20{id_}" for id_ in some],
+        "… created_after, the last hour": ["/api/training?limit=20&created_after=2025-01-02T00:00:00"],
+        "GET /api/training/{id}/events?limit": [f"/api/training/{id_}/events?limit=20" for id_ in shown],
+        "GET /api/evaluations?limit": [f"/api/evaluations?limit=20&after={id_}" for id_ in some],
+        "GET /api/evaluations/{id}": [f"/api/evaluations/{id_}" for id_ in some],
+        "GET /api/models?limit": [f"/api/models?limit=20&after={id_}" for id_ in some],
+        "GET /api/models/{id}": [f"/api/models/{id_}" for id_ in some],
+        "GET /api/datasets?limit": [f"/api/datasets?limit=20&after={id_}" for id_ in some],
+        "GET /v1/fine_tuning/jobs": ["/v1/fine_tuning/jobs?limit=20"],
+        "… metadata[team], a third have it": ["/v1/fine_tuning/jobs?limit=20&metadata[team]=a"],
+        "GET /v1/files, results": [
+            f"/v1/files?purpose=fine-tune-results&limit=20&after=file-results-{id_}" for id_ in some
+        ],
+        "GET /api/statistics": ["/api/statistics"],
+        "GET /metrics": ["/metrics"],
+        "GET /api/health": ["/api/health"],
     }
 
 
-async def load(base_url: str, kinds: dict[str, list[str]], rate: float, seconds: float) -> dict[str, list[float]]:
-    taken: dict[str, list[float]] = {kind: [] for kind in kinds}
+async def load(base_urls: list[str], kinds: dict[str, list[str]], rate: float, seconds: float) -> Taken:
+    """Return the seconds that each request took, by kind."""
+    taken: Taken = {kind: [] for kind in kinds}
     limits = httpx.Limits(max_connections=50, max_keepalive_connections=50)
-    async with httpx.AsyncClient(base_url=base_url, timeout=30, limits=limits) as client:
+    async with httpx.AsyncClient(timeout=60, limits=limits) as client:
 
-        async def one(kind: str, path: str, due: float) -> None:
-            (await client.get(path)).raise_for_status()
+        async def one(kind: str, url: str, due: float) -> None:
+            (await client.get(url)).raise_for_status()
             taken[kind].append(time.perf_counter() - due)
 
         names = list(kinds)
@@ -87,58 +78,102 @@ async def load(base_url: str, kinds: dict[str, list[str]], rate: float, seconds:
                 due = started + number / rate
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
                 kind = names[number % len(names)]
-                group.create_task(one(kind, random.choice(kinds[kind]), due))
+                base_url = base_urls[number // len(names) % len(base_urls)]
+                group.create_task(one(kind, base_url + random.choice(kinds[kind]), due))
     return taken
 
 
-def measure(jobs: int, evaluations: int, rate: float, seconds: float) -> dict[str, list[float]]:
-    with tempfile.TemporaryDirectory() as folder:
-        fill(f"sqlite:///{Path(folder) / 'platform.db'}", jobs, evaluations)
-        environment = {
-            **os.environ,
-            "LLM_PLATFORM_DATA_DIR": folder,
-            "LLM_PLATFORM_API_PORT": str(PORT),
-            "LLM_PLATFORM_ALLOW_HUB": "false",
-        }
-        process = subprocess.Popen([sys.executable, "-m", "api.server"], env=environment, stderr=subprocess.DEVNULL)
-        base_url = f"http://127.0.0.1:{PORT}/api"
-        started = time.monotonic()
-        try:
-            while True:
-                try:
-                    httpx.get(f"{base_url}/health").raise_for_status()
-                    break
-                except httpx.TransportError:
-                    time.sleep(0.02)
-            answered = time.monotonic() - started
-            print(f"{jobs} jobs, {evaluations} evaluations: /api/health answered {answered:.2f} s after the start")
-            kinds = paths(jobs, evaluations)
-            asyncio.run(load(base_url, kinds, rate, 3))  # warm-up
-            return asyncio.run(load(base_url, kinds, rate, seconds))
-        finally:
+@contextmanager
+def api_processes(database_url: str, data_dir: Path) -> Iterator[list[str]]:
+    """Start the API processes over one database, one after another, and yield where they are once they answer."""
+    processes, base_urls = [], []
+    try:
+        for _ in range(PROCESSES):
+            (port,) = free_ports(1)
+            environment = {
+                **os.environ,
+                "LLM_PLATFORM_DATA_DIR": str(data_dir),
+                "LLM_PLATFORM_DATABASE_URL": database_url,
+                "LLM_PLATFORM_API_PORT": str(port),
+                "LLM_PLATFORM_ALLOW_HUB": "false",
+            }
+            command = [sys.executable, "-m", "api.server"]
+            processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL))
+            base_urls.append(f"http://127.0.0.1:{port}")
+            wait_for(base_urls[-1])
+        yield base_urls
+    finally:
+        for process in processes:
             process.terminate()
+        for process in processes:
             process.wait()
 
 
+def wait_for(base_url: str) -> None:
+    """Wait until an API process answers; its own failure ends the measurement after five minutes."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            httpx.get(f"{base_url}/api/health", timeout=60).raise_for_status()
+        except httpx.TransportError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+def measure(database_url: str, data_dir: Path, kinds: dict[str, list[str]], rate: float, seconds: float) -> Taken:
+    """Return what requests to two fresh API processes took."""
+    with api_processes(database_url, data_dir) as base_urls:
+        asyncio.run(load(base_urls, kinds, rate, WARM_UP_SECONDS))
+        return asyncio.run(load(base_urls, kinds, rate, seconds))
+
+
 def percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+    """Return the value below which this share of them lies, in milliseconds."""
+    return 1000 * sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def compare(name: str, database_url: str, folder: Path, arguments: argparse.Namespace) -> None:
+    """Fill a database twice, measure it each time, and print the two beside each other."""
+    results = []
+    for jobs in (SMALL, arguments.jobs):
+        started = time.monotonic()
+        fill(database_url, jobs, arguments.with_events)
+        print(f"{name}: {jobs} jobs after {time.monotonic() - started:.0f} s", flush=True)
+        kinds = paths(jobs, min(jobs, arguments.with_events))
+        results.append(measure(database_url, folder, kinds, arguments.rate, arguments.seconds))
+    small, large = results
+    title = f"{name}, {PROCESSES} API processes, {arguments.rate:.0f} requests/s"
+    print(f"| {title} | p50 small | p50 large | p99 small | p99 large |")
+    print("| --- | --- | --- | --- | --- |")
+    for kind in small:
+        p50, p99 = ([percentile(taken[kind], share) for taken in (small, large)] for share in (0.5, 0.99))
+        print(f"| {kind} | {p50[0]:.1f} | {p50[1]:.1f} | {p99[0]:.1f} | {p99[1]:.1f} |")
+    print(flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rate", type=float, default=100, help="requests a second, over all endpoints")
-    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--jobs", type=int, default=1_000_000, help="training jobs of the large history")
+    parser.add_argument("--with-events", type=int, default=10_000, help="how many of them have events")
+    parser.add_argument("--rate", type=float, default=40, help="requests a second, over all endpoints")
+    parser.add_argument("--seconds", type=float, default=50)
     arguments = parser.parse_args()
-    small = measure(100, 1_000, arguments.rate, arguments.seconds)
-    large = measure(10_000, 100_000, arguments.rate, arguments.seconds)
-    print(f"{arguments.rate:.0f} requests/s, milliseconds")
-    print(f"{'endpoint':28} {'p50 small':>10} {'p50 large':>10} {'p99 small':>10} {'p99 large':>10} {'p50 ratio':>10}")
-    for kind in small:
-        p50, p99 = ([1000 * percentile(taken[kind], share) for taken in (small, large)] for share in (0.5, 0.99))
-        print(f"{kind:28} {p50[0]:10.1f} {p50[1]:10.1f} {p99[0]:10.1f} {p99[1]:10.1f} {p50[1] / p50[0]:10.2f}")
-    every = [value for values in large.values() for value in values]
-    p50, p99 = 1000 * statistics.median(every), 1000 * percentile(every, 0.99)
-    print(f"all endpoints, large: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+    with tempfile.TemporaryDirectory() as folder:
+        compare("SQLite", f"sqlite:///{Path(folder) / 'platform.db'}", Path(folder), arguments)
+    programs = find_programs()
+    if programs is None:
+        print("PostgreSQL is not installed (`make postgresql`).")
+        return
+    server = PostgresqlServer(programs, free_ports(1)[0])
+    try:
+        server.create_database("platform")
+        with tempfile.TemporaryDirectory() as folder:
+            compare("PostgreSQL", server.url("platform"), Path(folder), arguments)
+    finally:
+        server.close()
 
 
 if __name__ == "__main__":

@@ -58,6 +58,15 @@ class PlatformClient:
         """Return what GET answers; parameters that are None are left out."""
         return self._ask("GET", path, params={name: value for name, value in params.items() if value is not None})
 
+    def list(self, path: str, entries: str, **params: Any) -> Json:
+        """Return what GET answers with all of its `entries`, however many answers they come in."""
+        answer = page = self.get(path, **params)
+        while page.get("next_after") is not None and params.get("limit") is None:
+            page = self.get(path, **params | {"after": page["next_after"]})
+            answer[entries] += page[entries]
+        # A single page says itself whether there are more; these are all there are.
+        return answer | {"next_after": page.get("next_after")}
+
     def post(self, path: str, body: Json | None = None, **options: Any) -> Json:
         """Return what POST answers; `options` are httpx's, such as a form's `files` and `data`."""
         return self._ask("POST", path, json=body, **options)

@@ -47,7 +47,7 @@ def add(
 def list_datasets(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """List the data sets."""
     with PlatformClient(url) as client:
-        answer = client.get("/api/datasets")
+        answer = client.list("/api/datasets", "datasets")
     if as_json:
         print_json(answer)
         return

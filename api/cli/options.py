@@ -17,6 +17,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the API's answer as 
 ModelId = Annotated[int, typer.Argument(help="Id of a model (see `models`)", metavar="MODEL", min=1)]
 JobId = Annotated[int, typer.Argument(help="Id of a training job (see `jobs`)", metavar="JOB", min=1)]
 
+Status = Annotated[str | None, typer.Option("--status", help="Only those in this status, such as RUNNING")]
+Name = Annotated[str | None, typer.Option("--name", help="Only those of exactly this name")]
+OfModel = Annotated[int | None, typer.Option("--model", help="Only those of the model with this id", min=1)]
+Newest = Annotated[int | None, typer.Option("--limit", help="Only the newest of them, so many, newest first", min=1)]
+
+
+def list_query(status: str | None, name: str | None, limit: int | None) -> dict[str, Any]:
+    """Return what to ask a list of the API for; whoever limits it wants the newest."""
+    order = None if limit is None else "desc"
+    return {"status": None if status is None else status.upper(), "name": name, "limit": limit, "order": order}
+
 
 def named_settings(given: Sequence[str]) -> dict[str, Any]:
     """Return NAME=VALUE arguments as fields of a request: values are JSON where they can be read so, else text.

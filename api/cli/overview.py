@@ -4,7 +4,7 @@ from typing import Any
 
 from api.cli.client import PlatformClient
 from api.cli.failures import CommandFailed
-from api.cli.options import DEFAULT_URL, AsJson, Url
+from api.cli.options import DEFAULT_URL, AsJson, Name, Newest, Status, Url, list_query
 from api.cli.terminal import print_json, print_table, say
 
 UNFINISHED = ("PENDING", "RUNNING", "PAUSED")
@@ -15,7 +15,8 @@ def status(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     with PlatformClient(url) as client:
         health = client.get("/api/health")
         counts = client.get("/api/statistics")
-        jobs = [job for job in client.get("/api/training")["training_jobs"] if job["status"] in UNFINISHED]
+        found = [client.list("/api/training", "training_jobs", status=status) for status in UNFINISHED]
+        jobs = sorted((job for page in found for job in page["training_jobs"]), key=lambda job: job["id"])
     if as_json:
         print_json({"health": health, "statistics": counts, "unfinished_jobs": jobs})
     else:
@@ -40,10 +41,12 @@ def status(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
         raise CommandFailed("The platform is degraded: a service does not answer, or a loop does not pass.")
 
 
-def models(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """List the models."""
+def models(
+    status: Status = None, name: Name = None, limit: Newest = None, url: Url = DEFAULT_URL, as_json: AsJson = False
+) -> None:
+    """List the models, all of them or those that are asked for."""
     with PlatformClient(url) as client:
-        answer = client.get("/api/models")
+        answer = client.list("/api/models", "models", **list_query(status, name, limit))
     if as_json:
         print_json(answer)
         return

@@ -7,7 +7,19 @@ import typer
 
 from api.cli.client import PlatformClient
 from api.cli.failures import CommandFailed, WrongUsage
-from api.cli.options import DEFAULT_URL, AsJson, JobId, ModelId, Url, named_settings
+from api.cli.options import (
+    DEFAULT_URL,
+    AsJson,
+    JobId,
+    ModelId,
+    Name,
+    Newest,
+    OfModel,
+    Status,
+    Url,
+    list_query,
+    named_settings,
+)
 from api.cli.overview import JOB_COLUMNS, job_row
 from api.cli.terminal import note, print_json, print_table, say
 from api.cli.watching import watch_job
@@ -61,10 +73,17 @@ def watch(job: JobId, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
         _watch(client, job, as_json)
 
 
-def jobs(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """List the training jobs."""
+def jobs(
+    status: Status = None,
+    name: Name = None,
+    model: OfModel = None,
+    limit: Newest = None,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """List the training jobs, all of them or those that are asked for."""
     with PlatformClient(url) as client:
-        answer = client.get("/api/training")
+        answer = client.list("/api/training", "training_jobs", model_id=model, **list_query(status, name, limit))
     if as_json:
         print_json(answer)
     else:

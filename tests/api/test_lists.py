@@ -1,6 +1,7 @@
 """Lists: in pieces that say where they go on, filtered and ordered by the server, on every one of them alike."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -43,7 +44,8 @@ def records(client, database, tiny_model, job):
             usual = "AVAILABLE" if kind == "models" else "READY" if kind == "datasets" else "COMPLETED"
             rows = []
             for number in range(3):
-                row = {**fields, name: f"listed {number}", "status": STATUSES[kind] if number == 1 else usual}
+                row: dict[str, Any] = {**fields, name: f"listed {number}"}
+                row["status"] = STATUSES[kind] if number == 1 else usual
                 row["created_at"] = NEW if number == 2 else OLD
                 if kind != "models":
                     row["uid"] = f"{kind}{number}"

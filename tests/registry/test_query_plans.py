@@ -6,6 +6,7 @@ Every method of every repository has a case here, or is named as one that reads 
 import inspect
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -64,6 +65,17 @@ def _webhooks(use: Callable[[WebhookRepository], Any]) -> Case:
     return lambda session: use(WebhookRepository(session))
 
 
+def _list(repository: Any, asked: Filters, newest: bool, session: Session) -> Any:
+    return repository(session).list(20, 1500, asked, newest_first=newest)
+
+
+def _remove_events(session: Session) -> None:
+    jobs = TrainingJobRepository(session)
+    jobs.remove(jobs.require(7))
+    session.flush()
+    jobs.remove_events()
+
+
 def _lists(repository: Any, table: str, *, of_model: bool) -> dict[str, Case]:
     """Return every way to ask for a list; each filter alone, as an index serves one."""
     filters = {
@@ -75,9 +87,7 @@ def _lists(repository: Any, table: str, *, of_model: bool) -> dict[str, Case]:
     if of_model:
         filters["model_id"] = Filters(model_id=2)
     return {
-        f"{table}.list {name} {order}": lambda session, asked=asked, newest=newest: repository(session).list(
-            20, 1500, asked, newest_first=newest
-        )
+        f"{table}.list {name} {order}": partial(_list, repository, asked, newest)
         for name, asked in filters.items()
         for order, newest in (("asc", False), ("desc", True))
     }
@@ -138,9 +148,7 @@ CASES: dict[str, Case] = {
     "TrainingJobRepository.another_runs": _jobs(lambda jobs: jobs.another_runs(7)),
     "TrainingJobRepository.queue_position": _jobs(lambda jobs: jobs.queue_position(jobs.require(ROWS))),
     "TrainingJobRepository.remove": _jobs(lambda jobs: jobs.remove(jobs.require(7))),
-    "TrainingJobRepository.remove_events": _jobs(
-        lambda jobs: (jobs.remove(jobs.require(7)), jobs.session.flush(), jobs.remove_events())
-    ),
+    "TrainingJobRepository.remove_events": _remove_events,
     **_of_flows(EvaluationRepository, "EvaluationRepository"),
     "EvaluationRepository.add": _evaluations(lambda them: them.add(evaluation_of_parameters(PARAMETERS))),
     "EvaluationRepository.repeated": _evaluations(lambda them: them.repeated(PARAMETERS)),

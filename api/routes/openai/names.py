@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 
 from api.errors import NotFound
 from registry.repositories.models import ModelRepository
+from registry.stored_values import storable_text
 from registry.tables import Model
 
 FINE_TUNED = "ft:"
@@ -26,6 +27,9 @@ def fine_tuned_name(base_model: str, name: str, ending: str) -> str:
 
 def named(session: Session, name: str) -> Model:
     """Return the model of a name, or of an id in digits; raises `NotFound`."""
+    if storable_text(name) != name:
+        # No database has, or would be asked for, such characters.
+        raise no_model(storable_text(name))
     models = ModelRepository(session)
     number = name.rpartition(":")[2] if name.startswith(FINE_TUNED) else name
     model = models.get(int(number)) if re.fullmatch(r"[1-9][0-9]{0,8}", number) else models.base_of_name(name)

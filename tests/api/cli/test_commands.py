@@ -27,6 +27,7 @@ def one_line(error):
 
 def test_models_as_a_table_and_as_json(command, answer, client, tiny_model):
     assert answer("models") == client.get("/api/models").json()
+    assert [model["id"] for model in answer("models", "--name", "Tiny")["models"]] == [tiny_model["id"]]
     code, printed, error = command("models")
     assert (code, error) == (0, "")
     header, *rows = printed.splitlines()
@@ -62,6 +63,13 @@ def test_a_job_that_has_ended_is_watched_with_its_outcome_as_exit_code(command, 
     listed = answer("jobs")["training_jobs"]
     assert [one["id"] for one in listed][-2:] == [completed, failed]
     assert "COMPLETED" in command("jobs")[1]
+    assert [one["id"] for one in answer("jobs", "--limit", 2)["training_jobs"]] == [failed, completed]
+    assert [one["id"] for one in answer("jobs", "--status", "failed", "--limit", 1)["training_jobs"]] == [failed]
+    assert answer("jobs", "--name", "no such job")["training_jobs"] == []
+    assert answer("jobs", "--model", 1)["training_jobs"] == []
+    code, _, error = command("jobs", "--status", "done")
+    assert code == FAILED
+    assert "status is 'DONE'" in one_line(error)
 
 
 def test_training_settings_reach_the_api_from_recipe_and_command(command, answer, client, tmp_path, tiny_model):

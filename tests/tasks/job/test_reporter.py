@@ -1,0 +1,91 @@
+"""The reporter over real stores: what is no number holds nothing up, in the database and in MLflow."""
+
+import logging
+import math
+import time
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from configs.recipe import FinetuneParameters
+from registry.database import Database, upgrade
+from registry.repositories.training_jobs import TrainingJobRepository
+from registry.submissions import job_of_parameters
+from registry.tracking import TrackedRun
+from tasks.job.log import JobLog
+from tasks.job.reporter import Reporter
+from tasks.job.trace import Trace
+from tasks.training.observer import StepRecord
+
+# MLflow's own warnings are not ours to fix.
+pytestmark = pytest.mark.filterwarnings("default")
+
+WAIT_SECONDS = 60
+
+
+@pytest.fixture
+def tracking_uri(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # Prefect is away, and says so at once.
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    before = mlflow.get_tracking_uri()
+    yield f"sqlite:///{tmp_path / 'mlflow.db'}"
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture
+def database(tmp_path):
+    url = f"sqlite:///{tmp_path / 'platform.db'}"
+    upgrade(url)
+    database = Database(url)
+    yield database
+    database.close()
+
+
+def step(number: int, loss: float) -> StepRecord:
+    return StepRecord(number, 3, 1, loss, 1e-4, 1.0, 8, 8 * number, 0.1, 80.0, (number,))
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_reporting_goes_on_after_a_loss_that_is_no_number(tracking_uri, database, tmp_path, number):
+    with database.transaction() as session:
+        job_id = TrainingJobRepository(session).add(job_of_parameters(FinetuneParameters(model_id=1))).id
+    run = TrackedRun(tracking_uri, "training", "a job", {"training_job_uid": "a-uid"})
+    log = JobLog(database, job_id, logging.getLogger("test"))
+    reporter = Reporter(database, job_id, run, log, Trace(tmp_path / "trace.jsonl"))
+    try:
+        reporter.on_start(0, 3, 1)
+        reporter.on_step(step(1, number))
+        reporter.on_evaluation(1, number)
+        reporter.flush()
+        reporter.on_step(step(2, 0.5))
+        reporter.on_evaluation(2, 0.25)
+        # Not `flush`: the reporter's own thread has to bring it in.
+        deadline = time.monotonic() + WAIT_SECONDS
+        while _snapshot(database, job_id) != (2, 0.5, 0.25):
+            assert time.monotonic() < deadline, _snapshot(database, job_id)
+            time.sleep(0.1)
+        reporter.flush()
+    finally:
+        reporter.close()
+    with database.reading() as session:
+        events = TrainingJobRepository(session).events(job_id)
+    losses = [(e.kind, e.data["step"]) for e in events if e.kind in ("step", "evaluation")]
+    assert losses == [("step", 1), ("evaluation", 1), ("step", 2), ("evaluation", 2)]
+    # MLflow has the number as it was, or what its table has in its place.
+    history = MlflowClient(tracking_uri).get_metric_history(run.run_id, "loss")
+    assert [point.step for point in history] == [1, 2]
+    assert not math.isfinite(history[0].value) or abs(history[0].value) > 1e308
+    assert history[1].value == 0.5
+    # A second attempt reads the trace of the first, and sends nothing twice.
+    again = Reporter(database, job_id, run, log, Trace(tmp_path / "trace.jsonl"))
+    again.flush()
+    again.close()
+    assert len(MlflowClient(tracking_uri).get_metric_history(run.run_id, "loss")) == 2
+
+
+def _snapshot(database: Database, job_id: int) -> tuple[int, float | None, float | None]:
+    with database.reading() as session:
+        job = TrainingJobRepository(session).require(job_id)
+        return job.step, job.current_loss, job.eval_loss
