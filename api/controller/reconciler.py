@@ -107,13 +107,13 @@ class Reconciler:
             if run.state_type == "CANCELLING":
                 await self._orchestrator.end_cancelled(run)
                 continue
-            reason = await asyncio.to_thread(self._objection, kind, run)
+            reason, attempt = await asyncio.to_thread(self._objection, kind, run)
             if reason is None:
                 await self._orchestrator.retry(run, "Its process died; it goes on from its newest checkpoint.")
             else:
                 await self._orchestrator.give_up(run, reason)
             # Counted last: if Prefect did not answer, the next pass decides anew.
-            await asyncio.to_thread(self._count_crash, kind, run)
+            await asyncio.to_thread(self._count_crash, kind, run, attempt)
 
     async def submit_waiting(self) -> None:
         """Hand to Prefect, oldest first, what it has not accepted yet; `ServiceDown` if it does not answer.
@@ -173,15 +173,19 @@ class Reconciler:
                     _record(repository, record, run)
         return [run for run in runs if records[run.id] is not None and has_died(records[run.id], run)]
 
-    def _objection(self, kind: type[Repository], run: FlowRun) -> str | None:
+    def _objection(self, kind: type[Repository], run: FlowRun) -> tuple[str | None, int]:
+        """Return why the run is not to go on, if anything is against it, and the number of the attempt that died."""
         with self._database.reading() as session:
             repository: Any = kind(session)
-            return objection(repository.by_flow_run(run.id), run)
+            record = repository.by_flow_run(run.id)
+            return objection(record, run), record.attempt
 
-    def _count_crash(self, kind: type[Repository], run: FlowRun) -> None:
+    def _count_crash(self, kind: type[Repository], run: FlowRun, attempt: int) -> None:
         with self._database.transaction() as session:
             repository: Any = kind(session)
             record = repository.by_flow_run(run.id)
+            if record is None or record.attempt != attempt:
+                return  # the next one has begun already, and recorded that this one died
             # A worker that died before it began says nothing of the job.
             begun = run.state_type != "PENDING"
             if begun:
