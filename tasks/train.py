@@ -84,7 +84,7 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
     try:
         outcome = planner.train(run, killed_for_memory=attempt.killed_for_memory)
     except RankLost as lost:
-        _die_with(lost, attempt)
+        _die_like(lost, attempt)
     if METHODS[recipe.method].full and is_sharded(model) and not outcome.paused:
         model = load(prepared.source, recipe)  # this process holds only its shard of the trained weights
         load_trained(model, attempt.files.checkpoints, outcome.adapter_step)
@@ -92,8 +92,8 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
     return Trained(model, outcome, watch)
 
 
-def _die_with(lost: RankLost, attempt: Attempt) -> NoReturn:
-    """End this process as the lost one ended: a job whose process dies goes on from its newest checkpoint."""
+def _die_like(lost: RankLost, attempt: Attempt) -> NoReturn:
+    """Kill this process as the lost rank was killed: the job then resumes from its newest checkpoint."""
     attempt.log.announce(f"Stopped: {lost}")
     os.kill(os.getpid(), signal.SIGKILL)
     raise lost

@@ -228,7 +228,7 @@ class TextEngine:
         return EngineHealth.model_validate({**found, **asdict(self._engine.stats())})
 
     def close(self, timeout: float) -> bool:
-        """Cancel everything; tell whether the engine's threads ended within `timeout` seconds."""
+        """Cancel everything; return whether the engine's threads ended within `timeout` seconds."""
         return self._engine.close(timeout)
 
     def _model(self, request: EngineInput) -> ModelRef:

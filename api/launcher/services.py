@@ -1,4 +1,4 @@
-"""The services of the platform: what each one runs, and how to tell that it is ready."""
+"""The services of the platform: what each one runs, and its readiness probe."""
 
 import base64
 import http.client

@@ -58,7 +58,7 @@ def split_from_held_out(hashes: NDArray[np.uint8], held_out: NDArray[np.uint8]) 
     """
     if len(held_out) == 0:
         raise DatasetError("the held-out data set has no row")
-    # 8 bytes are enough to tell rows apart: of ten million, two differ but agree in them once in 100,000 data sets.
+    # 8 bytes are enough to distinguish rows: of ten million, two differ but agree in them once in 100,000 data sets.
     leaked = np.isin(_prefixes(hashes), _prefixes(held_out))
     if leaked.all():
         raise DatasetError(f"all {len(hashes)} rows are in the held-out data set too, so none is left to train on")

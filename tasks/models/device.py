@@ -1,4 +1,4 @@
-"""Where the model computes and in which precision: the settings' `auto` turned into a torch device and dtype."""
+"""The model's device and precision: resolves the settings' `auto` to a torch device and dtype."""
 
 import torch
 

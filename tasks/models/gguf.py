@@ -1,4 +1,4 @@
-"""A Llama as a GGUF file, in float32, and the check that it says the same once it is read back.
+"""A Llama as a GGUF file, in float32, and the check that its logits are the same once it is read back.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Programs that quantize start from such a file.
 """

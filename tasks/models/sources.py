@@ -42,7 +42,7 @@ class NamedDataset:
 
 
 class ModelSource:
-    """Where a model's parts lie on this machine, and how they are loaded on its device."""
+    """The folders of a model's weights and adapter on this machine, and how they are loaded on its device."""
 
     def __init__(self, settings: Settings, model: Model) -> None:
         """Find the weights, fetching them if need be; raises `registry.weights.WeightsUnavailable`."""

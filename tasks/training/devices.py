@@ -134,7 +134,7 @@ def _assist(
     with process_group(rank, len(places), place.device, rendezvous) as ranks:
         if model is None:
             model = ranks.in_turn(partial(_load_shard, place, run.recipe))
-        run.train(model, _Silent(), lambda: False, ranks)
+        run.train(model, _NoReports(), lambda: False, ranks)
 
 
 def _load_shard(place: Weights, recipe: TrainingRecipe) -> TrainedModel:
@@ -143,7 +143,7 @@ def _load_shard(place: Weights, recipe: TrainingRecipe) -> TrainedModel:
     return model
 
 
-class _Silent:
+class _NoReports:
     """An observer that does nothing: rank 0 reports for all."""
 
     def on_start(self, step: int, total_steps: int, total_epochs: int) -> None:

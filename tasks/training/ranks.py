@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from tasks.training.batch import TokenRow
 
 Row = TypeVar("Row", bound=TokenRow)
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 class Ranks:
@@ -64,7 +64,7 @@ class Ranks:
         for weight, total in zip(trained, totals, strict=True):
             weight.grad = total.view_as(weight)
 
-    def in_turn(self, work: Callable[[], Made]) -> Made:
+    def in_turn(self, work: Callable[[], Result]) -> Result:
         """Run `work` on one rank after the other, rank 0 first, and return its result."""
         for turn in range(self.size):
             if turn == self.rank:

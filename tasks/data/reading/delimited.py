@@ -69,7 +69,7 @@ def sample_records(sample: bytes, delimiter: str) -> list[list[str]]:
 
 
 class _Lines:
-    """Hands the lines to the CSV reader, and knows how many they were and how long the present record is."""
+    """Passes the lines to the CSV reader, and counts them and the current record's bytes."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

@@ -41,7 +41,7 @@ def read_parquet(path: Path, columns: Collection[str]) -> Iterator[SourceRow]:
 
 @contextmanager
 def _unpacked(path: Path, columns: Collection[str]) -> Iterator[IO[bytes]]:
-    """Run the process and give its output; raise DatasetError if it failed, end it if nobody reads on."""
+    """Run the process and give its output; raise DatasetError if it failed, end it if the reader stops."""
     command = [sys.executable, "-m", "tasks.data.reading.parquet_process", str(path), *columns]
     with (
         tempfile.TemporaryFile() as errors,

@@ -1,4 +1,4 @@
-"""What the readers of all formats share: a row with its place, the limits, and how a value is named in a sentence."""
+"""Shared by the readers of all formats: a raw row with its number, the limits, and how errors describe a value."""
 
 import json
 import reprlib
@@ -11,7 +11,7 @@ from tasks.data.examples import DatasetError
 MAX_RECORD_BYTES = 16 * 2**20
 """The longest line, paragraph or row; a reader never holds much more than this."""
 MAX_JSON_DEPTH = 64
-"""How many lists and objects may lie within each other."""
+"""Largest nesting depth of lists and objects."""
 MAX_COLUMNS = 1_000
 
 TOO_LONG = f"is longer than {MAX_RECORD_BYTES >> 20} MiB, the most that one row may have"

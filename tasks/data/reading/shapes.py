@@ -1,4 +1,4 @@
-"""The shapes in which data sets hold their examples: which one a file has, and its rows as examples."""
+"""The row formats of data sets: detects the one of a file, and converts its rows to examples."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass

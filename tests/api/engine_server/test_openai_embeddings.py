@@ -79,7 +79,7 @@ def test_fewer_dimensions_are_the_first_ones_at_unit_length(sdk, tiny_model):
     torch.testing.assert_close(cut, torch.nn.functional.normalize(whole[:, :8], dim=1))
 
 
-def test_more_inputs_than_the_line_of_the_engine_is_long(sdk, tiny_model):
+def test_more_inputs_than_the_engines_queue_holds(sdk, tiny_model):
     answer = sdk.embeddings.create(model="tiny-llama", input=[[1 + place % 300] for place in range(400)])
     found = vectors(answer)
     assert torch.equal(found[:100], found[300:])

@@ -158,7 +158,7 @@ def slow_body(body, endless_llama_dir):
     return body | {"weights": str(endless_llama_dir), "max_length": None, "max_new_tokens": 100_000}
 
 
-def test_a_client_that_leaves_frees_its_place(http, slow_body, engine_process):
+def test_a_client_that_disconnects_frees_its_slot(http, slow_body, engine_process):
     with http.stream("POST", "/generate", json=slow_body | {"stream": True}) as response:
         next(response.iter_lines())
     # The generation itself would outlast any test.

@@ -1,4 +1,4 @@
-"""The memory budget: what is loaded, what goes first, and what never fits."""
+"""The weight cache: LRU eviction within the memory budget, and requests that can never fit."""
 
 import gc
 import shutil
@@ -38,7 +38,7 @@ def three(tiny_llama_dir, tmp_path):
     return [shutil.copytree(tiny_llama_dir, tmp_path / name) for name in "abc"]
 
 
-def test_the_least_recently_used_base_goes(make_engine, three):
+def test_the_least_recently_used_base_is_evicted(make_engine, three):
     a, b, c = three
     engine = make_engine(budget=int(size(a) * 2.5))
     for folder in (a, b, a, c):
@@ -66,7 +66,7 @@ def test_a_running_base_stays_and_the_request_waits(make_engine, three):
     assert loaded(engine) == ["b"]
 
 
-def test_many_bases_in_a_budget_of_one_all_get_their_turn(make_engine, three, adapters_dir):
+def test_many_bases_share_a_budget_of_one_without_starvation(make_engine, three, adapters_dir):
     a = three[0]
     engine = make_engine(budget=int(size(a) * 1.6))
     requests = [greedy(folder, adapter, 4) for folder in three for adapter in (None, adapters_dir / "llama-1")] * 3
@@ -75,7 +75,7 @@ def test_many_bases_in_a_budget_of_one_all_get_their_turn(make_engine, three, ad
     assert engine.stats().bytes <= engine.stats().budget_bytes
 
 
-def test_idle_adapters_go_before_a_busy_base_grows_too_large(make_engine, tiny_llama_dir, adapters_dir):
+def test_idle_adapters_are_evicted_before_a_busy_base_grows_too_large(make_engine, tiny_llama_dir, adapters_dir):
     one, two = adapters_dir / "llama-1", adapters_dir / "llama-2"
     room = needed_for_adapter(tiny_llama_dir, one, torch.float32, CPU)
     engine = make_engine(budget=size(tiny_llama_dir) - ARENA + 2 * room, kv_cache_bytes=room)
