@@ -30,8 +30,9 @@ from bench.chaos.endpoints import DONE, NO_ANSWER, REFUSED, Endpoints
 from bench.chaos.kinds import Outcome, job_kinds, read_outcome
 from bench.chaos.ledger import Ledger
 from bench.chaos.observer import Observer
-from bench.chaos.platform import ChaosPlatform
+from bench.chaos.platform import ChaosPlatform, ports_to_keep
 from tests.e2e.platform_process import ROOT
+from tests.postgresql_server import PostgresqlServer, find_programs
 from tests.tiny_models import save_tiny_gpt2, save_tiny_llama
 
 LEAST_PAUSE_SECONDS, MEAN_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 2.0, 7.0, 15.0
@@ -39,7 +40,7 @@ FINISH_SECONDS = 900.0
 """How long the jobs that are unfinished after the disturbances may take to their end."""
 
 
-def make_platform(folder: Path) -> ChaosPlatform:
+def make_platform(folder: Path, postgresql: PostgresqlServer | None) -> ChaosPlatform:
     """Return a platform that is not started, with the tiny models in its models folder."""
     models, scratch = folder / "models", folder / "tmp"
     for made in (models, scratch):
@@ -48,7 +49,18 @@ def make_platform(folder: Path) -> ChaosPlatform:
     save_tiny_llama(models / "tiny-llama")
     save_tiny_gpt2(models / "tiny-gpt2")
     (models / "HuggingFaceTB").symlink_to(ROOT / "data" / "models" / "HuggingFaceTB")
-    return ChaosPlatform(folder / "data", models, scratch)
+    return ChaosPlatform(folder / "data", models, scratch, postgresql)
+
+
+def make_postgresql() -> PostgresqlServer:
+    """Return a running PostgreSQL with the platform's three databases; without a server installed the run ends."""
+    programs = find_programs()
+    if programs is None:
+        sys.exit("There is no PostgreSQL server on this machine: `make postgresql` installs Debian's.")
+    server = PostgresqlServer(programs, ports_to_keep(1)[0])
+    for name in ("platform", "mlflow", "prefect"):
+        server.create_database(name)
+    return server
 
 
 def add_models(platform: ChaosPlatform, kinds: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -139,7 +151,8 @@ def report(ledger: Ledger, observer: Observer, attempts: int, died: int) -> None
 def run(arguments: argparse.Namespace, folder: Path, ledger: Ledger) -> None:
     """Go through the phases; whatever happens, no process is left."""
     rng = random.Random(arguments.seed)
-    platform = make_platform(folder)
+    postgresql = make_postgresql() if arguments.postgresql else None
+    platform = make_platform(folder, postgresql)
     observer = Observer(platform.data_dir)
     try:
         ledger.say(f"ready after {platform.start():.1f} s; data in {platform.data_dir}")
@@ -163,12 +176,17 @@ def run(arguments: argparse.Namespace, folder: Path, ledger: Ledger) -> None:
     finally:
         platform.kill_all()
         platform.http.close()
+        if not ledger.violations:
+            platform.release()
+        if postgresql is not None:
+            postgresql.close()
 
 
 def main() -> None:
     """Run the chaos and exit with 1 if anything was violated."""
     parser = argparse.ArgumentParser(prog="python -m bench.chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30, help="how long to disturb")
+    parser.add_argument("--postgresql", action="store_true", help="keep all records on a PostgreSQL of its own")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--steps", type=int, default=900, help="steps of the longest kind of job")
     arguments = parser.parse_args()

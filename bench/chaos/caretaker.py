@@ -10,6 +10,8 @@ from bench.chaos.ledger import Job, Ledger
 
 ROUND_SECONDS = 0.5
 UNFINISHED_JOBS = 3
+DISK_FULL = "is full ("
+"""What a job's `error` says when its disk had no space left: it is not tried again before somebody says so."""
 GIVEN_UP = "times in a row from the same place"
 """What a job's `error` says when it died too often at one place (api/controller/reconciler.py)."""
 
@@ -84,7 +86,7 @@ class Caretaker(threading.Thread):
                 return
             job.failures += 1
             self._ledger.say(f"job {job.id} FAILED: {detail['error']}")
-            if GIVEN_UP not in (detail["error"] or ""):
+            if not any(reason in (detail["error"] or "") for reason in (GIVEN_UP, DISK_FULL)):
                 self._ledger.violation(f"job {job.id} is FAILED: {detail['error']}")
         job.judged = True
 

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import psutil
 
 from bench.chaos.endpoints import CLIENTS, DONE, Endpoints
+from bench.chaos.faults import Faults
 from bench.chaos.ledger import Job, Ledger
 from bench.chaos.observer import trainers
 from bench.chaos.platform import ChaosPlatform
@@ -19,6 +20,7 @@ WEIGHTS = {
     "kill prefect": 2,
     "kill mlflow": 2,
     "kill api": 2,
+    "kill controller": 2,
     "kill engine": 1,
     "kill supervisord": 1,
     "kill up": 1,
@@ -32,6 +34,8 @@ WEIGHTS = {
     "cancel, restart": 2,
 }
 """How often each disturbance comes in a round."""
+FAULT_WEIGHT = 2
+"""The same for faults (bench/chaos/faults.py)."""
 WHOLE = ("kill supervisord", "kill up", "power cut", "ctrl-c")
 """After these the platform has to be started again."""
 STARTS = 3
@@ -52,9 +56,12 @@ class Disturbances:
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="start")
         self._starting: Future[None] | None = None
         self._output_begins = 0
+        self._faults = Faults(platform, ledger)
+        self._weights = WEIGHTS | dict.fromkeys(self._faults.kinds, FAULT_WEIGHT)
 
     def settle(self) -> None:
         """Wait for the endpoints that have not answered yet; no disturbance may come after this."""
+        self._faults.settle()
         self._threads.shutdown()
 
     def close(self) -> None:
@@ -64,7 +71,7 @@ class Disturbances:
     def next(self) -> None:
         """Do the next disturbance that is possible right now; the others keep their turn."""
         if not self._round:
-            self._round = [name for name, weight in WEIGHTS.items() for _ in range(weight)]
+            self._round = [name for name, weight in self._weights.items() for _ in range(weight)]
             self._rng.shuffle(self._round)
         for place in range(len(self._round) - 1, -1, -1):
             name = self._round[place]
@@ -87,6 +94,8 @@ class Disturbances:
         """Do a disturbance; return False, having done nothing, if it is not possible right now."""
         if name in WHOLE and self._starting is not None:
             return False
+        if name in self._faults.kinds:
+            return self._starting is None and self._faults.begin(name)
         if name.startswith("kill "):
             return self._kill(name)
         if name == "power cut":

@@ -7,14 +7,12 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from uuid import uuid4
 
 import psutil
@@ -173,24 +171,24 @@ class Faults:
 
 
 def _damage(uid: str) -> str:
-    """Return the statements that put a record that can't be read before every loop that reads records."""
+    """Return the statements that put a record that can't be read before every loop; ids below 1 are given to nobody."""
     job = json.dumps(5)  # a recipe is an object
     return f"""
     BEGIN IMMEDIATE;
-    INSERT INTO evaluations (id, uid, model_id, eval_name, parameters, status, mlflow_sync_pending, created_at, attempt,
-        attempt_step, crashes) VALUES (900000, '{uid}', 1, 'damaged', '{job}', 'PENDING', 0, '2026-01-01 00:00:00.000000',
-        0, 0, 0);
+    INSERT INTO evaluations (id, uid, model_id, eval_name, parameters, status, mlflow_sync_pending, created_at,
+        attempt, attempt_step, crashes) VALUES (-1, '{uid}', 1, 'damaged', '{job}', 'PENDING', 0,
+        '2026-01-01 00:00:00.000000', 0, 0, 0);
     INSERT INTO evaluations (id, uid, model_id, eval_name, parameters, status, mlflow_sync_pending, mlflow_run_id,
-        created_at, attempt, attempt_step, crashes) VALUES (900001, '{uid[::-1]}', 1, 'damaged', '{{}}', 'NONSENSE', 1,
+        created_at, attempt, attempt_step, crashes) VALUES (-2, '{uid[::-1]}', 1, 'damaged', '{{}}', 'NONSENSE', 1,
         'none', '2026-01-01 00:00:00.000000', 0, 0, 0);
-    INSERT INTO datasets (id, name, uid, source, status, settings, created_at) VALUES (900000, 'damaged', '{uid}',
+    INSERT INTO datasets (id, name, uid, source, status, settings, created_at) VALUES (-1, 'damaged', '{uid}',
         'upload', 'VALIDATING', '{job}', '2026-01-01 00:00:00.000000');
-    INSERT INTO webhooks (id, name, url, statuses, secret, created_at, updated_at) VALUES (900000, 'damaged', 'nowhere',
+    INSERT INTO webhooks (id, name, url, statuses, secret, created_at, updated_at) VALUES (-1, 'damaged', 'nowhere',
         '[]', '', '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000');
     INSERT INTO webhook_deliveries (id, webhook_id, uid, event_uid, job_id, job_status, ended_at, attempts,
-        next_attempt_at, created_at) VALUES (900000, 900000, '{uid}', '{uid}', 1, 'NONSENSE',
+        next_attempt_at, created_at) VALUES (-1, -1, '{uid}', '{uid}', 1, 'NONSENSE',
         '2026-01-01 00:00:00.000000', 0, '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000');
-    INSERT INTO models (id, name, base_model, status, description, created_at, updated_at) VALUES (900000, 'damaged',
+    INSERT INTO models (id, name, base_model, status, description, created_at, updated_at) VALUES (-1, 'damaged',
         '{DAMAGED_MODEL}', 'LOADING', '', '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000');
     COMMIT;
     """
@@ -199,26 +197,10 @@ def _damage(uid: str) -> str:
 def _repair(uid: str) -> str:
     return f"""
     BEGIN IMMEDIATE;
-    DELETE FROM webhook_deliveries WHERE id = 900000;
-    DELETE FROM webhooks WHERE id = 900000;
-    DELETE FROM datasets WHERE id = 900000;
+    DELETE FROM webhook_deliveries WHERE id = -1;
+    DELETE FROM webhooks WHERE id = -1;
+    DELETE FROM datasets WHERE id = -1;
     DELETE FROM evaluations WHERE uid IN ('{uid}', '{uid[::-1]}');
-    DELETE FROM models WHERE id = 900000;
-    UPDATE sqlite_sequence SET seq = (SELECT coalesce(max(id), 0) FROM evaluations) WHERE name = 'evaluations';
-    UPDATE sqlite_sequence SET seq = (SELECT coalesce(max(id), 0) FROM datasets) WHERE name = 'datasets';
-    UPDATE sqlite_sequence SET seq = (SELECT coalesce(max(id), 0) FROM models) WHERE name = 'models';
+    DELETE FROM models WHERE id = -1;
     COMMIT;
     """
-
-
-def hang_up(process: psutil.Process) -> None:
-    """End a process by SIGTERM, and wait for it."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.send_signal(signal.SIGTERM)
-        process.wait(20)
-
-
-def can_mount(folder: Path, size: str) -> bool:
-    """Put a small disk of its own at `folder`; return whether this machine lets us."""
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    return subprocess.run(command, check=False, capture_output=True, timeout=20).returncode == 0

@@ -49,6 +49,7 @@ class PlatformProcess:
         }
         self.base_url = f"http://localhost:{self.ports['api']}/api"
         self.http = httpx.Client(base_url=self.base_url, timeout=600)
+        self.command = ["make", "run"]
         self.output: list[str] = []
         self._process: subprocess.Popen[str] | None = None
 
@@ -69,7 +70,7 @@ class PlatformProcess:
         """Run `make run` and wait until every service answers; return the seconds that took."""
         started = time.monotonic()
         self._process = subprocess.Popen(
-            ["make", "run"],
+            self.command,
             cwd=ROOT,
             env=self.environment,
             stdout=subprocess.PIPE,
