@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -27,7 +28,7 @@ OF_THE_MACHINE = {"status", "status_reason", "model_size", "updated_at"}
 def settings(tmp_path_factory, tiny_models_dir):
     data = tmp_path_factory.mktemp("first-release")
     unpack(data)
-    ports = dict(zip(("prefect_port", "mlflow_port", "engine_port"), free_ports(3), strict=True))
+    ports: dict[str, Any] = dict(zip(("prefect_port", "mlflow_port", "engine_port"), free_ports(3), strict=True))
     return Settings(data_dir=data, local_models_dir=tiny_models_dir, allow_hub=False, **ports)
 
 

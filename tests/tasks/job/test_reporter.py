@@ -13,6 +13,7 @@ from registry.database import Database, upgrade
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.submissions import job_of_parameters
 from registry.tracking import TrackedRun
+from tasks.job.lease import Lease
 from tasks.job.log import JobLog
 from tasks.job.reporter import Reporter
 from tasks.job.trace import Trace
@@ -52,8 +53,9 @@ def test_reporting_goes_on_after_a_loss_that_is_no_number(tracking_uri, database
     with database.transaction() as session:
         job_id = TrainingJobRepository(session).add(job_of_parameters(FinetuneParameters(model_id=1))).id
     run = TrackedRun(tracking_uri, "training", "a job", {"training_job_uid": "a-uid"})
-    log = JobLog(database, job_id, logging.getLogger("test"))
-    reporter = Reporter(database, job_id, run, log, Trace(tmp_path / "trace.jsonl"))
+    lease = Lease(database, TrainingJobRepository, job_id)
+    log = JobLog(lease, logging.getLogger("test"))
+    reporter = Reporter(database, job_id, run, log, Trace(tmp_path / "trace.jsonl"), lease)
     try:
         reporter.on_start(0, 3, 1)
         reporter.on_step(step(1, number))
@@ -71,6 +73,7 @@ def test_reporting_goes_on_after_a_loss_that_is_no_number(tracking_uri, database
         reporter.close()
     with database.reading() as session:
         events = TrainingJobRepository(session).events(job_id)
+    lease.end("completed")
     losses = [(e.kind, e.data["step"]) for e in events if e.kind in ("step", "evaluation")]
     assert losses == [("step", 1), ("evaluation", 1), ("step", 2), ("evaluation", 2)]
     # MLflow has the number as it was, or what its table has in its place.
@@ -79,9 +82,12 @@ def test_reporting_goes_on_after_a_loss_that_is_no_number(tracking_uri, database
     assert not math.isfinite(history[0].value) or abs(history[0].value) > 1e308
     assert history[1].value == 0.5
     # A second attempt reads the trace of the first, and sends nothing twice.
-    again = Reporter(database, job_id, run, log, Trace(tmp_path / "trace.jsonl"))
+    second = Lease(database, TrainingJobRepository, job_id)
+    log = JobLog(second, logging.getLogger("test"))
+    again = Reporter(database, job_id, run, log, Trace(tmp_path / "trace.jsonl"), second)
     again.flush()
     again.close()
+    second.end("completed")
     assert len(MlflowClient(tracking_uri).get_metric_history(run.run_id, "loss")) == 2
 
 

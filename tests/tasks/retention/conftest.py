@@ -4,6 +4,7 @@ import os
 import tempfile
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -79,7 +80,7 @@ class World:
 
 @pytest.fixture
 def settings(tmp_path):
-    ports = dict(zip(("prefect_port", "mlflow_port", "engine_port"), free_ports(3), strict=True))
+    ports: dict[str, Any] = dict(zip(("prefect_port", "mlflow_port", "engine_port"), free_ports(3), strict=True))
     # Neither Prefect nor MLflow is there: their rules have tests of their own.
     return Settings(data_dir=tmp_path, keep_flow_runs_days=None, keep_deleted_days=None, **ports)
 
