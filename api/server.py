@@ -14,6 +14,8 @@ from api.launcher.preflight import PreflightError, check_bindings
 from configs.settings import get_settings
 
 SHUTDOWN_GRACE_SECONDS = 5
+WORKER_SECONDS = 60
+"""How long one of several processes may not answer the one that started them before it is replaced."""
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep idle connections (httpx, and with it OpenAI's SDK: 5 s): else a request may meet its end."""
 
@@ -21,7 +23,7 @@ KEEP_ALIVE_SECONDS = 75
 def make_app() -> FastAPI:
     """Return the app of one API process; of several, each ends with the one that started them."""
     if multiprocessing.parent_process() is not None:
-        end_with_parent(signal.SIGTERM, os.getppid())
+        end_with_parent(signal.SIGKILL, os.getppid())
     return create_app(get_settings())
 
 
@@ -36,6 +38,7 @@ def main() -> None:
         "api.server:make_app",
         factory=True,
         workers=settings.api_workers,
+        timeout_worker_healthcheck=WORKER_SECONDS,
         host=settings.host,
         port=settings.api_port,
         access_log=False,

@@ -45,6 +45,8 @@ class PlatformProcess:
             "LLM_PLATFORM_ALLOW_HUB": "false",
             "LLM_PLATFORM_WEBHOOK_ALLOW_INTERNAL": "true",
             "LLM_PLATFORM_CHECKPOINT_INTERVAL_SECONDS": "2",
+            # What one of them keeps to itself, the other one lacks: every test is one of that, too.
+            "LLM_PLATFORM_API_WORKERS": "2",
             **{f"LLM_PLATFORM_{service.upper()}_PORT": str(port) for service, port in self.ports.items()},
         }
         self.base_url = f"http://localhost:{self.ports['api']}/api"
