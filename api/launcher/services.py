@@ -67,7 +67,7 @@ def answers(host: str, port: int, path: str, authorization: str | None = None) -
     return probe
 
 
-def worker_online(host: str, port: int, authorization: str | None) -> Callable[[datetime], bool]:
+def worker_online(host: str, port: int, authorization: str | None = None) -> Callable[[datetime], bool]:
     """Return a probe that is true once every work pool has a worker whose heartbeat is newer than its start."""
 
     def probe(started: datetime) -> bool:

@@ -1,6 +1,7 @@
 """Pages of other sites change nothing, those of allowed origins may: the API's own endpoints, with and without keys."""
 
 import json
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -15,7 +16,7 @@ ALLOWED = "https://app.example"
 KEY, CONFIGURED = new_key("browser", Scope.ADMIN)
 MODEL = {"name": "By a page", "base_model": "tiny-llama"}
 ROWS = b"".join(b'{"prompt": "a%d", "completion": "b"}\n' % number for number in range(40))
-CHANGES = {
+CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "json": ("/api/models", {"json": MODEL}),
     "json as plain text": ("/api/models", {"content": json.dumps(MODEL), "headers": {"Content-Type": "text/plain"}}),
     "no content type": ("/api/models", {"content": json.dumps(MODEL)}),

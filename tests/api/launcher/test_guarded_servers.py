@@ -13,6 +13,7 @@ from prefect.events import Event
 from prefect.events.clients import PrefectEventsClient
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from websockets.sync.client import connect
+from websockets.typing import Origin, Subprotocol
 
 from api.launcher.environment import platform_environment
 from api.launcher.services import platform_services, with_secrets
@@ -26,6 +27,7 @@ from tests.e2e.platform_process import free_ports
 
 MADE = {scope: new_key(f"a-{scope}-key", scope) for scope in Scope}
 ADMIN = MADE[Scope.ADMIN][0]
+PREFECT = Subprotocol("prefect")
 START_SECONDS = 150
 HONOURED_SECONDS = 20.0
 
@@ -166,14 +168,14 @@ def test_prefects_own_client_gets_in_by_http_and_by_websocket(settings, login):
 @pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost:1", "null"])
 def test_another_sites_page_opens_no_websocket(settings, origin):
     url = f"{settings.prefect_api_url}/events/in".replace("http://", "ws://")
-    with connect(url, subprotocols=["prefect"]):
+    with connect(url, subprotocols=[PREFECT]):
         pass
-    with connect(url, subprotocols=["prefect"], origin=f"http://localhost:{settings.prefect_port}"):
+    with connect(url, subprotocols=[PREFECT], origin=Origin(f"http://localhost:{settings.prefect_port}")):
         pass
     with pytest.raises(Exception, match="403"):
-        connect(url, subprotocols=["prefect"], origin=origin)
+        connect(url, subprotocols=[PREFECT], origin=Origin(origin))
     with pytest.raises(Exception, match="403"):
-        connect(url, subprotocols=["prefect"], additional_headers={"Host": "evil.example"})
+        connect(url, subprotocols=[PREFECT], additional_headers={"Host": "evil.example"})
 
 
 @pytest.mark.parametrize("service", ["prefect", "mlflow"])
@@ -185,7 +187,8 @@ def test_a_key_that_was_made_later_gets_in_until_it_is_revoked(settings, service
         with database.transaction() as session:
             change(ApiKeyRepository(session), made)
         deadline = time.monotonic() + HONOURED_SECONDS
-        while httpx.post(url, json=body, auth=("x", key), timeout=60).status_code in (401,) == wanted:
+        refused = not wanted
+        while (httpx.post(url, json=body, auth=("x", key), timeout=60).status_code == 401) != refused:
             assert time.monotonic() < deadline
             time.sleep(0.1)
     database.close()

@@ -67,9 +67,12 @@ def client(request, database):
     app = Starlette(routes=[Route("/", anything), WebSocketRoute("/socket", socket)])
     known = KnownKeys(database, [configured for _, configured in MADE.values()])
     with TestClient(LoginGuard(app, SECRET, known.admits_admin, own_login=request.param)) as client:
-        client.own_login = request.param
         yield client
     known.close()
+
+
+def own_login(client):
+    return client.app.own_login
 
 
 def headers(authorization):
@@ -85,7 +88,7 @@ def test_who_is_let_in_goes_on_with_the_servers_own_password(client, authorizati
 @pytest.mark.parametrize("authorization", WRONG)
 def test_who_is_not_let_in_is_asked_or_left_to_the_servers_own_login(client, authorization):
     answer = client.get("/", headers=headers(authorization))
-    if client.own_login:
+    if own_login(client):
         assert answer.text == ("nothing" if authorization is None else authorization)
         return
     assert answer.status_code == 401
@@ -111,7 +114,7 @@ def test_a_websockets_first_message_is_translated(client, token, translated):
     with client.websocket_connect("/socket", headers=headers(RIGHT[0])) as socket:
         socket.send_text(json.dumps(sent))
         received = json.loads(socket.receive_text())
-    own = client.own_login and translated
+    own = own_login(client) and translated
     assert received == {"type": "auth", "token": auth_string(SECRET) if own else token}
 
 
@@ -122,7 +125,7 @@ def test_a_revoked_key_is_let_in_no_more(client, database, monkeypatch):
     with database.transaction() as session:
         ApiKeyRepository(session).revoke(MADE[Scope.ADMIN][1], None)
     refused = client.get("/", headers=headers(RIGHT[1]))
-    assert refused.text == RIGHT[1] if client.own_login else refused.status_code == 401
+    assert refused.text == RIGHT[1] if own_login(client) else refused.status_code == 401
     assert client.get("/", headers=headers(RIGHT[0])).text == own
 
 
@@ -130,5 +133,5 @@ def test_no_key_is_admitted_while_none_can_be_looked_up(client, database):
     with database.engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE api_keys")
     refused = client.get("/", headers=headers(RIGHT[1]))
-    assert refused.text == RIGHT[1] if client.own_login else refused.status_code == 401
+    assert refused.text == RIGHT[1] if own_login(client) else refused.status_code == 401
     assert client.get("/", headers=headers(RIGHT[0])).text == basic(auth_string(SECRET))
