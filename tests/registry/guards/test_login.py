@@ -41,6 +41,8 @@ WRONG = (
     f"Bearer {SECRET}x",
     ADMIN,
 )
+# Keys are made anew at every run: a test's name may not have one in it.
+NUMBERS = [str(number) for number in range(20)]
 
 
 @pytest.fixture
@@ -67,26 +69,25 @@ def client(request, database):
     app = Starlette(routes=[Route("/", anything), WebSocketRoute("/socket", socket)])
     known = KnownKeys(database, [configured for _, configured in MADE.values()])
     with TestClient(LoginGuard(app, SECRET, known.admits_admin, own_login=request.param)) as client:
-        setattr(client, "own_login", request.param)  # noqa: B010 - the client's type has no such attribute
         yield client
     known.close()
 
 
-def own_login(client) -> bool:
-    return bool(vars(client)["own_login"])
+def own_login(client):
+    return client.app.own_login
 
 
 def headers(authorization):
     return {} if authorization is None else {"Authorization": authorization}
 
 
-@pytest.mark.parametrize("authorization", RIGHT)
+@pytest.mark.parametrize("authorization", RIGHT, ids=NUMBERS[: len(RIGHT)])
 def test_who_is_let_in_goes_on_with_the_servers_own_password(client, authorization):
     answer = client.get("/", headers=headers(authorization))
     assert (answer.status_code, answer.text) == (200, basic(auth_string(SECRET)))
 
 
-@pytest.mark.parametrize("authorization", WRONG)
+@pytest.mark.parametrize("authorization", WRONG, ids=NUMBERS[: len(WRONG)])
 def test_who_is_not_let_in_is_asked_or_left_to_the_servers_own_login(client, authorization):
     answer = client.get("/", headers=headers(authorization))
     if own_login(client):
@@ -109,6 +110,7 @@ def test_who_is_not_let_in_is_asked_or_left_to_the_servers_own_login(client, aut
         (None, False),
         (7, False),
     ],
+    ids=NUMBERS[:7],
 )
 def test_a_websockets_first_message_is_translated(client, token, translated):
     sent = {"type": "auth", "token": token}
