@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -28,8 +27,15 @@ OF_THE_MACHINE = {"status", "status_reason", "model_size", "updated_at"}
 def settings(tmp_path_factory, tiny_models_dir):
     data = tmp_path_factory.mktemp("first-release")
     unpack(data)
-    ports: dict[str, Any] = dict(zip(("prefect_port", "mlflow_port", "engine_port"), free_ports(3), strict=True))
-    return Settings(data_dir=data, local_models_dir=tiny_models_dir, allow_hub=False, **ports)
+    prefect_port, mlflow_port, engine_port = free_ports(3)
+    return Settings(
+        data_dir=data,
+        local_models_dir=tiny_models_dir,
+        allow_hub=False,
+        prefect_port=prefect_port,
+        mlflow_port=mlflow_port,
+        engine_port=engine_port,
+    )
 
 
 @pytest.fixture(scope="module")

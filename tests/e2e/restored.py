@@ -51,7 +51,7 @@ def assert_nothing_is_lost(platform: PlatformProcess, undisturbed: dict[str, Any
     for job in jobs:
         if job["status"] == "PAUSED":
             # It has a run in Prefect as soon as that answers, and is not started by it.
-            platform.wait_until(partial(_run_of, platform, job["id"]), 60, "a run of the paused job")
+            platform.wait_until(partial(_flow_run, platform, job["id"]), 60, "a run of the paused job")
             assert platform.job(job["id"])["status"] == "PAUSED"
             answer = platform.http.post(f"/training/{job['id']}/resume")
             assert answer.status_code in (200, 202), answer.text
@@ -62,5 +62,5 @@ def assert_nothing_is_lost(platform: PlatformProcess, undisturbed: dict[str, Any
             assert_equals(platform, job["id"], undisturbed)
 
 
-def _run_of(platform, job_id):
+def _flow_run(platform: PlatformProcess, job_id: int) -> Any:
     return platform.job(job_id)["flow_run_id"]

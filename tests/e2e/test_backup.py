@@ -2,7 +2,7 @@
 
 import random
 import time
-from typing import Any
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +15,7 @@ def test_two_backups_at_random_moments_of_a_job(platform, tiny_model, undisturbe
     running, queued, paused = (submit(platform, tiny_model) for _ in range(3))
     act(platform, paused, "pause")
     jobs = [running, queued, paused]
-    backups: list[Any] = []
+    backups: list[Path] = []
     for number, step in enumerate(sorted(random.sample(range(5, STEPS // 2), 2))):
         wait_for_step(platform, running, step)
         target = tmp_path / f"backup-{number}"
@@ -38,7 +38,7 @@ def test_two_backups_at_random_moments_of_a_job(platform, tiny_model, undisturbe
 @pytest.mark.timeout(4 * 3600)
 def test_twenty_backups_at_random_moments(platform, tiny_model, undisturbed, models_dir, tmp_path):
     jobs: list[int] = []
-    backups: list[Any] = []
+    backups: list[tuple[Path, list[int]]] = []
     for number in range(20):
         while sum(platform.job(job)["status"] != "COMPLETED" for job in jobs) < 3:
             jobs.append(submit(platform, tiny_model))
