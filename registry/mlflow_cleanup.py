@@ -70,15 +70,12 @@ class Cleanup:
         self.answer = CleanupAnswer()
 
     def run(self) -> None:
-        """Delete what nothing refers to any more; remove what was deleted long enough ago."""
-        for name, version in self._request.versions:
-            self._remove_version(name, version)
+        """Remove for good what was deleted long enough ago; then delete what nothing refers to any more.
+
+        In this order: what a pass deletes can be restored until the next one, whatever the settings say.
+        """
         referred = list(self._referred())
         sources, runs = {model for model, _ in referred}, {run for _, run in referred} | self._request.runs
-        for run in self._runs_without_record(runs):
-            self.answer.deleted_runs += 1
-            if not self._request.dry_run:
-                self._runs.delete_run(run)
         older_than = int(self._request.older_than_seconds * 1000)
         for run in self._runs._get_deleted_runs(older_than):
             if run not in runs:
@@ -86,6 +83,12 @@ class Cleanup:
         for model in self._runs._get_deleted_logged_models(older_than):
             if model not in sources:
                 self._remove_model(model)
+        for name, version in self._request.versions:
+            self._remove_version(name, version)
+        for run in self._runs_without_record(runs):
+            self.answer.deleted_runs += 1
+            if not self._request.dry_run:
+                self._runs.delete_run(run)
 
     def _remove_version(self, name: str, version: str) -> None:
         """Delete a version, unless it has an alias: whoever loads the champion goes on."""

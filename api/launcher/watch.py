@@ -1,5 +1,6 @@
 """The watch loop of `llm-platform up`: starts the services, reports what happens to them, and stops them all."""
 
+import os
 import queue
 import select
 import signal
@@ -21,6 +22,8 @@ from api.launcher import supervisord
 from api.launcher.services import Service
 from api.launcher.supervisord import Event, Exited, Spawned
 
+LARGEST_LOG_BYTES = 10 * 2**20
+"""Of the supervisor's log, which is emptied then: a service that dies again and again would fill the disk by it."""
 ROUND_SECONDS = 0.1
 """How often the loop looks while a service is starting or stopping."""
 IDLE_ROUND_SECONDS = 0.5
@@ -207,6 +210,10 @@ def _complete_lines(log: IO[str]) -> Iterator[str]:
         line = log.readline()
         if not line.endswith("\n"):
             log.seek(position)
+            if not line and position > LARGEST_LOG_BYTES:
+                # The supervisor appends, wherever the end is; its own rotation would take the file from under us.
+                os.truncate(log.name, 0)
+                log.seek(0)
             return
         yield line
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from api.launcher import watch
 from tests.api.launcher import small_platform
 from tests.api.launcher.test_preflight import free_port
 
@@ -126,3 +127,17 @@ def test_a_service_that_never_starts_is_reported_with_its_log_and_ends_the_platf
     assert f"broken could not be kept running (exit code 3); the end of {tmp_path}/data/logs/broken.log:" in said
     assert "    no such weights" in said
     assert "Stopped" in said
+
+
+def test_the_supervisors_log_does_not_grow_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "LARGEST_LOG_BYTES", 1000)
+    path = tmp_path / "supervisord.log"
+    path.touch()
+    seen, largest = [], 0
+    with path.open("ab", buffering=0) as supervisor, path.open() as log:
+        for number in range(500):
+            supervisor.write(f"line {number}\n".encode())
+            seen += watch._whole_lines(log)
+            largest = max(largest, path.stat().st_size)
+    assert seen == [f"line {number}\n" for number in range(500)]
+    assert largest < 1100

@@ -1,0 +1,174 @@
+"""A day of use, compressed: `python -m bench.simulated_day --minutes 10`.
+
+A real platform with a tiny model is used as fast as it can be: jobs of a few steps with their evaluations, uploads,
+generations, and deletions of what was made, with all of retention's times set to zero and a pass every few rounds.
+Memory, open files and threads of every service, the size of every database and what each kind of data takes of the
+disk are printed over time. Flat means: the mean of the last third is at most a tenth (and some slack) above that of the
+second third.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.chaos.platform import COMMANDS
+from tests.e2e.platform_process import ROOT, PlatformProcess
+from tests.tiny_models import save_tiny_llama
+
+JOB = {"max_steps": 20, "max_seq_length": 64, "batch_size": 2, "lora_r": 2, "auto_evaluate": True, "eval_every": 10}
+ROWS = "".join(
+    json.dumps({"prompt": f"question {n}", "completion": f"a long enough answer {n}"}) + "\n" for n in range(60)
+)
+KEEP = ("CHECKPOINTS", "STEP_EVENTS", "IDEMPOTENCY", "DELIVERIES", "FLOW_RUNS", "DELETED", "ORPHANS", "CACHES")
+ROUNDS_BETWEEN_PASSES = 4
+LEFT = 3
+"""Jobs that are not deleted yet."""
+GROWTH = 1.10
+SLACK = {"MB": 30.0, "files": 20.0, "threads": 8.0, "disk MB": 15.0}
+"""What may be above that tenth: a garbage collector's and a file system's noise."""
+
+Sample = dict[str, float]
+
+
+class Day:
+    """A platform in use, and what it takes over time."""
+
+    def __init__(self, platform: PlatformProcess, model: int) -> None:
+        self.platform, self.model = platform, model
+        self.jobs: list[int] = []
+        self.samples: list[Sample] = []
+        self.done: dict[str, int] = {}
+
+    def call(self, method: str, path: str, what: str, **content: Any) -> Any:
+        answer = self.platform.http.request(method, path, **content)
+        if answer.is_error:
+            raise AssertionError(f"{method} {path}: {answer.status_code} {answer.text}")
+        self.done[what] = self.done.get(what, 0) + 1
+        return answer.json()
+
+    def round(self) -> None:
+        """Upload, train and evaluate on it, generate, and delete what is older."""
+        files = {"file": (f"{time.monotonic_ns()}.jsonl", ROWS + json.dumps({"text": f"row {time.monotonic_ns()}"}))}
+        dataset = self.call("POST", "/datasets", "uploads", files=files)["id"]
+        body = {"model_id": self.model, "job_name": "a day", "dataset_id": dataset, **JOB}
+        key = {"Idempotency-Key": str(time.monotonic_ns())}
+        job = self.call("POST", "/training", "jobs", json=body, headers=key)["id"]
+        self.platform.wait_for_job(job, "COMPLETED")
+        record = self.platform.job(job)
+        for name in ("base_evaluation_id", "output_evaluation_id"):
+            self.platform.wait_until(lambda name=name: self._ended(record[name]), 300, f"{name} to end")
+        fresh = record["output_model_id"]
+        for number in range(20):
+            asked = {"prompt": f"question {number}", "max_new_tokens": 16, "seed": number}
+            self.call("POST", f"/models/{fresh if number % 2 else self.model}/generate", "generations", json=asked)
+        self.jobs.append(job)
+        while len(self.jobs) > LEFT:
+            self._delete(self.jobs.pop(0))
+
+    def _ended(self, evaluation: int) -> bool:
+        return self.platform.http.get(f"/evaluations/{evaluation}").json()["status"] in ("COMPLETED", "FAILED")
+
+    def _delete(self, job: int) -> None:
+        record = self.platform.job(job)
+        self.call("DELETE", f"/evaluations/{record['output_evaluation_id']}", "deletions")
+        self.call("DELETE", f"/evaluations/{record['base_evaluation_id']}", "deletions")
+        self.call("DELETE", f"/models/{record['output_model_id']}", "deletions")
+        self.call("DELETE", f"/training/{job}", "deletions")
+        self.call("DELETE", f"/datasets/{record['recipe']['dataset_id']}", "deletions")
+
+    def collect(self) -> None:
+        command = [str(Path(sys.executable).with_name("llm-platform")), "gc", "--json"]
+        done = subprocess.run(command, env=self.platform.environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise AssertionError(f"gc ended with {done.returncode}: {done.stderr}")
+        self.done["passes"] = self.done.get("passes", 0) + 1
+        self.done["removed"] = self.done.get("removed", 0) + json.loads(done.stdout)["count"]
+
+    def measure(self) -> None:
+        sample: Sample = {}
+        for name, process in self._services().items():
+            with suppress(psutil.NoSuchProcess):
+                sample[f"{name} MB"] = process.memory_full_info().uss / 1e6
+                sample[f"{name} files"] = process.num_fds()
+                sample[f"{name} threads"] = process.num_threads()
+        root = self.platform.base_url.removesuffix("/api")
+        for line in self.platform.http.get(f"{root}/metrics").text.splitlines():
+            if line.startswith("llm_platform_disk_used_bytes{"):
+                kind, size = line.rsplit(" ", 1)
+                sample[f"{kind.split(chr(34))[1]} disk MB"] = float(size) / 1e6
+        self.samples.append(sample)
+
+    def _services(self) -> dict[str, psutil.Process]:
+        found = {}
+        for process in self.platform.processes():
+            with suppress(psutil.Error):
+                command = process.cmdline()
+                found |= {name: process for name, module in COMMANDS.items() if module in command}
+        return found
+
+
+def is_flat(values: list[float], slack: float) -> bool:
+    third = max(1, len(values) // 3)
+    middle, last = values[-2 * third : -third] or values[:1], values[-third:]
+    return sum(last) / len(last) <= GROWTH * sum(middle) / len(middle) + slack
+
+
+def report(day: Day, say: Callable[[str], None]) -> bool:
+    names = sorted({name for sample in day.samples for name in sample})
+    columns = [day.samples[round(share * (len(day.samples) - 1))] for share in (0, 0.25, 0.5, 0.75, 1)]
+    say(f"{'':28}" + "".join(f"{title:>10}" for title in ("start", "25%", "50%", "75%", "end", "flat")))
+    every = True
+    for name in names:
+        unit = next(unit for unit in ("disk MB", "MB", "files", "threads") if name.endswith(unit))
+        flat = is_flat([sample[name] for sample in day.samples if name in sample], SLACK[unit])
+        every &= flat
+        cells = "".join(f"{column.get(name, float('nan')):10.1f}" for column in columns)
+        say(f"{name:28}{cells}{'yes' if flat else 'NO':>10}")
+    say(f"{day.done}")
+    return every
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=10)
+    minutes = parser.parse_args().minutes
+    with tempfile.TemporaryDirectory() as folder:
+        models = Path(folder) / "models"
+        save_tiny_llama(models / "tiny-llama")
+        platform = PlatformProcess(Path(folder) / "data", models)
+        platform.environment |= {f"LLM_PLATFORM_KEEP_{name}_DAYS": "0" for name in KEEP}
+        platform.environment["PATH"] = f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"
+        platform.start()
+        try:
+            model = platform.http.post("/models", json={"name": "Tiny", "base_model": "tiny-llama"}).json()["id"]
+            day, rounds = Day(platform, model), 0
+            ends = time.monotonic() + 60 * minutes
+            while time.monotonic() < ends:
+                day.round()
+                rounds += 1
+                if rounds % ROUNDS_BETWEEN_PASSES == 0:
+                    day.collect()
+                    day.measure()
+                    print(f"{rounds} rounds, {(ends - time.monotonic()) / 60:.1f} minutes left", flush=True)
+            if not day.samples:
+                day.collect()
+                day.measure()
+            flat = report(day, print)
+        finally:
+            platform.close()
+    print("flat" if flat else "NOT FLAT")
+    sys.exit(not flat)
+
+
+if __name__ == "__main__":
+    main()
