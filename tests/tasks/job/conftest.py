@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ class Servers:
             f"{self.settings.prefect_api_url}/health",
             f"{self.settings.mlflow_url}/api/2.0/mlflow/experiments/search?max_results=1",
         ):
-            until(lambda url=url: answers(url), url, START_SECONDS)
+            until(partial(answers, url), url, START_SECONDS)
         self.register()
 
     def register(self) -> None:
