@@ -96,6 +96,8 @@ def recorded_attempt(
         raise
     except (LeaseLost, RunDeleted) as error:
         outcome = "stopped"
+        if current_flow_run().parent_task_run_id is not None:
+            raise  # part of another flow, which fails for it
         raise Abort(str(error)) from error
     except Exception:
         outcome = "failed"

@@ -53,11 +53,6 @@ def paused(platform: PlatformProcess, model_id: int) -> int:
     return job_id
 
 
-def queued(platform: PlatformProcess, model_id: int) -> int:
-    """Behind another job that has the device; cancelled by `goes_on`."""
-    return submit(platform, model_id)
-
-
 def cancelled(platform: PlatformProcess, job_id: int) -> dict[str, Any]:
     job = platform.wait_for_job(job_id, "CANCELLED", seconds=SECONDS)
     assert "flow run was deleted in Prefect" in job["error"]
@@ -145,9 +140,8 @@ def test_an_evaluation_whose_flow_run_is_deleted_is_cancelled_and_another_one_ru
         return found if found["status"] == status else None
 
     platform.wait_until(lambda: shown("RUNNING"), 60, "the evaluation to run")
-    filters = {"flow_runs": {"tags": {"any_": []}, "name": {"like_": f"evaluation {evaluation_id}:"}}}
-    (run,) = prefect(platform, "POST", "/flow_runs/filter", **{"flow_runs": {"name": filters["flow_runs"]["name"]}})
-    prefect(platform, "DELETE", f"/flow_runs/{run['id']}")
+    flow_run_id = platform.http.get(f"/evaluations/{evaluation_id}").json()["flow_run_id"]
+    prefect(platform, "DELETE", f"/flow_runs/{flow_run_id}")
     found = platform.wait_until(lambda: shown("CANCELLED"), SECONDS, "the evaluation to be cancelled")
     assert "deleted in Prefect" in found["error"]
     quick = platform.http.post(f"/models/{tiny_model}/evaluate", json={"max_samples": 2, "metrics": ["perplexity"]})

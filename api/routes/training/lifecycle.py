@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from api.errors import Conflict, ServiceDown
 from api.orchestration.prefect_client import FlowRun
@@ -63,7 +64,8 @@ async def restart_job(platform: Platform, job_id: int) -> TrainingTransition:
     await asyncio.to_thread(_require_rows, platform.database, job)
     if job.flow_run_id is None:
         await asyncio.to_thread(_submit_again, platform.database, job_id)
-        await platform.submission.submit_waiting()
+        with suppress(ServiceDown):  # it is accepted: submitted as soon as Prefect answers
+            await platform.submission.submit_waiting()
     else:
         run = await _flow_run_of(platform, job)
         if not await platform.orchestrator.retry(run, "Restarted by hand; it goes on from its newest checkpoint."):
