@@ -17,6 +17,15 @@ from registry.repositories.statistics import GENERATIONS
 from registry.tables import Counter, Dataset, Model
 
 SQLITE_BUSY_TIMEOUT_SECONDS = 30
+POOL_TIMEOUT_SECONDS = 30
+"""How long one waits for a connection when all are in use."""
+CONNECT_TIMEOUT_SECONDS = 5
+STATEMENT_TIMEOUT_SECONDS = 60
+LOCK_TIMEOUT_SECONDS = 30
+IDLE_TRANSACTION_TIMEOUT_SECONDS = 300
+"""A transaction that its process has forgotten, or whose machine is gone, keeps its locks no longer."""
+DEAD_PEER_SECONDS = 30
+"""How long what was sent may stay without an acknowledgement before the server's machine is taken for gone."""
 
 
 class Database:
@@ -52,16 +61,38 @@ class Database:
 
 def _create_engine(url: str) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        return create_engine(
+            url,
+            pool_pre_ping=True,
+            pool_size=10,
+            max_overflow=20,
+            pool_timeout=POOL_TIMEOUT_SECONDS,
+            connect_args=_postgresql_arguments(),
+        )
     engine = create_engine(
         url,
         connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
         pool_size=10,
         max_overflow=40,
+        pool_timeout=POOL_TIMEOUT_SECONDS,
     )
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _postgresql_arguments() -> dict[str, Any]:
+    """Return what no connection to PostgreSQL is without: an end to every wait."""
+    limits = {
+        "statement_timeout": STATEMENT_TIMEOUT_SECONDS,
+        "lock_timeout": LOCK_TIMEOUT_SECONDS,
+        "idle_in_transaction_session_timeout": IDLE_TRANSACTION_TIMEOUT_SECONDS,
+    }
+    return {
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "tcp_user_timeout": DEAD_PEER_SECONDS * 1000,
+        "options": " ".join(f"-c {name}={seconds}s" for name, seconds in limits.items()),
+    }
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

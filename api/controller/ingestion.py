@@ -1,12 +1,10 @@
 """Checks and stores uploaded data sets, each in a process of its own: a hostile file can hurt nothing but that."""
 
 import asyncio
-import json
-import logging
-import sys
 from pathlib import Path
 from typing import Any
 
+from api.dataset_process import DatasetProcess
 from api.errors import ServiceDown
 from configs.settings import Settings
 from registry.database import Database
@@ -15,9 +13,6 @@ from registry.repositories.models import ModelRepository
 from registry.tables import Dataset
 from registry.weights import weights_on_disk
 
-logger = logging.getLogger(__name__)
-
-COMMAND = (sys.executable, "-m", "tasks.data.ingest")
 NO_TOKENIZER = "No model's tokenizer is on this machine to check the rows with; `make model` fetches the starter model."
 
 
@@ -27,6 +22,7 @@ class Ingestion:
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
+        self._process = DatasetProcess(settings)
         self._one_at_a_time = asyncio.Lock()
         self._running: dict[int, asyncio.Task[None]] = {}
 
@@ -51,9 +47,8 @@ class Ingestion:
     async def preview(self, dataset: Dataset, rows: int, rendered: bool, model_id: int | None) -> list[dict[str, Any]]:
         """Return the first rows, with `rendered` as the model with this id would read them."""
         tokenizer = await asyncio.to_thread(self._tokenizer, model_id or dataset.settings.get("model_id"))
-        answer = await self._ask(
+        answer = await self._process.preview(
             {
-                "action": "preview",
                 "dataset": await asyncio.to_thread(self._describe, dataset),
                 "rows": rows,
                 "rendered": rendered,
@@ -66,42 +61,24 @@ class Ingestion:
         return found
 
     async def _ingest(self, dataset_id: int) -> None:
-        async with self._one_at_a_time:
-            dataset = await asyncio.to_thread(self._read, dataset_id)
-            if dataset is None or dataset.status != "VALIDATING":
-                return
-            try:
-                tokenizer = await asyncio.to_thread(self._tokenizer, dataset.settings.get("model_id"))
-                answer = await self._ask(
-                    {
-                        "action": "ingest",
-                        "dataset": await asyncio.to_thread(self._describe, dataset),
-                        "tokenizer": str(tokenizer),
-                    }
-                )
-            except ServiceDown as error:
-                answer = {"ok": False, "error": error.message, "report": None}
-            await asyncio.to_thread(self._record, dataset_id, answer)
+        dataset = await asyncio.to_thread(self._read, dataset_id)
+        if dataset is None or dataset.status != "VALIDATING":
+            return
+        # Not in its turn: a hub that is slow, or silent, holds up nobody's upload.
+        answer = await self._process.fetch(dataset)
+        if answer["ok"]:
+            async with self._one_at_a_time:
+                answer = await self._check(dataset)
+        await asyncio.to_thread(self._record, dataset_id, answer)
         self.upload_path(dataset.uid).unlink(missing_ok=True)
 
-    async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return the child's answer; a child that dies is an answer too."""
-        request |= {"settings": self._settings.model_dump(mode="json")}
-        process = await asyncio.create_subprocess_exec(
-            *COMMAND, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-        )
+    async def _check(self, dataset: Dataset) -> dict[str, Any]:
         try:
-            output, _ = await process.communicate(json.dumps(request).encode())
-        except asyncio.CancelledError:
-            process.kill()
-            raise
-        if process.returncode != 0 or not output:
-            logger.error("tasks.data.ingest ended with %s", process.returncode)
-            limit = self._settings.ingest_memory_gb
-            reason = f"Its rows could not be read within {limit:g} GB of memory (LLM_PLATFORM_INGEST_MEMORY_GB)."
-            return {"ok": False, "error": reason, "report": None}
-        answer: dict[str, Any] = json.loads(output)
-        return answer
+            tokenizer = await asyncio.to_thread(self._tokenizer, dataset.settings.get("model_id"))
+            described = await asyncio.to_thread(self._describe, dataset)
+            return await self._process.ingest({"dataset": described, "tokenizer": str(tokenizer)})
+        except ServiceDown as error:
+            return {"ok": False, "error": error.message, "report": None}
 
     def _tokenizer(self, model_id: int | None) -> Path:
         """Return the folder of the tokenizer to check with; `ServiceDown` if there is none on this machine."""

@@ -16,7 +16,7 @@ from api.generation.counting import GenerationCounter
 from api.generation.engine_client import EngineClient
 from api.generation.model_input import ModelInputs
 from api.generation.openai_backend import OpenAIBackend
-from api.generation.places import Places
+from api.places import Places
 from configs.settings import Settings
 
 T = TypeVar("T")

@@ -1,11 +1,14 @@
 """What the evaluation endpoints do: run an evaluation and wait for it, list what was found."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 
+from fastapi import Request
 from sqlalchemy.orm import Session
 
 from api.errors import EvaluationFailed, NotFound, ServiceDown
+from api.generation.connections import unless_gone
 from api.generation.model_input import require_loadable
 from api.idempotency import Answer, IdempotentRequest, create_once
 from api.platform import Platform
@@ -20,6 +23,9 @@ from registry.submissions import evaluation_of_parameters
 from registry.tables import Evaluation
 
 POLL_SECONDS = 0.2
+MOST_POLL_SECONDS = 2.0
+SLOWER = 1.2
+"""Each look at an evaluation that is waited for comes so much later than the one before."""
 
 
 def list_evaluations(database: Database, limit: int | None, after: int | None) -> Sequence[Evaluation]:
@@ -39,11 +45,17 @@ def read_evaluation(database: Database, evaluation_id: int) -> Evaluation:
 
 
 async def evaluate(
-    platform: Platform, model_id: int, body: EvaluateRequest, once: IdempotentRequest | None, wait: bool
+    platform: Platform,
+    request: Request,
+    model_id: int,
+    body: EvaluateRequest,
+    once: IdempotentRequest | None,
+    wait: bool,
 ) -> EvaluateResponse:
-    """Start an evaluation; with `wait`, answer when its numbers are there.
+    """Start an evaluation; with `wait`, answer when its numbers are there, or `evaluation_wait_seconds` have passed.
 
-    Raises `ServiceDown` before anything is accepted, and `EvaluationFailed` if the run ends without numbers.
+    Raises `ClientGone` if nobody waits any more (it goes on), `ServiceDown` before anything is accepted, and
+    `EvaluationFailed` if the run ends without numbers.
     """
     for service in ("prefect", "mlflow", "worker"):
         platform.monitor.require(service)
@@ -57,13 +69,22 @@ async def evaluate(
         await asyncio.to_thread(_withdraw, platform.database, created.resource_id)
         raise
     evaluation = await asyncio.to_thread(read_evaluation, platform.database, created.resource_id)
-    while wait and evaluation.status not in TERMINAL:
-        await asyncio.sleep(POLL_SECONDS)
-        evaluation = await asyncio.to_thread(read_evaluation, platform.database, created.resource_id)
-    if wait and evaluation.status != "COMPLETED":
+    if wait:
+        evaluation = await unless_gone(request, _ended(platform, evaluation))
+    if wait and evaluation.status in TERMINAL and evaluation.status != "COMPLETED":
         reason = evaluation.error or "no reason was recorded"
         raise EvaluationFailed(f"Evaluation {evaluation.id} ended {evaluation.status} without numbers: {reason}")
     return _answer(evaluation)
+
+
+async def _ended(platform: Platform, evaluation: Evaluation) -> Evaluation:
+    """Return the evaluation once it has ended, or as it is when it has been waited for long enough."""
+    deadline, pause = time.monotonic() + platform.settings.evaluation_wait_seconds, POLL_SECONDS
+    while evaluation.status not in TERMINAL and (left := deadline - time.monotonic()) > 0:
+        await asyncio.sleep(min(pause, left))
+        pause = min(pause * SLOWER, MOST_POLL_SECONDS)
+        evaluation = await asyncio.to_thread(read_evaluation, platform.database, evaluation.id)
+    return evaluation
 
 
 def _insert_evaluation(session: Session, parameters: EvaluationParameters) -> tuple[int, Answer]:
