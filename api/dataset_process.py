@@ -1,102 +1,142 @@
-"""Reads data sets' files in processes of their own: a hostile file can hurt nothing but that."""
+"""Runs `tasks.data.ingest`, the process that reads data sets: a request in, an answer out, so many at once, so long.
+
+A hostile file can hurt nothing but that process; a file or a hub that takes for ever holds nobody else up.
+"""
 
 import asyncio
 import json
 import logging
+import os
+import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from api.errors import ServiceDown
+from api.places import Places
+from configs.dataset import UPLOAD
 from configs.settings import Settings
-from registry.database import Database
-from registry.repositories.datasets import DatasetRepository
-from registry.repositories.models import ModelRepository
+from registry import hub
 from registry.tables import Dataset
-from registry.weights import weights_on_disk
+from tasks.data.local_files import local_file
 
 logger = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-m", "tasks.data.ingest")
-NO_TOKENIZER = "No model's tokenizer is on this machine to check the rows with; `make model` fetches the starter model."
+FETCHES_AT_ONCE = 4
+STALL_POLL_SECONDS = 1.0
+COPIES_OF_A_DOWNLOAD = 3
+"""What the hub has, the library's own copy of it, and the rows as one file."""
+
+Answer = dict[str, Any]
 
 
 class DatasetProcess:
-    """Starts a process for each question about a data set; both raise `ServiceDown` where none can be answered."""
+    """Starts the processes of one API process or controller. Of one event loop."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._database = database
-
-    async def check(self, dataset: Dataset) -> dict[str, Any]:
-        """Check every row and store them; return what was found: `ok`, and `rows`, `content_hash` or `error`."""
-        tokenizer = await asyncio.to_thread(self._tokenizer, dataset.settings.get("model_id"))
-        described = await asyncio.to_thread(self._describe, dataset)
-        return await self._ask({"action": "ingest", "dataset": described, "tokenizer": str(tokenizer)})
-
-    async def preview(self, dataset: Dataset, rows: int, rendered: bool, model_id: int | None) -> list[dict[str, Any]]:
-        """Return the first rows, with `rendered` as the model with this id would read them."""
-        tokenizer = await asyncio.to_thread(self._tokenizer, model_id or dataset.settings.get("model_id"))
-        answer = await self._ask(
-            {
-                "action": "preview",
-                "dataset": await asyncio.to_thread(self._describe, dataset),
-                "rows": rows,
-                "rendered": rendered,
-                "tokenizer": str(tokenizer),
-            }
+        self._previews = Places(
+            settings.previews_at_once, settings.preview_queue_length, settings.preview_timeout_seconds, "previews"
         )
-        if not answer["ok"]:
-            raise ServiceDown("datasets", answer["error"])
-        found: list[dict[str, Any]] = answer["rows"]
-        return found
+        self._fetches = asyncio.Semaphore(FETCHES_AT_ONCE)
 
-    async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return the child's answer; a child that dies is an answer too."""
-        request |= {"settings": self._settings.model_dump(mode="json")}
+    async def preview(self, request: Answer) -> Answer:
+        """Return the answer to a preview; raises `Busy` where too many wait, and `ServiceDown` if it takes too long."""
+        with self._previews.admission(1):
+            async with self._previews.one():
+                return await self._ask(request | {"action": "preview"}, self._settings.preview_timeout_seconds)
+
+    async def ingest(self, request: Answer) -> Answer:
+        """Return the answer to the checks of a data set; raises `ServiceDown` if they take too long."""
+        return await self._ask(request | {"action": "ingest"}, self._settings.ingest_timeout_seconds)
+
+    async def fetch(self, dataset: Dataset) -> Answer:
+        """Bring a data set of the hub, if it is one, to where an upload would lie; not `ok` where that can't be done.
+
+        Ended when nothing comes any more for `hub_stall_seconds`, or when the disk has too little room.
+        """
+        if dataset.source == UPLOAD or local_file(dataset.source, self._settings.local_datasets_dir) is not None:
+            return {"ok": True}
+        if not self._settings.allow_hub:
+            folder = self._settings.local_datasets_dir
+            return _refusal(f"there is no file {dataset.source} in {folder}, and fetching from the hub is turned off")
+        async with self._fetches:
+            try:
+                await asyncio.to_thread(self._require_room, dataset.source)
+                described = {"uid": dataset.uid, "source": dataset.source, "settings": dict(dataset.settings)}
+                return await self._ask({"action": "fetch", "dataset": described}, None)
+            except hub.HubError as error:
+                return _refusal(f"{dataset.source} can't be fetched: {error}")
+            finally:
+                await asyncio.to_thread(shutil.rmtree, _work_folder(self._settings, dataset.uid), ignore_errors=True)
+
+    def _require_room(self, name: str) -> None:
+        needed = COPIES_OF_A_DOWNLOAD * sum(hub.sizes("dataset", name).values())
+        folder = self._settings.datasets_dir
+        hub.require_room(f"fetching {name}", needed, folder, self._settings.min_free_disk_bytes)
+
+    async def _ask(self, request: Answer, seconds: float | None) -> Answer:
+        """Return the child's answer; a child that dies is an answer too. Without `seconds` it may take its time.
+
+        Raises `ServiceDown` after `seconds`, or `HubError` where a child without a limit stalls.
+        """
+        body = json.dumps(request | {"settings": self._settings.model_dump(mode="json")}).encode()
         process = await asyncio.create_subprocess_exec(
-            *COMMAND, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            *COMMAND,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # it has a child of its own, which ends with it
         )
         try:
-            output, _ = await process.communicate(json.dumps(request).encode())
-        except asyncio.CancelledError:
-            process.kill()
-            raise
+            async with asyncio.timeout(seconds):
+                if seconds is None:
+                    output = await self._watched(process, body)
+                else:
+                    output, _ = await process.communicate(body)
+        except TimeoutError as error:
+            message = f"Reading the data set took longer than {seconds:g} s, the most that it may; try again."
+            raise ServiceDown("datasets", message) from error
+        finally:
+            await _end(process)
         if process.returncode != 0 or not output:
             logger.error("tasks.data.ingest ended with %s", process.returncode)
             limit = self._settings.ingest_memory_gb
             reason = f"Its rows could not be read within {limit:g} GB of memory (LLM_PLATFORM_INGEST_MEMORY_GB)."
-            return {"ok": False, "error": reason, "report": None}
-        answer: dict[str, Any] = json.loads(output)
+            return _refusal(reason)
+        answer: Answer = json.loads(output)
         return answer
 
-    def _tokenizer(self, model_id: int | None) -> Path:
-        """Return the folder of the tokenizer to check with; `ServiceDown` if there is none on this machine."""
-        with self._database.reading() as session:
-            models = ModelRepository(session)
-            wanted = [models.get(model_id)] if model_id is not None else models.list()
-        for model in wanted:
-            if model is None or model.status != "AVAILABLE":
-                continue
-            if model.adapter is not None:
-                return self._settings.adapters_dir / model.adapter
-            folder = weights_on_disk(model, self._settings)
-            if folder is not None:
-                return folder
-        raise ServiceDown("datasets", NO_TOKENIZER)
+    async def _watched(self, process: asyncio.subprocess.Process, body: bytes) -> bytes:
+        """Return the output of a process that goes on writing, somewhere; raises `HubError` for one that does not."""
+        answer = asyncio.ensure_future(process.communicate(body))
+        stall = hub.Stall(process.pid, self._settings.hub_stall_seconds)
+        try:
+            while not (await asyncio.wait({answer}, timeout=STALL_POLL_SECONDS))[0]:
+                if stall.has_stalled():
+                    raise hub.HubError(f"nothing of it has come for {stall.seconds:g} s")
+                floor = self._settings.min_free_disk_bytes
+                hub.require_room("what is left of it", 0, self._settings.datasets_dir, floor)
+            return answer.result()[0]
+        finally:
+            answer.cancel()
+            await asyncio.gather(answer, return_exceptions=True)
 
-    def _describe(self, dataset: Dataset) -> dict[str, Any]:
-        """Return what the child needs to know: it reads no database."""
-        settings = dict(dataset.settings)
-        if (own := settings.get("held_out_dataset_id")) is not None:
-            with self._database.reading() as session:
-                held_out = DatasetRepository(session).get(own)
-            if held_out is None:
-                raise ServiceDown("datasets", f"Data set {own}, which holds the held-out rows, has been deleted.")
-            settings["held_out_content"] = {"source": held_out.source, "content_hash": held_out.content_hash}
-        return {
-            "uid": dataset.uid,
-            "source": dataset.source,
-            "content_hash": dataset.content_hash,
-            "settings": settings,
-        }
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Leave no process behind, whatever it is doing."""
+    if process.returncode is None:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            logger.debug("the process had just ended")
+        await process.wait()
+
+
+def _work_folder(settings: Settings, uid: str) -> Path:
+    return settings.uploads_dir / f"{uid}.fetched"
+
+
+def _refusal(reason: str) -> Answer:
+    return {"ok": False, "error": reason, "report": None}

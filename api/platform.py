@@ -5,7 +5,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from api.dataset_process import DatasetProcess
+from api.dataset_checks import DatasetChecks
 from api.generation.counting import GenerationCounter
 from api.generation.inference import Inference, inference_client
 from api.generation.model_input import ModelInputs
@@ -36,7 +36,7 @@ class Platform:
     keys: KnownKeys
     refusals: Refusals
     resolver: Resolver
-    dataset_process: DatasetProcess
+    dataset_checks: DatasetChecks
 
     @classmethod
     def build(cls, settings: Settings) -> "Platform":
@@ -57,7 +57,7 @@ class Platform:
             keys=KnownKeys(database, settings.known_keys),
             refusals=Refusals(),
             resolver=Resolver(allow_internal=settings.webhook_allow_internal),
-            dataset_process=DatasetProcess(settings, database),
+            dataset_checks=DatasetChecks(settings, database),
         )
 
     async def close(self) -> None:

@@ -90,6 +90,18 @@ class Settings(BaseSettings):
     """Largest uploaded data set; more is a 413."""
     upload_wait_seconds: float = Field(60.0, ge=0)
     """How long an upload waits for its rows to be checked before it answers 202."""
+    previews_at_once: int = Field(2, ge=1)
+    """Processes that read data sets for previews at once; further previews wait for one of them."""
+    preview_queue_length: int = Field(16, ge=0)
+    """Previews that wait; one more is refused with 429."""
+    preview_timeout_seconds: float = Field(60.0, gt=0)
+    """How long a preview may wait for a process, and how long that may take."""
+    ingest_timeout_seconds: float = Field(14_400.0, gt=0)
+    """How long the checks of a data set's rows may take."""
+    hub_stall_seconds: float = Field(120.0, gt=0)
+    """How long nothing may come of a download from the hub before it is given up."""
+    evaluation_wait_seconds: float = Field(3600.0, ge=0)
+    """How long `/evaluate` waits for the numbers before it answers 202."""
     ingest_memory_gb: float = Field(4.0, gt=0)
     """Most memory that reading an uploaded file may take; one that needs more is refused."""
     engine_memory_budget_gb: float = Field(4.0, gt=0)

@@ -19,6 +19,15 @@ SQLITE_BUSY_TIMEOUT_SECONDS = 30
 HIDE_PARAMETERS = True
 """Errors name the statement, not its values: those hold secrets of webhooks, and errors are logged."""
 SQLITE_LOG_BYTES = 64 * 2**20
+POOL_TIMEOUT_SECONDS = 30
+"""How long one waits for a connection when all are in use."""
+CONNECT_TIMEOUT_SECONDS = 5
+STATEMENT_TIMEOUT_SECONDS = 60
+LOCK_TIMEOUT_SECONDS = 30
+IDLE_TRANSACTION_TIMEOUT_SECONDS = 300
+"""A transaction that its process has forgotten, or whose machine is gone, keeps its locks no longer."""
+DEAD_PEER_SECONDS = 30
+"""How long what was sent may stay without an acknowledgement before the server's machine is taken for gone."""
 
 
 class Database:
@@ -52,19 +61,43 @@ class Database:
         self.engine.dispose()
 
 
-def _create_engine(url: str) -> Engine:
+def _create_engine(url: str, *, patient: bool = False) -> Engine:
+    """Return an engine; a `patient` one lets PostgreSQL take its time, as a migration of many rows needs."""
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20, hide_parameters=HIDE_PARAMETERS)
+        return create_engine(
+            url,
+            pool_pre_ping=True,
+            pool_size=10,
+            max_overflow=20,
+            hide_parameters=HIDE_PARAMETERS,
+            pool_timeout=POOL_TIMEOUT_SECONDS,
+            connect_args={} if patient else _postgresql_arguments(),
+        )
     engine = create_engine(
         url,
         connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
         pool_size=10,
         max_overflow=40,
         hide_parameters=HIDE_PARAMETERS,
+        pool_timeout=POOL_TIMEOUT_SECONDS,
     )
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _postgresql_arguments() -> dict[str, Any]:
+    """Return what no connection to PostgreSQL is without: an end to every wait."""
+    limits = {
+        "statement_timeout": STATEMENT_TIMEOUT_SECONDS,
+        "lock_timeout": LOCK_TIMEOUT_SECONDS,
+        "idle_in_transaction_session_timeout": IDLE_TRANSACTION_TIMEOUT_SECONDS,
+    }
+    return {
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "tcp_user_timeout": DEAD_PEER_SECONDS * 1000,
+        "options": " ".join(f"-c {name}={seconds}s" for name, seconds in limits.items()),
+    }
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
@@ -98,7 +131,7 @@ def upgrade(url: str, before_change: Callable[[str | None], None] | None = None,
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = _create_engine(url)
+    engine = _create_engine(url, patient=True)
     try:
         return upgrade_schema(engine, _seed, before_change or _keep_nothing, to)
     finally:

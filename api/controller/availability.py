@@ -72,7 +72,14 @@ class AvailabilityWatch:
 
     def _obtain(self, base_model: str) -> None:
         try:
-            obtain(base_model, self._settings.models_dir, self._settings.allow_hub, self._settings.min_free_disk_bytes)
+            settings = self._settings
+            obtain(
+                base_model,
+                settings.models_dir,
+                settings.allow_hub,
+                settings.min_free_disk_bytes,
+                settings.hub_stall_seconds,
+            )
         except WeightsUnavailable as error:
             logger.warning("%s", error)
             found = Availability("UNAVAILABLE", str(error))

@@ -15,7 +15,7 @@ from api.errors import Invalid
 from api.generation.counting import GenerationCounter
 from api.generation.inference import Inference
 from api.generation.model_input import ModelInputs
-from api.generation.places import Places
+from api.places import Places
 from configs.settings import Settings
 
 T = TypeVar("T")

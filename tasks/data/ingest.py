@@ -6,9 +6,6 @@ Whatever a file does to its reader (memory, a crash of native code) ends here. T
 import json
 import resource
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from configs.settings import Settings
 from tasks.data.dataset_rows import rows_of
 from tasks.data.examples import DatasetError, Example
 from tasks.data.importing import import_dataset
+from tasks.data.local_files import local_file
 from tasks.data.reading.source import open_source
 from tasks.data.rows import ExampleRows
 from tasks.data.split import split_by_hash, split_from_held_out
@@ -38,15 +36,13 @@ def ingest(settings: Settings, request: dict[str, Any]) -> Answer:
     """Check and store a data set's rows; an answer that is not `ok` says why they can't be used."""
     dataset, options = request["dataset"], request["dataset"]["settings"]
     tokenizer = _tokenizer(request)
-    with _file_of(settings, dataset) as path:
-        source = open_source(path, options.get("columns"))
-        report, stored = import_dataset(
-            source,
-            tokenizer,
-            options["max_seq_length"],
-            settings.datasets_dir,
-            allow_errors=options.get("allow_errors", False),
-        )
+    report, stored = import_dataset(
+        open_source(_file_of(settings, dataset), options.get("columns")),
+        tokenizer,
+        options["max_seq_length"],
+        settings.datasets_dir,
+        allow_errors=options.get("allow_errors", False),
+    )
     answer: Answer = {"ok": stored is not None, "report": report.as_json()}
     if stored is None:
         return answer | {"error": _objection(answer["report"])}
@@ -107,36 +103,36 @@ def _training_positions(settings: Settings, rows: ExampleRows, options: dict[str
     return split_by_hash(rows.hashes, options.get("held_out_fraction", 0.1)).train
 
 
-@contextmanager
-def _file_of(settings: Settings, dataset: dict[str, Any]) -> Iterator[Path]:
-    """Lend the file that holds the rows: the upload, a local one, or what the hub has."""
-    if dataset["source"] == UPLOAD:
-        yield settings.uploads_dir / dataset["uid"]
-        return
-    name, folder = dataset["source"], settings.local_datasets_dir
-    local = [folder / name, *sorted(folder.glob(f"{name}.*"))]
-    found = next((path for path in local if path.is_file()), None)
-    if found is not None:
-        yield found
-        return
-    if not settings.allow_hub:
-        raise DatasetError(f"there is no file {name} in {folder}, and fetching from the hub is turned off")
-    with tempfile.TemporaryDirectory(dir=settings.datasets_dir) as work:
-        yield _fetched(name, dataset["settings"].get("split", "train"), folder, Path(work))
-
-
-def _fetched(name: str, split: str, folder: Path, work: Path) -> Path:
-    """Download a data set of the hub into `work`, and return it as one Parquet file."""
+def fetch(settings: Settings, request: dict[str, Any]) -> Answer:
+    """Download a data set of the hub to where an upload of it would lie, as one Parquet file."""
     import datasets
 
+    dataset = request["dataset"]
+    name, target = dataset["source"], settings.uploads_dir / dataset["uid"]
+    work = settings.uploads_dir / f"{dataset['uid']}.fetched"  # the parent removes it, also when it ends this process
+    work.mkdir(parents=True, exist_ok=True)
+    split = dataset["settings"].get("split", "train")
     try:
         loaded = datasets.load_dataset(name, split=split, cache_dir=str(work / "cache"))
     except Exception as error:
-        reason = str(error).splitlines()[0][:200] or type(error).__name__
+        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        folder = settings.local_datasets_dir
         message = f"there is no file {name} in {folder}, and the hub did not provide it ({reason})"
         raise DatasetError(message) from error
     loaded.to_parquet(str(work / "rows.parquet"))
-    return work / "rows.parquet"
+    (work / "rows.parquet").replace(target)
+    return {"ok": True}
+
+
+def _file_of(settings: Settings, dataset: dict[str, Any]) -> Path:
+    """Return the file that holds the rows: what was uploaded or fetched, or a local one."""
+    received: Path = settings.uploads_dir / dataset["uid"]
+    if dataset["source"] == UPLOAD or received.is_file():
+        return received
+    found = local_file(dataset["source"], settings.local_datasets_dir)
+    if found is None:
+        raise DatasetError(f"there is no file {dataset['source']} in {settings.local_datasets_dir}")
+    return found
 
 
 def _tokenizer(request: dict[str, Any]) -> PreTrainedTokenizerBase:
@@ -169,7 +165,7 @@ def main() -> None:
     settings = Settings(**request["settings"])
     _limit(settings)
     try:
-        answer = {"ingest": ingest, "preview": preview}[request["action"]](settings, request)
+        answer = {"fetch": fetch, "ingest": ingest, "preview": preview}[request["action"]](settings, request)
     except DatasetError as error:
         answer = {"ok": False, "error": str(error), "report": None}
     except MemoryError:

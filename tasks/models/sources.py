@@ -107,5 +107,11 @@ def _weights(settings: Settings, model: Model) -> tuple[Path, str]:
     if model.weights is not None:
         folder = settings.weights_dir / model.weights
         return folder, str(folder)
-    folder = obtain(model.base_model, settings.models_dir, settings.allow_hub, settings.min_free_disk_bytes)
+    folder = obtain(
+        model.base_model,
+        settings.models_dir,
+        settings.allow_hub,
+        settings.min_free_disk_bytes,
+        settings.hub_stall_seconds,
+    )
     return folder, model.base_model

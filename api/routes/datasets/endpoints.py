@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi import status as http
 
+from api.generation.connections import answered
 from api.idempotency import IdempotencyKey
 from api.listing import CreatedAfter, Name, Paged
 from api.platform import CurrentPlatform
@@ -90,18 +91,19 @@ def get_dataset(platform: CurrentPlatform, dataset_id: DatasetId) -> DatasetDeta
     return DatasetDetail.model_validate(service.read_dataset(platform.database, dataset_id))
 
 
-@router.get("/{dataset_id}/preview")
+@router.get("/{dataset_id}/preview", response_model=DatasetPreview)
 async def preview_dataset(
     platform: CurrentPlatform,
+    request: Request,
     dataset_id: DatasetId,
     rows: Annotated[int, Query(ge=1, le=100, description="How many of the first rows")] = 5,
     rendered: Annotated[bool, Query(description="Also the text and the tokens that a model is trained on")] = False,
     model_id: Annotated[
         int | None, Query(ge=1, le=LARGEST_ID, description="Model that reads them; none: the one it was checked with")
     ] = None,
-) -> DatasetPreview:
+) -> DatasetPreview | Response:
     """Get the first rows, and on demand what the model is trained on, token by token."""
-    return await service.preview(platform, dataset_id, rows, rendered, model_id)
+    return await answered(request, service.preview(platform, dataset_id, rows, rendered, model_id))
 
 
 @router.delete("/{dataset_id}")

@@ -136,7 +136,7 @@ async def preview(
 ) -> DatasetPreview:
     """Return the first rows of a data set that is ready."""
     dataset = await asyncio.to_thread(_ready, platform.database, dataset_id, model_id)
-    found = await platform.dataset_process.preview(dataset, rows, rendered, model_id)
+    found = await platform.dataset_checks.preview(dataset, rows, rendered, model_id)
     return DatasetPreview(id=dataset_id, rows=[PreviewRow(**row) for row in found])
 
 

@@ -3,8 +3,9 @@
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response, status
+from fastapi import APIRouter, Query, Request, Response, status
 
+from api.generation.connections import CLIENT_CLOSED_REQUEST, ClientGone
 from api.idempotency import OnceOnly
 from api.listing import FlowFilters, Paged
 from api.platform import CurrentPlatform
@@ -77,16 +78,25 @@ def list_samples(
     return samples.list_samples(platform, evaluation_id, order, by, limit)
 
 
-@router.post("/models/{model_id}/evaluate", status_code=status.HTTP_201_CREATED, responses=NOT_YET)
+@router.post(
+    "/models/{model_id}/evaluate",
+    response_model=EvaluateResponse,
+    status_code=status.HTTP_201_CREATED,
+    responses=NOT_YET,
+)
 async def evaluate_model(
     platform: CurrentPlatform,
+    request: Request,
     model_id: ModelId,
     response: Response,
     once: OnceOnly,
     body: EvaluateRequest | None = None,
     wait: Annotated[bool, Query(description="Answer when the evaluation is done; else at once, with 202")] = True,
-) -> EvaluateResponse:
+) -> EvaluateResponse | Response:
     """Run evaluation on a specific model."""
-    answer = await service.evaluate(platform, model_id, body or EvaluateRequest(), once, wait)
+    try:
+        answer = await service.evaluate(platform, request, model_id, body or EvaluateRequest(), once, wait)
+    except ClientGone:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
     response.status_code = status.HTTP_201_CREATED if answer.status == "COMPLETED" else status.HTTP_202_ACCEPTED
     return answer

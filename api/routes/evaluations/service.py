@@ -1,11 +1,14 @@
 """What the evaluation endpoints do: run an evaluation and wait for it, list what was found."""
 
 import asyncio
+import time
 
+from fastapi import Request
 from sqlalchemy.orm import Session
 
 from api.disk import require_disk
 from api.errors import Conflict, EvaluationFailed, NotFound, ServiceDown
+from api.generation.connections import unless_gone
 from api.generation.model_input import require_loadable
 from api.idempotency import Answer, IdempotentRequest, create_once
 from api.listing import Paging, Part
@@ -25,6 +28,9 @@ from registry.tables import Evaluation, Model
 from tasks.metrics.sample_file import sample_file
 
 POLL_SECONDS = 0.2
+MOST_POLL_SECONDS = 2.0
+SLOWER = 1.2
+"""Each look at an evaluation that is waited for comes so much later than the one before."""
 
 
 def list_evaluations(database: Database, paging: Paging, filters: Filters) -> Part[Evaluation]:
@@ -63,11 +69,17 @@ def delete_evaluation(platform: Platform, evaluation_id: int) -> None:
 
 
 async def evaluate(
-    platform: Platform, model_id: int, body: EvaluateRequest, once: IdempotentRequest | None, wait: bool
+    platform: Platform,
+    request: Request,
+    model_id: int,
+    body: EvaluateRequest,
+    once: IdempotentRequest | None,
+    wait: bool,
 ) -> EvaluateResponse:
-    """Start an evaluation; with `wait`, answer when its numbers are there.
+    """Start an evaluation; with `wait`, answer when its numbers are there, or `evaluation_wait_seconds` have passed.
 
-    Raises `ServiceDown` before anything is accepted, and `EvaluationFailed` if the run ends without numbers.
+    Raises `ClientGone` if nobody waits any more (it goes on), `ServiceDown` before anything is accepted, and
+    `EvaluationFailed` if the run ends without numbers.
     """
     await asyncio.to_thread(_require_services, platform)
     parameters = EvaluationParameters(model_id=model_id, **body.model_dump())
@@ -83,10 +95,9 @@ async def evaluate(
         await asyncio.to_thread(_withdraw, platform.database, created.resource_id)
         raise
     evaluation = await asyncio.to_thread(read_evaluation, platform.database, created.resource_id)
-    while wait and evaluation.status not in TERMINAL:
-        await asyncio.sleep(POLL_SECONDS)
-        evaluation = await asyncio.to_thread(read_evaluation, platform.database, created.resource_id)
-    if wait and evaluation.status != "COMPLETED":
+    if wait:
+        evaluation = await unless_gone(request, _ended(platform, evaluation))
+    if wait and evaluation.status in TERMINAL and evaluation.status != "COMPLETED":
         reason = evaluation.error or "no reason was recorded"
         raise EvaluationFailed(f"Evaluation {evaluation.id} ended {evaluation.status} without numbers: {reason}")
     return _answer(evaluation)
@@ -95,6 +106,16 @@ async def evaluate(
 def _require_services(platform: Platform) -> None:
     for service in ("controller", "prefect", "mlflow", "worker"):
         platform.monitor.require(service)
+
+
+async def _ended(platform: Platform, evaluation: Evaluation) -> Evaluation:
+    """Return the evaluation once it has ended, or as it is when it has been waited for long enough."""
+    deadline, pause = time.monotonic() + platform.settings.evaluation_wait_seconds, POLL_SECONDS
+    while evaluation.status not in TERMINAL and (left := deadline - time.monotonic()) > 0:
+        await asyncio.sleep(min(pause, left))
+        pause = min(pause * SLOWER, MOST_POLL_SECONDS)
+        evaluation = await asyncio.to_thread(read_evaluation, platform.database, evaluation.id)
+    return evaluation
 
 
 def _insert_evaluation(session: Session, parameters: EvaluationParameters) -> tuple[int, Answer]:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from api.errors import Busy
-from api.generation.places import Places
+from api.places import Places
 
 
 def test_so_many_at_a_time():

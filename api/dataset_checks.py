@@ -1,0 +1,84 @@
+"""What is asked of a data set's rows: whether they can be used, and how the first ones look."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from api.dataset_process import Answer, DatasetProcess
+from api.errors import ServiceDown
+from configs.settings import Settings
+from registry.database import Database
+from registry.repositories.datasets import DatasetRepository
+from registry.repositories.models import ModelRepository
+from registry.tables import Dataset
+from registry.weights import weights_on_disk
+
+NO_TOKENIZER = "No model's tokenizer is on this machine to check the rows with; `make model` fetches the starter model."
+
+
+class DatasetChecks:
+    """Asks processes of their own, which read no database: what they need of it is found here."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._process = DatasetProcess(settings)
+
+    async def fetch(self, dataset: Dataset) -> Answer:
+        """Bring a data set of the hub, if it is one, to where an upload would lie; not `ok` where that is impossible."""
+        return await self._process.fetch(dataset)
+
+    async def check(self, dataset: Dataset) -> Answer:
+        """Check every row and store them; return what was found: `ok`, and `rows`, `content_hash` or `error`.
+
+        Raises `ServiceDown` if there is nothing to check with, or if it takes too long.
+        """
+        tokenizer = await asyncio.to_thread(self._tokenizer, dataset.settings.get("model_id"))
+        described = await asyncio.to_thread(self._describe, dataset)
+        return await self._process.ingest({"dataset": described, "tokenizer": str(tokenizer)})
+
+    async def preview(self, dataset: Dataset, rows: int, rendered: bool, model_id: int | None) -> list[dict[str, Any]]:
+        """Return the first rows, with `rendered` as the model with this id would read them.
+
+        Raises `Busy` where too many wait, and `ServiceDown` as `check`.
+        """
+        tokenizer = await asyncio.to_thread(self._tokenizer, model_id or dataset.settings.get("model_id"))
+        described = await asyncio.to_thread(self._describe, dataset)
+        answer = await self._process.preview(
+            {"dataset": described, "rows": rows, "rendered": rendered, "tokenizer": str(tokenizer)}
+        )
+        if not answer["ok"]:
+            raise ServiceDown("datasets", answer["error"])
+        found: list[dict[str, Any]] = answer["rows"]
+        return found
+
+    def _tokenizer(self, model_id: int | None) -> Path:
+        """Return the folder of the tokenizer to check with; `ServiceDown` if there is none on this machine."""
+        with self._database.reading() as session:
+            models = ModelRepository(session)
+            wanted = [models.get(model_id)] if model_id is not None else models.list()
+        for model in wanted:
+            if model is None or model.status != "AVAILABLE":
+                continue
+            if model.adapter is not None:
+                return self._settings.adapters_dir / model.adapter
+            folder = weights_on_disk(model, self._settings)
+            if folder is not None:
+                return folder
+        raise ServiceDown("datasets", NO_TOKENIZER)
+
+    def _describe(self, dataset: Dataset) -> dict[str, Any]:
+        """Return what the child needs to know: it reads no database."""
+        settings = dict(dataset.settings)
+        if (own := settings.get("held_out_dataset_id")) is not None:
+            with self._database.reading() as session:
+                held_out = DatasetRepository(session).get(own)
+            if held_out is None:
+                raise ServiceDown("datasets", f"Data set {own}, which holds the held-out rows, has been deleted.")
+            settings["held_out_content"] = {"source": held_out.source, "content_hash": held_out.content_hash}
+        return {
+            "uid": dataset.uid,
+            "source": dataset.source,
+            "content_hash": dataset.content_hash,
+            "settings": settings,
+        }
