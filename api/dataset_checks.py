@@ -25,7 +25,7 @@ class DatasetChecks:
         self._process = DatasetProcess(settings)
 
     async def fetch(self, dataset: Dataset) -> Answer:
-        """Bring a data set of the hub, if it is one, to where an upload would lie; not `ok` where that is impossible."""
+        """Bring a data set of the hub, if it is one, to where an upload would lie; not `ok` if that fails."""
         return await self._process.fetch(dataset)
 
     async def check(self, dataset: Dataset) -> Answer:

@@ -41,7 +41,7 @@ class Snapshots:
     """Copies of databases as they were before an upgrade; the newest few of each are kept."""
 
     def __init__(self, settings: Settings, say: Say) -> None:
-        self._folder = settings.data_dir / "snapshots"
+        self._folder = settings.snapshots_dir
         self._mode = settings.upgrade_snapshot
         self._say = say
 

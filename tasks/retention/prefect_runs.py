@@ -53,4 +53,7 @@ def _remove(context: Context, run_id: str) -> bool:
 
 
 def _client(context: Context) -> httpx.Client:
-    return httpx.Client(base_url=context.settings.prefect_api_url, timeout=TIMEOUT_SECONDS, trust_env=False)
+    settings = context.settings
+    return httpx.Client(
+        base_url=settings.prefect_api_url, auth=settings.services_login, timeout=TIMEOUT_SECONDS, trust_env=False
+    )

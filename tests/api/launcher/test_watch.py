@@ -133,7 +133,8 @@ def test_the_supervisors_log_does_not_grow_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "LARGEST_LOG_BYTES", 1000)
     path = tmp_path / "supervisord.log"
     path.touch()
-    seen, largest = [], 0
+    seen: list[str] = []
+    largest = 0
     with path.open("ab", buffering=0) as supervisor, path.open() as log:
         for number in range(500):
             supervisor.write(f"line {number}\n".encode())

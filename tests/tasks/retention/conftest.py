@@ -4,7 +4,6 @@ import os
 import tempfile
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -80,9 +79,16 @@ class World:
 
 @pytest.fixture
 def settings(tmp_path):
-    ports: dict[str, Any] = dict(zip(("prefect_port", "mlflow_port", "engine_port"), free_ports(3), strict=True))
+    prefect_port, mlflow_port, engine_port = free_ports(3)
     # Neither Prefect nor MLflow is there: their rules have tests of their own.
-    return Settings(data_dir=tmp_path, keep_flow_runs_days=None, keep_deleted_days=None, **ports)
+    return Settings(
+        data_dir=tmp_path,
+        keep_flow_runs_days=None,
+        keep_deleted_days=None,
+        prefect_port=prefect_port,
+        mlflow_port=mlflow_port,
+        engine_port=engine_port,
+    )
 
 
 @pytest.fixture(autouse=True)
