@@ -1,6 +1,7 @@
 """How a Prefect flow run's state reads as our status, and our status as that of an MLflow run."""
 
 TERMINAL = ("COMPLETED", "FAILED", "CANCELLED")
+UNFINISHED = ("PENDING", "RUNNING", "PAUSED")
 
 _STATUS_OF_STATE_TYPE = {
     "SCHEDULED": "PENDING",

@@ -8,7 +8,6 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from registry.acting import name_of_acting_key
 from registry.clock import utcnow
-from registry.run_states import TERMINAL
 
 
 class Base(DeclarativeBase):
@@ -32,9 +31,6 @@ class Base(DeclarativeBase):
 # SQLite reuses the highest id after a delete unless AUTOINCREMENT forbids it; ids are never reused.
 NEVER_REUSED = {"sqlite_autoincrement": True}
 
-UNFINISHED = "status NOT IN ({})".format(", ".join(f"'{status}'" for status in TERMINAL))
-"""What holds of records whose run has not ended, letter by letter as the partial indexes have it."""
-
 
 def partial_index(name: str, *columns: str, where: str, sqlite_where: str | None = None) -> Index:
     """Return an index of the rows of which a condition holds; `sqlite_where` where SQLite spells it otherwise."""
@@ -54,7 +50,6 @@ def flow_backed_indexes(table: str) -> tuple[Index, ...]:
     """Return the indexes of a table of records that a flow run stands behind."""
     return (
         Index(f"ix_{table}_model_id_id", "model_id", "id"),
-        partial_index(f"ix_{table}_unfinished", "model_id", "id", where=UNFINISHED),
         partial_index(
             f"ix_{table}_mlflow_sync_pending",
             "id",
@@ -78,7 +73,7 @@ class Model(MadeByKey, Base):
     __table_args__ = (
         *filter_indexes("models", "name"),
         Index("ix_models_base_model_id", "base_model", "id"),
-        partial_index("ix_models_present", "id", where="deleted_at IS NULL"),
+        partial_index("ix_models_present", "deleted_at", "id", where="deleted_at IS NULL"),
         partial_index("ix_models_availability", "base_model", "status", "id", where="weights IS NULL"),
         NEVER_REUSED,
     )
@@ -268,7 +263,7 @@ class Dataset(MadeByKey, Base):
     __tablename__ = "datasets"
     __table_args__ = (
         *filter_indexes("datasets", "name"),
-        partial_index("ix_datasets_present", "id", where="deleted_at IS NULL"),
+        partial_index("ix_datasets_present", "deleted_at", "id", where="deleted_at IS NULL"),
         NEVER_REUSED,
     )
 

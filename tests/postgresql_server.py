@@ -46,7 +46,7 @@ class PostgresqlServer:
         """Start the server and wait until it accepts connections."""
         options = f"-p {self.port} -k {self._folder} -c listen_addresses=127.0.0.1 -c max_connections=300"
         log = self._folder / "log"
-        self._call("pg_ctl", "start", "-w", "-D", self._data, "-l", log, "-o", options)
+        self._call("pg_ctl", "start", "-w", "-t", str(COMMAND_SECONDS), "-D", self._data, "-l", log, "-o", options)
 
     def stop(self) -> None:
         """Stop the server: every connection is cut, and what was committed stays."""
@@ -72,7 +72,7 @@ class PostgresqlServer:
         # Not a pipe: the server inherits it, and a reader would wait for the server's end.
         with (self._folder / "commands").open("a+") as output:
             done = subprocess.run(
-                command, check=False, stdout=output, stderr=output, timeout=COMMAND_SECONDS, cwd=self._folder
+                command, check=False, stdout=output, stderr=output, timeout=2 * COMMAND_SECONDS, cwd=self._folder
             )
             if check and done.returncode != 0:
                 output.seek(0)

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Literal, TypeVar
 
-from sqlalchemy import ColumnElement, bindparam, func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from registry.clock import utcnow
 from registry.repositories.locking import Lock, for_update
 from registry.repositories.paging import EVERYTHING, Filters, conditions_of, page
-from registry.run_states import TERMINAL
+from registry.run_states import TERMINAL, UNFINISHED
 from registry.stored_values import storable_text
 from registry.tables import Evaluation, TrainingJob
 
@@ -39,9 +39,8 @@ class Worker:
 
 
 def unfinished(table: type[TrainingJob] | type[Evaluation]) -> ColumnElement[bool]:
-    """Return the condition that a record's run has not ended, in the very words of the partial index."""
-    # Written into the statement: a database can't tell that a parameter will be what the index says.
-    return table.status.not_in(bindparam("terminal", TERMINAL, expanding=True, literal_execute=True))
+    """Return the condition that a record's run has not ended: by the statuses that are, which an index finds."""
+    return table.status.in_(UNFINISHED)
 
 
 class FlowBackedRepository(Generic[Record]):
@@ -106,9 +105,9 @@ class FlowBackedRepository(Generic[Record]):
 
     def unfinished(self) -> Sequence[Record]:
         """Return records that Prefect has accepted and that are not in a terminal status, oldest first."""
-        active = select(self.table).where(self.table.flow_run_id.is_not(None), unfinished(self.table))
-        # Sorted here: to have them in id order, SQLite would go through the whole table.
-        return sorted(self.session.scalars(active), key=lambda record: record.id)
+        # Chosen and sorted here: SQLite would go through every run that Prefect has ever accepted, or the whole table.
+        active = self.session.scalars(select(self.table).where(unfinished(self.table)))
+        return sorted((record for record in active if record.flow_run_id is not None), key=lambda record: record.id)
 
     def count_by_status(self) -> dict[str, int]:
         """Return how many records there are in each status that occurs."""

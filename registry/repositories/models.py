@@ -52,8 +52,9 @@ class ModelRepository:
 
     def users(self, model_id: int) -> Sequence[str]:
         """Return what keeps a model from being deleted: unfinished jobs and evaluations, and models made from it."""
-        jobs = select(TrainingJob.id).where(TrainingJob.model_id == model_id, unfinished(TrainingJob))
-        evaluations = select(Evaluation.id).where(Evaluation.model_id == model_id, unfinished(Evaluation))
+        # `+ 0`: found by their status, of which few are unfinished, not among all that the model ever had.
+        jobs = select(TrainingJob.id).where(TrainingJob.model_id + 0 == model_id, unfinished(TrainingJob))
+        evaluations = select(Evaluation.id).where(Evaluation.model_id + 0 == model_id, unfinished(Evaluation))
         children = select(Model.id).where(Model.parent_model_id == model_id, Model.deleted_at.is_(None))
         kinds = (("training job", jobs), ("evaluation", evaluations), ("model", children))
         return [f"{kind} {found}" for kind, query in kinds for found in self.session.scalars(query)]

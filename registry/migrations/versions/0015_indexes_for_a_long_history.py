@@ -16,7 +16,6 @@ depends_on = None
 ROWS = 1000
 FLOW_BACKED = {"training_jobs": "job_name", "evaluations": "eval_name"}
 NAMED = {**FLOW_BACKED, "models": "name", "datasets": "name"}
-UNFINISHED = "status NOT IN ('COMPLETED', 'FAILED', 'CANCELLED')"
 NOT_OF_THE_NUMBERS = ("eval_name", "model_id", "seed")
 
 
@@ -108,13 +107,12 @@ def _replace_indexes() -> None:
         for column in ("status", "model_id", "mlflow_sync_pending"):
             op.drop_index(f"ix_{table}_{column}", table)
         op.create_index(f"ix_{table}_model_id_id", table, ["model_id", "id"])
-        _create_partial_index(f"ix_{table}_unfinished", table, ["model_id", "id"], UNFINISHED)
         pending, linked = "mlflow_sync_pending", "mlflow_run_id IS NOT NULL"
         if op.get_bind().dialect.name == "sqlite":
             pending += " = 1"
         _create_partial_index(f"ix_{table}_mlflow_sync_pending", table, ["id"], f"{pending} AND {linked}")
     for table in ("models", "datasets"):
-        _create_partial_index(f"ix_{table}_present", table, ["id"], "deleted_at IS NULL")
+        _create_partial_index(f"ix_{table}_present", table, ["deleted_at", "id"], "deleted_at IS NULL")
     _create_partial_index("ix_training_jobs_unlabelled", "training_jobs", ["id"], "labels IS NULL")
     for column in ("output_model_id", "output_evaluation_id", "base_evaluation_id"):
         op.create_index(f"ix_training_jobs_{column}", "training_jobs", [column])

@@ -68,7 +68,7 @@ def test_a_job_that_has_ended_is_watched_with_its_outcome_as_exit_code(command, 
     assert answer("jobs", "--name", "no such job")["training_jobs"] == []
     assert answer("jobs", "--model", 1)["training_jobs"] == []
     code, _, error = command("jobs", "--status", "done")
-    assert code == FAILED
+    assert code == REFUSED
     assert "status is 'DONE'" in one_line(error)
 
 

@@ -7,6 +7,7 @@ import time
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
 
 from configs.recipe import FinetuneParameters
 from registry.database import Database, upgrade
@@ -28,10 +29,11 @@ WAIT_SECONDS = 60
 @pytest.fixture
 def tracking_uri(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # Prefect is away, and says so at once.
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     before = mlflow.get_tracking_uri()
-    yield f"sqlite:///{tmp_path / 'mlflow.db'}"
+    # Prefect is away, and nobody starts a server of its own for that.
+    away = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False}
+    with temporary_settings(away):
+        yield f"sqlite:///{tmp_path / 'mlflow.db'}"
     mlflow.set_tracking_uri(before)
 
 

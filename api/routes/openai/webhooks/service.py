@@ -16,6 +16,7 @@ from api.routes.openai.webhooks.schemas import Delivery, Endpoint, EndpointCreat
 from api.webhooks.addresses import TargetUnreachable
 from api.webhooks.messages import EVENT_TYPES, new_secret
 from registry.clock import utcnow
+from registry.repositories.locking import Lock
 from registry.repositories.webhooks import WebhookRepository
 from registry.tables import Webhook
 
@@ -52,7 +53,7 @@ async def change(platform: Platform, endpoint_id: str, body: EndpointUpdate) -> 
 
     def update() -> Endpoint:
         with platform.database.transaction() as session:
-            webhook = _webhook_in(session, endpoint_id)
+            webhook = _webhook_in(session, endpoint_id, "change")
             if refusal is not None:
                 raise refusal
             webhook.name = body.name or webhook.name
@@ -67,7 +68,7 @@ async def change(platform: Platform, endpoint_id: str, body: EndpointUpdate) -> 
 def rotate_secret(platform: Platform, endpoint_id: str, *, keep_old: bool) -> EndpointWithSecret:
     """Give a target a new secret; with `keep_old` its messages are signed with the old one as well for a day."""
     with platform.database.transaction() as session:
-        webhook = _webhook_in(session, endpoint_id)
+        webhook = _webhook_in(session, endpoint_id, "change")
         webhook.old_secret = webhook.secret if keep_old else None
         webhook.old_secret_until = utcnow() + OLD_SECRET_LASTS if keep_old else None
         webhook.secret = new_secret()
@@ -78,7 +79,7 @@ def rotate_secret(platform: Platform, endpoint_id: str, *, keep_old: bool) -> En
 def delete(platform: Platform, endpoint_id: str) -> None:
     """Delete a target with its messages, those that wait too; raises `NotFound`."""
     with platform.database.transaction() as session:
-        WebhookRepository(session).remove(_webhook_in(session, endpoint_id))
+        WebhookRepository(session).remove(_webhook_in(session, endpoint_id, "change"))
 
 
 def list_deliveries(platform: Platform, endpoint_id: str, limit: int, after: str | None) -> Page[Delivery]:
@@ -111,8 +112,8 @@ def _statuses(event_types: Sequence[str]) -> list[str]:
     return [status for status, event_type in EVENT_TYPES.items() if event_type in event_types]
 
 
-def _webhook_in(session: Session, endpoint_id: str) -> Webhook:
-    webhook = WebhookRepository(session).get(number_of(endpoint_id, WEBHOOK))
+def _webhook_in(session: Session, endpoint_id: str, lock: Lock | None = None) -> Webhook:
+    webhook = WebhookRepository(session).get(number_of(endpoint_id, WEBHOOK), lock)
     if webhook is None:
         raise NotFound(
             f"There is no webhook endpoint '{endpoint_id}'; GET /v1/webhook_endpoints lists those there are."
