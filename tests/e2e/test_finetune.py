@@ -174,7 +174,7 @@ def test_prefect_shows_progress_and_a_link_to_the_mlflow_run(platform, trained):
 def test_the_registered_version_answers_in_a_fresh_process(platform, trained):
     code = (
         "import json, mlflow\n"
-        "model = mlflow.pyfunc.load_model('models:/smollm2-135m-instruct@champion')\n"
+        "model = mlflow.pyfunc.load_model('models:/HuggingFaceTB--SmolLM2-135M-Instruct@champion')\n"
         "print(json.dumps(model.predict(['The capital of France is'])))"
     )
     environment = {**os.environ, "MLFLOW_TRACKING_URI": platform.mlflow_url}

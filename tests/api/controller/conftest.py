@@ -1,5 +1,5 @@
 """Both databases, as the registry's tests have them."""
 
-from tests.registry.conftest import database, database_url, new_postgresql_database, postgresql_server
+from tests.registry.conftest import database, database_url
 
-__all__ = ["database", "database_url", "new_postgresql_database", "postgresql_server"]
+__all__ = ["database", "database_url"]
