@@ -122,7 +122,8 @@ def _shown(state: ServiceState | None, silence: str | None) -> dict[str, Any]:
 def _shown_loop(state: LoopState) -> dict[str, Any]:
     lately = max(SILENCE, timedelta(seconds=PASSES_MISSED * state.interval_seconds))
     return {
-        "ok": state.last_ok_at is not None and utcnow() - state.last_ok_at < lately,
+        # One whose first pass is not over has just begun: each pass has its time limit, after which it has failed.
+        "ok": utcnow() - state.last_ok_at < lately if state.last_ok_at is not None else not state.failures,
         "passes": state.passes,
         "failures": state.failures,
         "last_ok_at": state.last_ok_at and timestamp(state.last_ok_at),
