@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Generic, Literal, TypeVar
 
 from fastapi import Depends, Query
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, StringConstraints
 
 from api.schemas import After, Limit
 from configs.recipe import LARGEST_ID, NO_NUL
@@ -33,6 +33,8 @@ Name = Annotated[
 ]
 CreatedAfter = Annotated[
     datetime | None,
+    # A number would be read as seconds since 1970: what is documented is a moment as the API writes it.
+    BeforeValidator(lambda given: given if given is None or not _is_number(given) else "a number"),
     AfterValidator(lambda moment: None if moment is None else _utc(moment)),
     Query(description="Only those made later than this moment (ISO 8601; UTC without an offset)"),
 ]
@@ -41,6 +43,14 @@ FlowStatus = Annotated[
     Literal["PENDING", "RUNNING", "PAUSED", "COMPLETED", "FAILED", "CANCELLED"] | None,
     Query(description="Only those in this status"),
 ]
+
+
+def _is_number(given: object) -> bool:
+    try:
+        float(str(given))
+    except ValueError:
+        return False
+    return True
 
 
 Entry = TypeVar("Entry", Model, TrainingJob, Evaluation, Dataset)

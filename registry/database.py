@@ -62,7 +62,7 @@ class Database:
 
 
 def _create_engine(url: str, *, patient: bool = False) -> Engine:
-    """Return an engine; a `patient` one lets PostgreSQL take its time, as a migration of many rows needs."""
+    """Return an engine; a `patient` one is for upgrades: it makes new files, and lets PostgreSQL take its time."""
     if make_url(url).get_backend_name() != "sqlite":
         return create_engine(
             url,
@@ -81,6 +81,8 @@ def _create_engine(url: str, *, patient: bool = False) -> Engine:
         hide_parameters=HIDE_PARAMETERS,
         pool_timeout=POOL_TIMEOUT_SECONDS,
     )
+    if patient:
+        event.listen(engine, "connect", _give_pages_back)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -100,12 +102,15 @@ def _postgresql_arguments() -> dict[str, Any]:
     }
 
 
+def _give_pages_back(connection: Any, _record: Any) -> None:
+    # Has effect in a new file only: deleted rows' pages can be given back to the disk (tasks/retention/databases.py).
+    connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+
+
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     # Python's driver would open transactions by itself, and always deferred; `_begin_sqlite` decides instead.
     connection.isolation_level = None
     cursor = connection.cursor()
-    # Has effect in a new file only: deleted rows' pages can be given back to the disk (tasks/retention/databases.py).
-    cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")
     cursor.execute("PRAGMA journal_mode=WAL")
     # The write-ahead log of a long transaction shrinks again once it has been written to the database.
     cursor.execute(f"PRAGMA journal_size_limit={SQLITE_LOG_BYTES}")

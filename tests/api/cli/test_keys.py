@@ -40,7 +40,7 @@ def nowhere(monkeypatch, tmp_path):
 def test_a_command_sends_the_key_of_its_environment(command, monkeypatch):
     monkeypatch.setenv("LLM_PLATFORM_API_KEY", f"{KEY}\n")
     code, printed, _ = command("models", "--json")
-    assert (code, list(json.loads(printed))) == (0, ["models"])
+    assert (code, list(json.loads(printed))) == (0, ["models", "next_after"])
     code, _, error = command("train", "1")
     assert (code, error) == (4, "error: The key person has the scope read, but this needs write.\n")
     monkeypatch.setenv("LLM_PLATFORM_API_KEY", "a key")
