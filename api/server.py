@@ -11,13 +11,11 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.launcher.launch import end_with_parent
 from api.launcher.preflight import PreflightError, check_bindings
-from configs.settings import get_settings
+from configs.settings import KEEP_ALIVE_SECONDS, get_settings
 
 SHUTDOWN_GRACE_SECONDS = 5
 WORKER_SECONDS = 60
 """How long one of several processes may not answer the one that started them before it is replaced."""
-KEEP_ALIVE_SECONDS = 75
-"""Longer than clients keep idle connections (httpx, and with it OpenAI's SDK: 5 s): else a request may meet its end."""
 
 
 def make_app() -> FastAPI:

@@ -31,6 +31,9 @@ KEPT_FOR_DAYS = (
 """Settings that say how long something is kept; none: for ever."""
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 Port = int
+KEEP_ALIVE_SECONDS = 75
+"""How long our servers keep idle connections: longer than clients do (httpx, and with it OpenAI's SDK: 5 s), whose
+request may meet its end else."""
 SERVICES_USER = "platform"
 ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 

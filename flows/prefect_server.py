@@ -17,7 +17,7 @@ from prefect.server.database.dependencies import set_database_config
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
-from configs.settings import get_settings
+from configs.settings import KEEP_ALIVE_SECONDS, get_settings
 from registry.guards.login import guarded
 
 BACKGROUND_SECONDS = 1.0
@@ -56,7 +56,13 @@ def main() -> None:
         set_database_config(PatientSqlite(connection_url=url))
     # Whoever may make a deployment may run a command on this machine.
     app = guarded(create_app(final=True), settings, own_login=True)
-    uvicorn.run(app, host=settings.keyless_host, port=settings.prefect_port, log_level="warning")
+    uvicorn.run(
+        app,
+        host=settings.keyless_host,
+        port=settings.prefect_port,
+        log_level="warning",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import uvicorn
 from mlflow.server.fastapi_app import app as mlflow_app
 from starlette.types import ASGIApp
 
-from configs.settings import Settings, get_settings
+from configs.settings import KEEP_ALIVE_SECONDS, Settings, get_settings
 from registry.guards.login import guarded
 
 
@@ -25,7 +25,13 @@ def main() -> None:
     if settings.lacks_services_secret:
         sys.exit(f"Can't start: {settings.lacks_services_secret}")
     # As a module: `mlflow server` would start this one only after importing as much again.
-    uvicorn.run(create_app(settings), host=settings.keyless_host, port=settings.mlflow_port, log_level="warning")
+    uvicorn.run(
+        create_app(settings),
+        host=settings.keyless_host,
+        port=settings.mlflow_port,
+        log_level="warning",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+    )
 
 
 if __name__ == "__main__":

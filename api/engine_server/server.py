@@ -23,7 +23,7 @@ from api.engine_server.errors import install_error_handlers
 from api.engine_server.event_bridge import EventBridge, Progress
 from api.engine_server.schemas import EngineEmbedRequest, EngineEmbedResponse, EngineGenerateRequest, EngineHealth
 from api.generation.connections import CLIENT_CLOSED_REQUEST, ClientGone, answered, unless_gone
-from configs.settings import Settings, get_settings
+from configs.settings import KEEP_ALIVE_SECONDS, Settings, get_settings
 from registry.guards.sites import SiteGuard
 from tasks.inference.errors import EngineClosed, InferenceError
 
@@ -157,6 +157,7 @@ def main() -> None:
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
     )
     signal.signal(signal.SIGTERM, _leave)

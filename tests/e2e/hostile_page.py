@@ -59,7 +59,7 @@ _FORM = """
     input.value = value;
     form.append(input);
   }
-  document.body.append(form);
+  (document.body ?? document.documentElement).append(form);  // a document that is no HTML may have no body
   form.submit();
 }
 """

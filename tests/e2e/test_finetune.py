@@ -155,7 +155,7 @@ def test_mlflow_holds_params_metrics_artifacts_dataset_and_version(platform, tra
     assert {"adapter", "loss_curve.png", "samples.json"} <= artifacts
     adapter = {entry.path for entry in client.list_artifacts(job["mlflow_run_id"], "adapter")}
     assert {"adapter/adapter_model.safetensors", "adapter/tokenizer.json", "adapter/chat_template.jinja"} <= adapter
-    version = client.get_model_version_by_alias("smollm2-135m-instruct", "champion")
+    version = client.get_model_version_by_alias("HuggingFaceTB--SmolLM2-135M-Instruct", "champion")
     assert version.run_id == job["mlflow_run_id"]
 
 

@@ -42,8 +42,8 @@ def test_hundreds_of_adapters_in_the_memory_of_a_few(make_engine, tiny_llama_dir
     alone = {number: engine.generate(request) for number, request in requests.items()}
     assert len({json.dumps(tokens) for tokens in alone.values()}) > COUNT // 2
     order = random.Random(1).sample(range(COUNT), COUNT)
-    crowd = {number: engine.submit(requests[number]) for number in order}
-    assert {number: generation.result(60) for number, generation in crowd.items()} == alone
+    batch = {number: engine.submit(requests[number]) for number in order}
+    assert {number: generation.result(60) for number, generation in batch.items()} == alone
     for number in order[:3]:
         assert alone[number] == reference(requests[number])
     model = engine.stats().models[0]

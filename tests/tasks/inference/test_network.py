@@ -170,10 +170,10 @@ def test_in_bfloat16_the_batch_changes_no_bit(wide):
     sequences = texts(2000, [1, 2, 5, 9, 64, 70, 100, 130] * 3)
     keys = [(140 * place, numbers[place % 3]) for place in range(len(sequences))]
     more = texts(2000, [3] * len(sequences), seed=1)
-    crowd, alone = Reader(network), Reader(network)
+    batch, alone = Reader(network), Reader(network)
     steps = [sequences, *([[ids[step]] for ids in more] for step in range(3))]
     for tokens in steps:
-        together = crowd.step(dict(zip(keys, tokens, strict=True)))
+        together = batch.step(dict(zip(keys, tokens, strict=True)))
         for key, its, row in zip(keys, tokens, together, strict=True):
             assert torch.equal(alone.step({key: its})[0], row), key
 

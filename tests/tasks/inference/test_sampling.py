@@ -97,12 +97,12 @@ def test_a_sample_does_not_depend_on_the_other_rows():
     row = logits[0].mul(4).round().div(4)  # many equal logits
     for seed in range(60):
         dice = torch.Generator().manual_seed(seed)
-        uniform, crowd = float(torch.rand((), generator=dice)), torch.randn(9, VOCABULARY, generator=dice)
+        uniform, batch = float(torch.rand((), generator=dice)), torch.randn(9, VOCABULARY, generator=dice)
         for parameters in SETTINGS:
             own = Row(parameters, uniform, seen[0])
             others = [Row(replace(each, repetition_penalty=1.0), 0.5) for each in SETTINGS]
             alone = int(sample(row[None], [own])[0])
-            assert alone == int(sample(torch.cat((crowd, row[None])), [*others, own])[-1])
+            assert alone == int(sample(torch.cat((batch, row[None])), [*others, own])[-1])
             assert torch.isfinite(our_logits(row[None], [own])[0, alone])
 
 

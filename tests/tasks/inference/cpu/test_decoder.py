@@ -100,9 +100,9 @@ def test_batch_threads_and_prompt_chunks_change_no_bit(load, wide, dtype, option
     sequences = texts(2000, [1, 2, 5, 9, 33, 70, 100, 130])
     keys = [(140 * place, numbers[place % 3]) for place in range(len(sequences))]
     more = texts(2000, [3] * len(sequences), seed=1)
-    crowd, alone = Reader(crowded), Reader(single)
+    batch, alone = Reader(crowded), Reader(single)
     for tokens in [sequences, *([[ids[step]] for ids in more] for step in range(3))]:
-        together = crowd.step(dict(zip(keys, tokens, strict=True)))
+        together = batch.step(dict(zip(keys, tokens, strict=True)))
         for key, its, row in zip(keys, tokens, together, strict=True):
             for begin in range(0, len(its), 31):
                 last = alone.step({key: its[begin : begin + 31]})[0]
