@@ -24,6 +24,9 @@ from registry.run_events import RunEvents
 
 logger = logging.getLogger(__name__)
 
+UNDER_WAY_SECONDS = 1.0
+"""How often records are looked at while a run is under way: a process that dies wakes nobody."""
+QUIET_SECONDS = 5.0
 AFTER_EVENT_SECONDS = (0.0, 0.5, 1.5)
 CHANGE_SECONDS = 0.2
 """How soon what is committed elsewhere wakes the loops that work on it."""
@@ -43,7 +46,7 @@ class Controller:
         self._probes = ServiceProbes(settings, self._engine, self._lease.wake.set)
         self._events = RunEvents(settings.prefect_api_url, self._run_changed, settings.services_login)
         self._reconciler = Reconciler(self._database, self._orchestrator, lambda: self._events.listening)
-        self._reconcile = Loop("reconcile", self._reconciler.run_pass, 1.0)
+        self._reconcile = Loop("reconcile", self._reconcile_records, UNDER_WAY_SECONDS)
         self._mlflow_sync = MlflowSync(settings, self._database)
         self._ingestion = Ingestion(settings, self._database)
         self._webhooks = WebhookSender(settings, self._database)
@@ -53,7 +56,7 @@ class Controller:
             self._reconcile,
             Loop("mlflow_sync", self._mlflow_sync.run_pass, 2.0),
             Loop("ingestion", self._ingestion.run_pass, 5.0),
-            Loop("webhooks", self._webhooks.run_pass, 1.0),
+            Loop("webhooks", self._webhooks.run_pass, 2.0),
             Loop("availability", availability.run_pass, 5.0),
         ]
         retention = RetentionPass(settings, self._database)
@@ -108,6 +111,10 @@ class Controller:
 
     async def _release(self) -> None:
         await asyncio.to_thread(self._leadership.release)
+
+    async def _reconcile_records(self) -> None:
+        await self._reconciler.run_pass()
+        self._reconcile.interval = QUIET_SECONDS if self._reconciler.is_quiet else UNDER_WAY_SECONDS
 
     def _run_changed(self, _state_type: str | None) -> None:
         """Ask Prefect now, and again shortly after: an event can come a moment before its change is committed."""

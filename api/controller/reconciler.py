@@ -30,7 +30,9 @@ class Reconciler:
         """`hears_events` says whether `look_now` is called when a run has changed in Prefect."""
         self._hears_events = hears_events
         self._asked_at = float("-inf")
-        self._expects_change = True
+        self._changes, self._changes_seen = 0, -1
+        self.is_quiet = False
+        """Whether the last pass had nothing to ask Prefect for."""
         self._database = database
         self._orchestrator = orchestrator
         self._submission = Submission(database, orchestrator)
@@ -39,9 +41,10 @@ class Reconciler:
     async def run_pass(self) -> None:
         """Make one pass. Raises `ServiceDown` while Prefect does not answer, and a group of what else went wrong."""
         await self._submission.submit_waiting()
-        if await self._is_quiet():
+        self.is_quiet = await self._needs_nothing()
+        if self.is_quiet:
             return
-        self._asked_at, self._expects_change = time.monotonic(), False
+        began, changes = time.monotonic(), self._changes
         active = await self._orchestrator.active_flow_runs([deployment for _, deployment in KINDS])
         for kind, deployment in KINDS:
             await self._sync(kind, active[deployment])
@@ -54,14 +57,15 @@ class Reconciler:
                 await self._sync(kind, found)
                 gone = set(asked) - {run.id for run in found}
                 await self._state_sync.record_deleted(kind, gone)
+        self._asked_at, self._changes_seen = began, changes
 
     def look_now(self) -> None:
         """Make the next pass ask Prefect: a run has changed there."""
-        self._expects_change = True
+        self._changes += 1
 
-    async def _is_quiet(self) -> bool:
+    async def _needs_nothing(self) -> bool:
         """Return whether Prefect need not be asked: a request costs its server 10 ms of a core."""
-        if self._expects_change or not self._hears_events():
+        if self._changes_seen != self._changes or not self._hears_events():
             return False
         if time.monotonic() - self._asked_at >= QUIET_SECONDS:
             return False

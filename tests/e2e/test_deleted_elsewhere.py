@@ -80,7 +80,7 @@ def test_a_job_whose_flow_run_is_deleted_stops_and_goes_on_exactly_when_restarte
     step = cancelled(platform, job_id)["step"]
     assert act(platform, job_id, "restart")["status"] in ("PENDING", "RUNNING")
     job = assert_equals(platform, job_id, undisturbed)
-    assert any(line.startswith("Resumed after step") for line in job["logs"]), (step, job["logs"])
+    assert any(line.startswith("Resumed after step") for line in job["logs"].splitlines()), (step, job["logs"])
 
 
 def test_a_job_whose_flow_run_is_deleted_can_be_deleted_too(platform, tiny_model):
