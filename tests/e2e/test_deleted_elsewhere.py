@@ -120,7 +120,7 @@ def test_a_job_gets_another_mlflow_run_or_its_own_again(platform, tiny_model, un
     before = platform.job(job_id)["mlflow_run_id"]
     delete(platform, job_id)
     job = assert_equals(platform, job_id, undisturbed)
-    (line,) = (line for line in job["logs"] if line.startswith("The MLflow "))
+    (line,) = (line for line in job["logs"].splitlines() if line.startswith("The MLflow "))
     assert "was deleted" in line
     assert (job["mlflow_run_id"] == before) == (delete is delete_experiment)
     assert [attempt["outcome"] for attempt in job["attempts"]] == ["completed"]
@@ -145,4 +145,4 @@ def test_an_evaluation_whose_flow_run_is_deleted_is_cancelled_and_another_one_ru
     found = platform.wait_until(lambda: shown("CANCELLED"), SECONDS, "the evaluation to be cancelled")
     assert "deleted in Prefect" in found["error"]
     quick = platform.http.post(f"/models/{tiny_model}/evaluate", json={"max_samples": 2, "metrics": ["perplexity"]})
-    assert quick.status_code == 200, quick.text
+    assert quick.status_code == 201, quick.text
