@@ -248,6 +248,8 @@ def engine_problem(error: EngineUnavailable | EngineRefused) -> Problem:
 
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
+    if error.errors()[0]["loc"][0] == "path" and request.url.path in request.app.openapi()["paths"]:
+        return _not_allowed(request).response(request.url.path)  # the path has another meaning, for other methods
     return _problem_of_validation(error).response(request.url.path)
 
 
@@ -275,9 +277,7 @@ def _problem_of_http(request: Request, error: HTTPException) -> Problem:
     if error.status_code == 404:
         return Problem(404, f"There is no {request.url.path}; see /api/docs for what there is.", "not_found")
     if error.status_code == 405:
-        allowed = ", ".join(_methods_of(request))
-        message = f"{request.url.path} does not accept {request.method}; it accepts {allowed}."
-        return Problem(405, message, "method_not_allowed", headers={"Allow": allowed})
+        return _not_allowed(request)
     if error.status_code == 400:
         return Problem(400, "The request body can't be read as JSON.", "malformed_json")
     return Problem(error.status_code, str(error.detail), "error", headers=dict(error.headers or {}))
@@ -321,6 +321,12 @@ def no_space_left(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _not_allowed(request: Request) -> Problem:
+    allowed = ", ".join(_methods_of(request))
+    message = f"{request.url.path} does not accept {request.method}; it accepts {allowed}."
+    return Problem(405, message, "method_not_allowed", headers={"Allow": allowed})
 
 
 def _methods_of(request: Request) -> list[str]:
