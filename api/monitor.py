@@ -73,12 +73,14 @@ class Monitor:
         """Return whether the service answered when last asked."""
         return bool(self.services()[name]["status"] == OK)
 
-    def require(self, name: str) -> None:
-        """Raise `ServiceDown` unless the service answered when last asked."""
-        service = self.services()[name]
-        if service["status"] != OK:
-            reason = service.get("reason", "it has not answered yet")
-            raise ServiceDown(name, f"{LABELS[name]} is {service['status']} ({reason}); try again in a few seconds.")
+    def require(self, *names: str) -> None:
+        """Raise `ServiceDown` unless all these services answered when last asked."""
+        services = self.services()
+        for name in names:
+            status = services[name]["status"]
+            if status != OK:
+                reason = services[name].get("reason", "it has not answered yet")
+                raise ServiceDown(name, f"{LABELS[name]} is {status} ({reason}); try again in a few seconds.")
 
     async def engine(self) -> EngineHealth | None:
         """Return what the engine says of itself, at most a second old; None if it does not answer."""

@@ -81,7 +81,7 @@ async def evaluate(
     Raises `ClientGone` if nobody waits any more (it goes on), `ServiceDown` before anything is accepted, and
     `EvaluationFailed` if the run ends without numbers.
     """
-    await asyncio.to_thread(_require_services, platform)
+    await asyncio.to_thread(platform.monitor.require, "controller", "prefect", "mlflow", "worker")
     parameters = EvaluationParameters(model_id=model_id, **body.model_dump())
 
     def insert(session: Session) -> tuple[int, Answer]:
@@ -101,11 +101,6 @@ async def evaluate(
         reason = evaluation.error or "no reason was recorded"
         raise EvaluationFailed(f"Evaluation {evaluation.id} ended {evaluation.status} without numbers: {reason}")
     return _answer(evaluation)
-
-
-def _require_services(platform: Platform) -> None:
-    for service in ("controller", "prefect", "mlflow", "worker"):
-        platform.monitor.require(service)
 
 
 async def _ended(platform: Platform, evaluation: Evaluation) -> Evaluation:
