@@ -40,24 +40,28 @@ class Reconciler:
 
     async def run_pass(self) -> None:
         """Make one pass. Raises `ServiceDown` while Prefect does not answer, and a group of what else went wrong."""
-        await self._submission.submit_waiting()
+        one_by_one = OneByOne()
+        with one_by_one.each("submission"):
+            await self._submission.submit_waiting()
         self.is_quiet = await self._needs_nothing()
         if self.is_quiet:
+            one_by_one.done()
             return
         began, changes = time.monotonic(), self._changes
         active = await self._orchestrator.active_flow_runs([deployment for _, deployment in KINDS])
         for kind, deployment in KINDS:
-            await self._sync(kind, active[deployment])
+            await self._sync(kind, active[deployment], one_by_one)
             seen = {run.id for run in active[deployment]}
             rest = await asyncio.to_thread(self._unfinished_ids, kind)
             missing = [flow_run_id for flow_run_id in rest if flow_run_id not in seen]
             for start in range(0, len(missing), PAGE):
                 asked = missing[start : start + PAGE]
                 found = await self._orchestrator.flow_runs(asked)
-                await self._sync(kind, found)
+                await self._sync(kind, found, one_by_one)
                 gone = set(asked) - {run.id for run in found}
                 await self._state_sync.record_deleted(kind, gone)
         self._asked_at, self._changes_seen = began, changes
+        one_by_one.done()
 
     def look_now(self) -> None:
         """Make the next pass ask Prefect: a run has changed there."""
@@ -76,13 +80,11 @@ class Reconciler:
         with self._database.reading() as session:
             return any(kind(session).under_way() for kind, _ in KINDS)
 
-    async def _sync(self, kind: type[Repository], runs: Sequence[FlowRun]) -> None:
+    async def _sync(self, kind: type[Repository], runs: Sequence[FlowRun], one_by_one: OneByOne) -> None:
         """Sync the runs' states, and let those go on whose process has died."""
-        one_by_one = OneByOne()
-        for run in await self._state_sync.sync(kind, runs):
+        for run in await self._state_sync.sync(kind, runs, one_by_one):
             with one_by_one.each(f"flow run {run.id}"):
                 await self._recover(kind, run)
-        one_by_one.done()
 
     async def _recover(self, kind: type[Repository], run: FlowRun) -> None:
         if run.state_type == "CANCELLING":

@@ -31,14 +31,15 @@ class StateSync:
 
     async def refresh(self, kind: type[Repository], flow_run_id: str) -> None:
         """Sync one run's state now: what was changed in Prefect a moment ago must count for what is asked here."""
-        found = await self._orchestrator.flow_runs([flow_run_id])
-        await self.sync(kind, found)
+        found, one_by_one = await self._orchestrator.flow_runs([flow_run_id]), OneByOne()
+        await self.sync(kind, found, one_by_one)
+        one_by_one.done()
         if not found:
             await self.record_deleted(kind, {flow_run_id})
 
-    async def sync(self, kind: type[Repository], runs: Sequence[FlowRun]) -> list[FlowRun]:
+    async def sync(self, kind: type[Repository], runs: Sequence[FlowRun], one_by_one: OneByOne) -> list[FlowRun]:
         """Sync the runs' states, make pauses last, and return the runs whose process has died."""
-        died, deployment = await asyncio.to_thread(self._record_states, kind, runs), dict(KINDS)[kind]
+        died, deployment = await asyncio.to_thread(self._record_states, kind, runs, one_by_one), dict(KINDS)[kind]
         for run in runs:
             if run.pause_limited:
                 await self._orchestrator.lift_pause_limit(run.id)
@@ -73,17 +74,15 @@ class StateSync:
             if record is not None:
                 repository.submit_again(record)
 
-    def _record_states(self, kind: type[Repository], runs: Sequence[FlowRun]) -> list[FlowRun]:
+    def _record_states(self, kind: type[Repository], runs: Sequence[FlowRun], one_by_one: OneByOne) -> list[FlowRun]:
         """Store the states; only what differs takes the write lock."""
         with self._database.reading() as session:
             repository: Any = kind(session)
             records = {run.id: repository.by_flow_run(run.id) for run in runs}
-        one_by_one = OneByOne()
         for run in runs:
             with one_by_one.each(f"flow run {run.id}"):
                 if _differs(records[run.id], run):
                     self._record_state(kind, run)
-        one_by_one.done()
         return [run for run in runs if records[run.id] is not None and has_died(records[run.id], run)]
 
     def _record_state(self, kind: type[Repository], run: FlowRun) -> None:
