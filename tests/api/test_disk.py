@@ -94,7 +94,7 @@ def test_new_work_is_refused_below_the_floor_and_the_rest_goes_on(
     assert first.status_code == 201
     ballast(4 * MEGABYTE)
     # The services are not running; an evaluation asks for them before it looks at the disk.
-    monkeypatch.setattr(client.app.state.platform.monitor, "require", lambda name: None)
+    monkeypatch.setattr(client.app.state.platform.monitor, "require", lambda *names: None)
     refused = [
         client.post("/api/training", json=body),
         client.post(f"/api/models/{tiny_model['id']}/evaluate", json={}),

@@ -233,9 +233,10 @@ def test_a_hostile_page_reads_nothing_and_frames_nothing(page, page_port, target
     for attacker in ("another site", "another port"):
         open_page_of(page, attacker, target, service, page_port)
         assert page.evaluate(read, url) == "unreadable"
-        page.evaluate("url => { document.body.innerHTML = `<iframe src='${url}'></iframe>` }", url + "?framed")
-        page.wait_for_timeout(500)
-        assert page.statuses[("GET", url + "?framed")] == 403
+        page.wait_for_load_state("domcontentloaded")
+        with page.expect_response(url + "?framed") as framed:
+            page.evaluate("url => { document.body.innerHTML = `<iframe src='${url}'></iframe>` }", url + "?framed")
+        assert framed.value.status == 403
     page.goto(f"{target.url(service, REBOUND)}/", wait_until="commit")
     answer = page.evaluate(read, url.replace("localhost", REBOUND))
     assert "is not served here" in answer
