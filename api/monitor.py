@@ -105,7 +105,7 @@ def _silence(lease: ControllerLease | None) -> str | None:
         return "no controller has begun yet"
     if lease.released:
         return "the controller has stopped"
-    seconds = (utcnow() - lease.renewed_at).total_seconds()
+    seconds = abs(utcnow() - lease.renewed_at).total_seconds()
     return f"the controller has recorded nothing for {seconds:.0f} s" if seconds > SILENCE.total_seconds() else None
 
 
@@ -125,7 +125,8 @@ def _shown_loop(state: LoopState) -> dict[str, Any]:
     lately = max(SILENCE, timedelta(seconds=PASSES_MISSED * state.interval_seconds))
     return {
         # One whose first pass is not over has just begun: each pass has its time limit, after which it has failed.
-        "ok": utcnow() - state.last_ok_at < lately if state.last_ok_at is not None else not state.failures,
+        # Not long ago, and not by a clock that has been set back since.
+        "ok": abs(utcnow() - state.last_ok_at) < lately if state.last_ok_at is not None else not state.failures,
         "passes": state.passes,
         "failures": state.failures,
         "last_ok_at": state.last_ok_at and timestamp(state.last_ok_at),

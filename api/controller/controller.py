@@ -43,7 +43,7 @@ class Controller:
         self._orchestrator = Orchestrator(settings.prefect_api_url, settings.services_login)
         self._engine = inference_client(settings)
         self._lease = Loop("lease", self._renew, RENEW_SECONDS, longest_pause=RENEW_SECONDS)
-        self._probes = ServiceProbes(settings, self._engine, self._lease.wake.set)
+        self._probes = ServiceProbes(settings, self._engine, self._service_changed)
         self._events = RunEvents(settings.prefect_api_url, self._run_changed, settings.services_login)
         self._reconciler = Reconciler(self._database, self._orchestrator, lambda: self._events.listening)
         self._reconcile = Loop("reconcile", self._reconcile_records, UNDER_WAY_SECONDS)
@@ -115,6 +115,12 @@ class Controller:
     async def _reconcile_records(self) -> None:
         await self._reconciler.run_pass()
         self._reconcile.interval = QUIET_SECONDS if self._reconciler.is_quiet else UNDER_WAY_SECONDS
+
+    def _service_changed(self) -> None:
+        """Record it now, and let those loops try again that may have waited for it."""
+        self._lease.wake.set()
+        for loop in self.loops:
+            loop.retry.set()
 
     def _run_changed(self, _state_type: str | None) -> None:
         """Ask Prefect now, and again shortly after: an event can come a moment before its change is committed."""

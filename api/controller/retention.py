@@ -8,13 +8,14 @@ from configs.settings import Settings
 from registry.clock import utcnow
 from registry.database import Database
 from registry.repositories.retention import RetentionRepository
+from registry.repositories.statistics import StatisticsRepository
 from tasks.retention.collect import AlreadyRunning, Report, collect, record_usage
 
 logger = logging.getLogger(__name__)
 
 
 class RetentionPass:
-    """Measures the disk at every call, and follows the rules at the first one after `retention_hour` of each day."""
+    """Measures the disk and folds the counts at every call; follows the rules once a day, after `retention_hour`."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
@@ -27,6 +28,8 @@ class RetentionPass:
 
     def work(self) -> Report | None:
         """Make one pass; returns what was removed, or None if it was not yet time."""
+        with self._database.transaction() as session:
+            StatisticsRepository(session).fold_counts()
         if not self.is_due(datetime.now().astimezone()):
             record_usage(self._settings, self._database)
             return None

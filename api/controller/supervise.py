@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 PASS_SECONDS = 120.0
 """A pass that takes longer is cancelled, and counts as failed: nothing waits for ever."""
-LONGEST_PAUSE_SECONDS = 30.0
+LONGEST_PAUSE_SECONDS = 10.0
 SAID_AGAIN_SECONDS = 300.0
 """An error that goes on is logged this often."""
 LONGEST_ERROR = 500
@@ -38,7 +38,9 @@ class Loop:
     pass_seconds: float = PASS_SECONDS
     longest_pause: float = LONGEST_PAUSE_SECONDS
     wake: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set to begin the next pass now."""
+    """Set to begin the next pass now, unless the last one failed."""
+    retry: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set to begin the next pass now after one that failed: what it waits for may be there again."""
     passes: int = 0
     failures: int = 0
     last_ok_at: datetime | None = None
@@ -106,10 +108,8 @@ async def supervise(loop: Loop, may_run: Callable[[], bool], on_failure: Callabl
                 on_failure()
             else:
                 loop.succeeded()
-        # What happened during the pass wakes it at once; in a row of failures only time does.
-        if loop.failures:
-            await asyncio.sleep(loop.pause)
-        else:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(loop.wake.wait(), loop.pause)
+        # What happened during the pass wakes it at once; after a failure only time does, or a service that is back.
+        with suppress(TimeoutError):
+            await asyncio.wait_for((loop.retry if loop.failures else loop.wake).wait(), loop.pause)
         loop.wake.clear()
+        loop.retry.clear()

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -24,6 +24,10 @@ REFUSALS = (400, 409, 413, 422)
 ACTIVE_STATES = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
 
 
+CLOCKS_APART = timedelta(minutes=1)
+"""Moments that differ by less may be the same one by two clocks."""
+
+
 class PrefectRefused(Exception):
     """Prefect has answered, and will not do what was asked; the message is for people."""
 
@@ -37,6 +41,8 @@ class FlowRun:
     state_name: str
     state_message: str | None
     state_at: datetime
+    scheduled_at: datetime | None
+    """When a run that is SCHEDULED is to begin."""
     parameters: dict[str, Any]
     tags: list[str]
     expected_start: datetime | None
@@ -49,17 +55,25 @@ class FlowRun:
     pause_limited: bool
     """Paused with a time limit, after which Prefect refuses to resume the run."""
 
+    @property
+    def waits_for_a_wrong_clock(self) -> bool:
+        """Whether it was to begin at once, by a clock that has been set back since, or that is another machine's."""
+        if self.state_type != "SCHEDULED" or self.scheduled_at is None:
+            return False
+        return self.state_at > utcnow() + CLOCKS_APART and self.scheduled_at < self.state_at + CLOCKS_APART
+
     @classmethod
     def parse(cls, body: dict[str, Any]) -> "FlowRun":
         """Read a flow run from Prefect's JSON."""
         state = body["state"]
-        expected = body.get("expected_start_time")
+        expected, scheduled = body.get("expected_start_time"), state["state_details"].get("scheduled_time")
         return cls(
             id=body["id"],
             state_type=state["type"],
             state_name=state["name"],
             state_message=state.get("message"),
             state_at=to_naive_utc(datetime.fromisoformat(state["timestamp"])),
+            scheduled_at=to_naive_utc(datetime.fromisoformat(scheduled)) if scheduled else None,
             parameters=body.get("parameters") or {},
             tags=body.get("tags") or [],
             expected_start=to_naive_utc(datetime.fromisoformat(expected)) if expected else None,
@@ -177,6 +191,17 @@ class Orchestrator:
         # Forced: Prefect lets nobody leave a terminal state, nor a running one whose process it takes to be alive.
         answer = await self._call("POST", f"/flow_runs/{flow_run.id}/set_state", {"state": state, "force": True})
         return bool(answer["status"] == "ACCEPT")
+
+    async def begin_now(self, flow_run: FlowRun) -> None:
+        """Schedule a waiting run for this moment."""
+        state = {
+            "type": "SCHEDULED",
+            "name": flow_run.state_name,
+            "message": flow_run.state_message,
+            "state_details": {"scheduled_time": utcnow().isoformat() + "Z"},
+        }
+        # Not forced: what somebody has asked of it meanwhile counts.
+        await self._call("POST", f"/flow_runs/{flow_run.id}/set_state", {"state": state})
 
     async def give_up(self, flow_run: FlowRun, reason: str) -> None:
         """Fail a run whose process died too often."""

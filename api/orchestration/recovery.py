@@ -1,27 +1,27 @@
 """What to do with a run whose process has died: let it go on from its newest checkpoint, unless that is hopeless."""
 
-from datetime import timedelta
-
 from api.orchestration.prefect_client import FlowRun
 from registry.attempts import attempt_is_alive, killed_for_memory_since
-from registry.clock import utcnow
 from registry.tables import FlowBacked, TrainingJob
 
 MOST_CRASHES_AT_ONE_PLACE = 3
 # Prefect's worker may still be tidying up after a crash; what it writes last must not undo the retry.
-SETTLE = timedelta(seconds=5)
+SETTLE_SECONDS = 5.0
 # A run that Prefect believes to be starting or running has had this long to record its process.
-CLAIM = timedelta(seconds=30)
+CLAIM_SECONDS = 30.0
 # How Prefect says that the process ended by SIGKILL, which is what the kernel sends when memory runs out.
 KILLED = "-9"
 
 
-def has_died(record: FlowBacked, run: FlowRun) -> bool:
-    """Return whether no process works on the run, nor will, though it has not ended: it crashed, or its worker died."""
-    age = utcnow() - run.state_at
+def has_died(record: FlowBacked, run: FlowRun, seconds: float) -> bool:
+    """Return whether no process works on the run, nor will, though it has not ended: it crashed, or its worker died.
+
+    `seconds` is how long it has been seen in its state.
+    """
     if run.state_type == "CRASHED":
-        return age > SETTLE
-    return run.state_type in ("PENDING", "RUNNING", "CANCELLING") and age > CLAIM and not attempt_is_alive(record)
+        return seconds > SETTLE_SECONDS
+    waits = run.state_type in ("PENDING", "RUNNING", "CANCELLING") and seconds > CLAIM_SECONDS
+    return waits and not attempt_is_alive(record)
 
 
 def objection(record: FlowBacked, run: FlowRun) -> str | None:

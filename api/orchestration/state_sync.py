@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 from api.orchestration.one_by_one import OneByOne
 from api.orchestration.prefect_client import FlowRun, Orchestrator
 from api.orchestration.recovery import has_died, objection
+from api.orchestration.sightings import Sightings
 from api.orchestration.submission import KINDS, Repository
 from configs.recipe import EvaluationParameters, FinetuneParameters
 from registry.attempts import attempt_is_alive
@@ -21,13 +23,19 @@ from registry.run_states import status_of
 from registry.submissions import EVALUATION_TAG, JOB_TAG, evaluation_of_parameters, job_of_parameters, uid_of_tags
 from registry.tables import Evaluation, TrainingJob
 
+LASTING_SECONDS = 3.0
+"""A state that a run has been seen in for so long is its present one, whatever moment Prefect wrote beside it: an
+answer of Prefect's that another observer has overtaken is not given twice."""
+
 
 class StateSync:
     """Makes records say what Prefect says."""
 
-    def __init__(self, database: Database, orchestrator: Orchestrator) -> None:
+    def __init__(self, database: Database, orchestrator: Orchestrator, sightings: Sightings | None = None) -> None:
+        """`sightings` remember how long each run has been in its state; without any, what this object sees counts."""
         self._database = database
         self._orchestrator = orchestrator
+        self._sightings = sightings or Sightings()
 
     async def refresh(self, kind: type[Repository], flow_run_id: str) -> None:
         """Sync one run's state now: what was changed in Prefect a moment ago must count for what is asked here."""
@@ -43,6 +51,8 @@ class StateSync:
         for run in runs:
             if run.pause_limited:
                 await self._orchestrator.lift_pause_limit(run.id)
+            if run.waits_for_a_wrong_clock:
+                await self._orchestrator.begin_now(run)
             if await self._orchestrator.is_stranded(deployment, run) and await self._is_known(kind, run):
                 await self._orchestrator.discard(run)
                 await asyncio.to_thread(self._submit_again, kind, run.id)
@@ -79,18 +89,24 @@ class StateSync:
         with self._database.reading() as session:
             repository: Any = kind(session)
             records = {run.id: repository.by_flow_run(run.id) for run in runs}
+        seconds = {run.id: self._sightings.seconds(run, _recorded_at(records[run.id])) for run in runs}
         for run in runs:
             with one_by_one.each(f"flow run {run.id}"):
                 if _differs(records[run.id], run):
-                    self._record_state(kind, run)
-        return [run for run in runs if records[run.id] is not None and has_died(records[run.id], run)]
+                    self._record_state(kind, run, settled=seconds[run.id] > LASTING_SECONDS)
+        known = (run for run in runs if records[run.id] is not None)
+        return [run for run in known if has_died(records[run.id], run, seconds[run.id])]
 
-    def _record_state(self, kind: type[Repository], run: FlowRun) -> None:
+    def _record_state(self, kind: type[Repository], run: FlowRun, *, settled: bool) -> None:
         with self._database.transaction() as session:
             repository: Any = kind(session)
             record = _record_of(repository, run)
             if record is not None:
-                _record(repository, record, run)
+                _record(repository, record, run, settled=settled)
+
+
+def _recorded_at(record: TrainingJob | Evaluation | None) -> datetime | None:
+    return record.flow_state_at if record is not None else None
 
 
 def _differs(record: TrainingJob | Evaluation | None, run: FlowRun) -> bool:
@@ -140,7 +156,7 @@ def _new_evaluation(repository: EvaluationRepository, run: FlowRun) -> Evaluatio
     return evaluation_of_parameters(evaluation, run.id) if known else None
 
 
-def _record(repository: Any, record: TrainingJob | Evaluation, run: FlowRun) -> None:
+def _record(repository: Any, record: TrainingJob | Evaluation, run: FlowRun, *, settled: bool) -> None:
     status = _status(record, run)
     if isinstance(record, TrainingJob):
         record.pausing = status == "RUNNING" and run.state_type == "PAUSED"
@@ -148,4 +164,4 @@ def _record(repository: Any, record: TrainingJob | Evaluation, run: FlowRun) -> 
     reason = (run.state_message or "").removeprefix("Flow run encountered an exception: ") or None
     # Of a run that was made here this is known from its submission; a person or a schedule made this one.
     record.deployment_id = record.deployment_id or run.deployment_id
-    repository.record_state(record, status, run.state_at, reason)
+    repository.record_state(record, status, run.state_at, reason, settled=settled)

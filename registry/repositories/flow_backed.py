@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Literal, TypeVar
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from registry.clock import utcnow
@@ -110,11 +110,6 @@ class FlowBackedRepository(Generic[Record]):
         active = self.session.scalars(select(self.table).where(unfinished(self.table)))
         return sorted((record for record in active if record.flow_run_id is not None), key=lambda record: record.id)
 
-    def count_by_status(self) -> dict[str, int]:
-        """Return how many records there are in each status that occurs."""
-        counts = select(self.table.status, func.count()).group_by(self.table.status)
-        return dict(self.session.execute(counts).tuples().all())
-
     def of_flow_run(self, flow_run_id: str, uid: str | None, make: Callable[[], Record | None]) -> Record | None:
         """Return the record behind which a flow run stands, whoever started it.
 
@@ -133,13 +128,16 @@ class FlowBackedRepository(Generic[Record]):
         record = make()
         return self.add(record) if record is not None else None
 
-    def record_state(self, record: Record, status: str, state_at: datetime, error: str | None = None) -> bool:
+    def record_state(
+        self, record: Record, status: str, state_at: datetime, error: str | None = None, *, settled: bool = False
+    ) -> bool:
         """Mirror a Prefect state, unless a newer one has been mirrored; return whether anything changed.
 
-        `state_at` is the state's own timestamp (naive UTC): several observers report the same run, in any order.
+        `state_at` is the state's own timestamp (naive UTC): several observers report the same run, in any order. The
+        clock that it is by may have been set back; a `settled` state is known to be the present one without it.
         """
         self.lock(record)
-        if record.flow_state_at is not None and state_at < record.flow_state_at:
+        if not settled and record.flow_state_at is not None and state_at < record.flow_state_at:
             return False
         before = (record.status, record.error)
         record.flow_state_at = state_at

@@ -170,11 +170,13 @@ class TrainingJobRepository(FlowBackedRepository[TrainingJob]):
         attempts = self.attempts(job.id)
         return bool(attempts) and attempts[-1]["outcome"] in (None, DIED) and killed_for_memory_since(job)
 
-    def record_state(self, record: TrainingJob, status: str, state_at: datetime, error: str | None = None) -> bool:
+    def record_state(
+        self, record: TrainingJob, status: str, state_at: datetime, error: str | None = None, *, settled: bool = False
+    ) -> bool:
         """Mirror a Prefect state; a changed status is told of as an event, and an end to the webhooks."""
         self.lock(record)
         before = record.status
-        changed = super().record_state(record, status, state_at, error)
+        changed = super().record_state(record, status, state_at, error, settled=settled)
         if record.status in TERMINAL:
             record.pausing = record.cancelling = False
         if record.status != before:

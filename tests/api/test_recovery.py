@@ -4,8 +4,11 @@ import os
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
+
 from api.orchestration.prefect_client import FlowRun
-from api.orchestration.recovery import CLAIM, MOST_CRASHES_AT_ONE_PLACE, SETTLE, has_died, objection
+from api.orchestration.recovery import CLAIM_SECONDS, MOST_CRASHES_AT_ONE_PLACE, SETTLE_SECONDS, has_died, objection
+from api.orchestration.sightings import FORGOTTEN_SECONDS, Sightings
 from configs.recipe import FinetuneParameters
 from registry.attempts import machine, oom_kills, process_started
 from registry.clock import utcnow
@@ -23,27 +26,29 @@ def a_job(**columns) -> TrainingJob:
     return job
 
 
-def a_run(state_type: str, age: timedelta = timedelta(0), message: str | None = None) -> FlowRun:
-    return FlowRun(
-        "run-1",
-        state_type,
-        state_type,
-        message,
-        utcnow() - age,
-        {},
-        [],
-        None,
+def a_run(state_type: str, message: str | None = None, **columns) -> FlowRun:
+    run = FlowRun(
+        id="run-1",
+        state_type=state_type,
+        state_name=state_type,
+        state_message=message,
+        state_at=utcnow(),
+        scheduled_at=None,
+        parameters={},
+        tags=[],
+        expected_start=None,
         deployment_id="deployment-1",
         called=False,
         has_queue=True,
         pause_limited=False,
     )
+    return replace(run, **columns)
 
 
 def test_a_crashed_run_goes_on_once_prefect_has_settled():
     job = a_job()
-    assert not has_died(job, a_run("CRASHED"))
-    assert has_died(job, a_run("CRASHED", SETTLE * 2))
+    assert not has_died(job, a_run("CRASHED"), SETTLE_SECONDS / 2)
+    assert has_died(job, a_run("CRASHED"), SETTLE_SECONDS * 2)
 
 
 def test_a_running_run_has_died_when_its_process_is_gone():
@@ -52,11 +57,39 @@ def test_a_running_run_has_died_when_its_process_is_gone():
         "attempt_process_started": process_started(os.getpid()),
         "attempt_started_at": utcnow(),
     }
-    assert not has_died(a_job(**mine), a_run("RUNNING", CLAIM * 2))
+    assert not has_died(a_job(**mine), a_run("RUNNING"), CLAIM_SECONDS * 2)
     gone = {"attempt_pid": 2**22 + 1, "attempt_started_at": utcnow()}
-    assert has_died(a_job(**gone), a_run("RUNNING", CLAIM * 2))
-    assert not has_died(a_job(**gone), a_run("RUNNING"))
-    assert not has_died(a_job(**gone), a_run("PAUSED", CLAIM * 2))
+    assert has_died(a_job(**gone), a_run("RUNNING"), CLAIM_SECONDS * 2)
+    assert not has_died(a_job(**gone), a_run("RUNNING"), CLAIM_SECONDS / 2)
+    assert not has_died(a_job(**gone), a_run("PAUSED"), CLAIM_SECONDS * 2)
+
+
+@pytest.mark.parametrize("hours", [-1, 0, 1])
+def test_how_long_a_run_was_seen_counts_and_not_what_the_wall_clock_said(hours):
+    now = [0.0]
+    sightings = Sightings(clock=lambda: now[0])
+    run = a_run("CRASHED", state_at=utcnow() + timedelta(hours=hours))
+    assert sightings.seconds(run, None) == 0
+    now[0] = 7.0
+    assert sightings.seconds(run, None) == 7
+    assert sightings.seconds(run, utcnow()) == 0  # another observer has recorded a state
+    assert sightings.seconds(replace(run, state_at=utcnow()), None) == 0
+    now[0] = FORGOTTEN_SECONDS * 3
+    sightings.seconds(replace(run, id="run-2"), None)
+    assert sightings.seconds(run, None) == 0
+
+
+@pytest.mark.parametrize(
+    ("set_ahead", "delay", "waits"),
+    [(0, 0, False), (0, 3600, False), (3600, 0, True), (3600, 3600, False), (30, 0, False), (-3600, 0, False)],
+)
+def test_a_run_that_a_clock_ahead_of_this_one_scheduled_for_at_once_is_told_from_a_persons_schedule(
+    set_ahead, delay, waits
+):
+    state_at = utcnow() + timedelta(seconds=set_ahead)
+    run = a_run("SCHEDULED", state_at=state_at, scheduled_at=state_at + timedelta(seconds=delay))
+    assert run.waits_for_a_wrong_clock is waits
+    assert not replace(run, state_type="PENDING").waits_for_a_wrong_clock
 
 
 def test_attempts_that_die_at_one_place_are_bounded():

@@ -1,8 +1,11 @@
 """Submitting and syncing against a real Prefect server: no record holds up those behind it."""
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import httpx
@@ -10,8 +13,11 @@ import pytest
 
 from api.controller.reconciler import Reconciler
 from api.orchestration.prefect_client import EVALUATE, Orchestrator
+from api.orchestration.sightings import Sightings
+from api.orchestration.state_sync import StateSync
 from api.orchestration.submission import Submission
 from configs.recipe import EvaluationParameters, FinetuneParameters
+from registry.clock import utcnow
 from registry.database import Database, upgrade
 from registry.repositories.evaluations import EvaluationRepository
 from registry.repositories.training_jobs import TrainingJobRepository
@@ -152,3 +158,60 @@ def test_the_same_record_submitted_by_two_processes_has_one_run(deployed, databa
     uid = job(database, job_id).uid
     found = deployed.client.post("/flow_runs/filter", json={"flow_runs": {"tags": {"all_": [f"training_job:{uid}"]}}})
     assert [run["id"] for run in found.json()] == [job(database, job_id).flow_run_id]
+
+
+def submitted(deployed, database):
+    """Return the id of a job that Prefect has accepted, and that of its run."""
+    (job_id,) = add_jobs(database, {})
+    with_orchestrator(deployed, lambda orchestrator: Submission(database, orchestrator).submit_waiting())
+    return job_id, job(database, job_id).flow_run_id
+
+
+def sync_twice(deployed, database, run_id, *, seconds):
+    """Look at the run twice, so many seconds apart by the clock of the one who looks; return the job's statuses."""
+    now, statuses = [0.0], []
+
+    async def look(orchestrator):
+        state_sync = StateSync(database, orchestrator, Sightings(clock=lambda: now[0]))
+        for _ in range(2):
+            await state_sync.refresh(TrainingJobRepository, run_id)
+            with database.reading() as session:
+                statuses.append(TrainingJobRepository(session).by_flow_run(run_id).status)
+            now[0] += seconds
+
+    with_orchestrator(deployed, look)
+    return statuses
+
+
+@pytest.mark.parametrize(("seconds", "then"), [(1.0, "PAUSED"), (60.0, "CANCELLED")])
+def test_a_state_that_lasts_is_recorded_though_a_clock_set_back_makes_it_look_older(deployed, database, seconds, then):
+    """What is overtaken, an answer on its way while another observer records a newer state, does not last."""
+    job_id, run_id = submitted(deployed, database)
+    with database.transaction() as session:
+        jobs = TrainingJobRepository(session)
+        jobs.record_state(jobs.require(job_id), "PAUSED", utcnow() + timedelta(hours=1))
+    cancelled = {"state": {"type": "CANCELLED"}, "force": True}
+    deployed.client.post(f"/flow_runs/{run_id}/set_state", json=cancelled).raise_for_status()
+    assert sync_twice(deployed, database, run_id, seconds=seconds) == ["PAUSED", then]
+
+
+@pytest.mark.parametrize(("set_ahead", "delay", "is_moved"), [(3600, 0, True), (0, 3600, False), (3600, 86400, False)])
+def test_a_run_that_a_clock_ahead_was_to_begin_at_once_begins(deployed, database, set_ahead, delay, is_moved):
+    _, run_id = submitted(deployed, database)
+    ahead = datetime.now(UTC) + timedelta(seconds=set_ahead)
+    planned = ahead + timedelta(seconds=delay)
+    state = {"type": "SCHEDULED", "name": "Resuming", "state_details": {"scheduled_time": planned.isoformat()}}
+    body = {"state": state, "force": True}
+    deployed.client.post(f"/flow_runs/{run_id}/set_state", json=body).raise_for_status()
+    # Prefect writes the moment by its own clock; so it would have been written by one that was ahead.
+    with closing(sqlite3.connect(deployed.folder / "prefect" / "prefect.db")) as connection, connection:
+        of_run = "(SELECT state_id FROM flow_run WHERE id = ?)"
+        moment = ahead.strftime("%Y-%m-%d %H:%M:%S.%f")
+        connection.execute(f"UPDATE flow_run_state SET timestamp = ? WHERE id = {of_run}", (moment, run_id))
+    before = deployed.client.get(f"/flow_runs/{run_id}").json()["state"]
+    sync_twice(deployed, database, run_id, seconds=1.0)
+    after = deployed.client.get(f"/flow_runs/{run_id}").json()["state"]
+    assert (after != before) is is_moved
+    assert after["name"] == "Resuming"
+    begins = datetime.fromisoformat(after["state_details"]["scheduled_time"])
+    assert (begins <= datetime.now(UTC)) is is_moved

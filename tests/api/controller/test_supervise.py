@@ -81,7 +81,7 @@ def test_failures_in_a_row_make_the_pauses_longer_up_to_a_limit():
     for _ in range(8):
         pauses.append(loop.pause)
         loop.failed(ValueError("x"))
-    assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
+    assert pauses == [1, 2, 4, 8, 10, 10, 10, 10]
     loop.succeeded()
     assert loop.pause == 1.0
     slow = Loop("slow", lambda: asyncio.sleep(0), 3600.0)
@@ -96,6 +96,32 @@ def test_a_wake_begins_the_next_pass_at_once():
         async with asyncio.timeout(20):
             while loop.passes < 4:
                 loop.wake.set()
+                await asyncio.sleep(0)
+        task.cancel()
+
+    asyncio.run(run())
+
+
+def test_a_failed_pass_is_tried_again_when_a_service_is_back_and_not_for_every_change():
+    async def run():
+        fails = [True]
+
+        async def run_pass():
+            if fails:
+                raise ValueError("x")
+
+        loop = Loop("test", run_pass, 3600.0)
+        task = asyncio.create_task(supervise(loop, lambda: True, lambda: None))
+        async with asyncio.timeout(20):
+            while not loop.failures:
+                await asyncio.sleep(0)
+            for _ in range(100):
+                loop.wake.set()
+                await asyncio.sleep(0)
+            assert loop.failures == 1
+            fails.clear()
+            loop.retry.set()
+            while not loop.passes:
                 await asyncio.sleep(0)
         task.cancel()
 
