@@ -1,7 +1,6 @@
 """The API's process: `python -m api.server`."""
 
 import multiprocessing
-import os
 import signal
 import sys
 
@@ -20,8 +19,9 @@ WORKER_SECONDS = 60
 
 def make_app() -> FastAPI:
     """Return the app of one API process; of several, each ends with the one that started them."""
-    if multiprocessing.parent_process() is not None:
-        end_with_parent(signal.SIGKILL, os.getppid())
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None:
+        end_with_parent(signal.SIGKILL, parent.pid)
     return create_app(get_settings())
 
 

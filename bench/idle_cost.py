@@ -77,7 +77,7 @@ def _name(process: psutil.Process) -> str:
     for part, name in (("resource_tracker", "worker: resource tracker"), ("forkserver", "worker: warm process")):
         if part in command:
             return name
-    return "supervisord" if "supervisord" in command else command[-44:]
+    return "supervisord" if "supervisor_process" in command else command[-44:]
 
 
 def main() -> None:

@@ -122,7 +122,7 @@ def start(
     (run_dir / "supervisord.log").write_bytes(b"")
     file = run_dir / "supervisord.conf"
     file.write_text(configuration(services, run_dir, logs_dir))
-    command = [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(file)]
+    command = [sys.executable, "-m", "api.launcher.supervisor_process", "-n", "-c", str(file)]
     with (logs_dir / "supervisord.log").open("wb") as output:
         return subprocess.Popen(
             [*_launcher("SIGTERM", str(os.getpid())), *command],

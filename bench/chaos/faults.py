@@ -28,6 +28,7 @@ HUNG_SECONDS = 20.0
 OTHER_CLOCK_SECONDS = 20.0
 HEALED_SECONDS = 120.0
 HOUR = 3600
+DISK_BLOCK = 1024**2
 DAMAGED_MODEL = "tiny-damaged"
 
 Fault = Callable[[], contextlib.AbstractContextManager[float]]
@@ -130,8 +131,9 @@ class Faults:
     def _full_disk(self) -> Iterator[float]:
         ballast = self._platform.data_dir / "ballast"
         try:
-            with ballast.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(ballast).free)
+            with ballast.open("wb") as file, contextlib.suppress(OSError):
+                while True:  # what others free meanwhile is taken too
+                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, DISK_BLOCK)
             yield FULL_SECONDS
         finally:
             ballast.unlink(missing_ok=True)
@@ -144,12 +146,11 @@ class Faults:
 
     @contextmanager
     def _other_clock(self) -> Iterator[float]:
-        assert self._platform.clock_file is not None
-        self._platform.clock_file.write_text(f"+{HOUR}s\n")
+        self._platform.set_clock(HOUR)
         try:
             yield OTHER_CLOCK_SECONDS
         finally:
-            self._platform.clock_file.write_text("+0s\n")
+            self._platform.set_clock(0)
 
     @contextmanager
     def _restarted_postgresql(self) -> Iterator[float]:

@@ -5,6 +5,7 @@ import random
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,8 +19,8 @@ from tests.e2e.platform_process import PARTS, READY_SECONDS, PlatformProcess
 from tests.postgresql_server import PostgresqlServer
 
 SMALL_DISK = "3g"
-FAKE_CLOCK = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
-"""Debian's package `faketime`: where it is installed, the platform's wall clock can be set without the machine's."""
+WALL_CLOCK = Path(__file__).parent / "wall_clock.c"
+"""Where there is a C compiler the platform's wall clock can be set without the machine's."""
 
 PORTS = range(15_000, 30_000)
 """Below the ports that the kernel gives to outgoing connections: a restarted service must find its own free."""
@@ -31,7 +32,7 @@ COMMANDS = {
     "controller": "api.controller",
     "api": "api.server",
     "engine": "api.engine_server.server",
-    "supervisord": "supervisor.supervisord",
+    "supervisord": "api.launcher.supervisor_process",
 }
 
 
@@ -64,17 +65,11 @@ class ChaosPlatform(PlatformProcess):
         if self.own_host_name:
             self.command = ["unshare", "--uts", "make", "run"]
         self.clock_file: Path | None = None
-        if FAKE_CLOCK.exists():
+        library = scratch / "wall_clock.so"
+        if _succeeds("cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(WALL_CLOCK)):
             self.clock_file = scratch / "clock"
-            self.clock_file.write_text("+0s\n")
-            self.environment |= {
-                "LD_PRELOAD": str(FAKE_CLOCK),
-                "FAKETIME_TIMESTAMP_FILE": str(self.clock_file),
-                "FAKETIME_CACHE_DURATION": "1",
-                # What measures durations goes on: it is the wall clock that people and NTP set.
-                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-                "DONT_FAKE_MONOTONIC": "1",
-            }
+            self.set_clock(0)
+            self.environment |= {"LD_PRELOAD": str(library), "CHAOS_CLOCK_FILE": str(self.clock_file)}
         if postgresql is not None:
             self.environment |= {
                 "LLM_PLATFORM_DATABASE_URL": postgresql.url("platform"),
@@ -173,6 +168,12 @@ class ChaosPlatform(PlatformProcess):
         if up is not None:
             command = ["nsenter", "--target", str(up.pid), "--uts", "hostname", name]
             subprocess.run(command, check=True, capture_output=True, timeout=20)
+
+    def set_clock(self, wrong_by: int) -> None:
+        """Let the platform's wall clock be wrong by so many seconds."""
+        assert self.clock_file is not None
+        with self.clock_file.open("r+b" if self.clock_file.exists() else "wb") as file:
+            file.write(wrong_by.to_bytes(8, sys.byteorder, signed=True))
 
     def release(self) -> None:
         """Let go of the small disk."""

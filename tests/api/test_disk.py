@@ -1,8 +1,5 @@
 """Below the floor of free disk new work is refused and all else goes on; a disk that is full midway ends clean."""
 
-import os
-import subprocess
-
 import pytest
 from fastapi.testclient import TestClient
 
@@ -16,6 +13,7 @@ from registry.repositories.training_jobs import TrainingJobRepository
 from registry.submissions import evaluation_of_parameters, job_of_parameters
 from tests.api.test_bad_input import assert_error
 from tests.e2e.platform_process import free_ports
+from tests.small_disk import filling, small_disk
 
 MEGABYTE = 2**20
 DISK_BYTES = 48 * MEGABYTE
@@ -25,14 +23,9 @@ ROW = b'{"prompt": "a question", "completion": "an answer"}\n'
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory):
-    """A small real file system."""
     folder = tmp_path_factory.mktemp("disk")
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip(f"a file system can't be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with small_disk(folder, DISK_BYTES):
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +50,8 @@ def client(settings):
 
 @pytest.fixture
 def ballast(disk):
-    """Fill the disk until so many bytes are free."""
-    file = disk / "ballast"
-
-    def fill(free: int) -> None:
-        file.unlink(missing_ok=True)
-        block = b"x" * 4096
-        with file.open("wb", buffering=0) as content:
-            while (status := os.statvfs(disk)).f_bavail * status.f_frsize > free:
-                content.write(block)
-
-    yield fill
-    file.unlink(missing_ok=True)
+    with filling(disk) as fill:
+        yield fill
 
 
 @pytest.fixture

@@ -3,10 +3,13 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -15,6 +18,7 @@ import pytest
 from api.launcher import watch
 from tests.api.launcher import small_platform
 from tests.api.launcher.test_preflight import free_port
+from tests.small_disk import filling, small_disk
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -25,7 +29,7 @@ class Up:
     def __init__(self, folder: Path, *services: str) -> None:
         self.folder, self.services = folder, services
         folder.mkdir(exist_ok=True)
-        self.output = folder / f"output-{time.monotonic_ns()}.txt"
+        self.output = folder.parent / f"output-{time.monotonic_ns()}.txt"
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, small_platform.__file__, str(folder), *services],
@@ -46,10 +50,24 @@ class Up:
     def family(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
+    def has_another(self, name: str, than: psutil.Process) -> bool:
+        """Whether the service has a process again that answers."""
+        port = dict(service.split("=") for service in self.services)[name]
+        with suppress(OSError, StopIteration), socket.create_connection(("127.0.0.1", int(port)), timeout=5):
+            return self.service(name) != than
+        return False
+
     def service(self, name: str) -> psutil.Process:
         """The process of a service, found by its port."""
         port = dict(service.split("=") for service in self.services)[name]
         return next(process for process in self.family() if process.cmdline()[-1:] == [port])
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
@@ -112,6 +130,27 @@ def test_a_killed_supervisor_takes_its_services_along_and_is_reported(up: Up):
     assert up.process.wait(timeout=20) == 1
     up.wait_for(r"The process supervisor ended \(exit code -9\)")
     assert alive(servers) == []
+
+
+def test_a_full_disk_ends_nothing(tmp_path: Path):
+    """Neither log nor complaint of the supervisor can be written; a service that dies is restarted all the same."""
+    folder = tmp_path / "data"
+    with small_disk(folder, 2**20):
+        up = Up(folder, f"one={free_port()}", f"two={free_port()}")
+        try:
+            up.wait_for("All ready")
+            with filling(folder) as fill:
+                fill(0)
+                for _ in range(3):
+                    killed = up.service("one")
+                    killed.kill()
+                    wait_until(partial(up.has_another, "one", killed))
+            up.service("two").kill()
+            up.wait_for(r"two died \(killed by SIGKILL\), restarted \(pid (\d+)\)")
+        finally:
+            up.process.send_signal(signal.SIGTERM)
+            assert up.process.wait(30) == 0
+    assert "no process is left" in up.output.read_text()
 
 
 def test_a_second_platform_on_the_same_folder_is_refused(up: Up):
