@@ -350,6 +350,23 @@ class Counter(Base):
     value: Mapped[int] = mapped_column(default=0)
 
 
+class StatusCount(Base):
+    """How many more rows of a table there are in a status; the sum of the changes is how many there are.
+
+    Triggers of the counted tables add to it (migration 0017), so that no number takes reading all rows, and no two
+    writers wait for one number.
+    """
+
+    __tablename__ = "status_counts"
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    counted: Mapped[str] = mapped_column(String(20))
+    """`training_jobs`, `evaluations` or `models`."""
+    status: Mapped[str] = mapped_column(String(20))
+    """The rows' own; that of a deleted model is `DELETED`."""
+    change: Mapped[int]
+
+
 class IdempotencyKey(Base):
     """The first answer to a creating POST that carried an `Idempotency-Key`."""
 

@@ -1,13 +1,15 @@
 """Counts over the whole platform."""
 
+from collections import Counter as Counts
 from dataclasses import dataclass
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from registry.tables import Counter, Evaluation, Model, TrainingJob
+from registry.tables import Counter, StatusCount
 
 GENERATIONS = "generations"
+COUNTED = ("training_jobs", "evaluations", "models")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +31,37 @@ class StatisticsRepository:
         self.session = session
 
     def counts(self) -> PlatformCounts:
-        """Return the counts, in one query."""
-        jobs = select(func.count()).select_from(TrainingJob)
-        query = select(
-            select(func.count()).select_from(Model).where(Model.deleted_at.is_(None)).scalar_subquery(),
-            jobs.scalar_subquery(),
-            jobs.where(TrainingJob.status == "RUNNING").scalar_subquery(),
-            jobs.where(TrainingJob.status == "COMPLETED").scalar_subquery(),
-            select(func.count()).select_from(Evaluation).scalar_subquery(),
-            select(func.coalesce(func.max(Counter.value), 0)).where(Counter.name == GENERATIONS).scalar_subquery(),
+        """Return the counts."""
+        by_status = self.by_status()
+        jobs, models = by_status["training_jobs"], by_status["models"]
+        generations = select(Counter.value).where(Counter.name == GENERATIONS)
+        return PlatformCounts(
+            total_models=sum(models.values()) - models.get("DELETED", 0),
+            total_training_jobs=sum(jobs.values()),
+            running_training_jobs=jobs.get("RUNNING", 0),
+            completed_training_jobs=jobs.get("COMPLETED", 0),
+            total_evaluations=sum(by_status["evaluations"].values()),
+            total_generations=self.session.scalar(generations) or 0,
         )
-        return PlatformCounts(*self.session.execute(query).one())
+
+    def by_status(self) -> dict[str, dict[str, int]]:
+        """Return for each counted table how many rows there are in each status that occurs."""
+        count = func.sum(StatusCount.change)
+        query = select(StatusCount.counted, StatusCount.status, count).group_by(StatusCount.counted, StatusCount.status)
+        found: dict[str, dict[str, int]] = {table: {} for table in COUNTED}
+        for table, status, rows in self.session.execute(query.having(count != 0)):
+            found[table][status] = int(rows)
+        return found
+
+    def fold_counts(self) -> None:
+        """Replace the noted changes by their sums, so that reading them stays quick."""
+        changes = delete(StatusCount).returning(StatusCount.counted, StatusCount.status, StatusCount.change)
+        sums: Counts[tuple[str, str]] = Counts()
+        for table, status, change in self.session.execute(changes):
+            sums[table, status] += change
+        for (table, status), rows in sums.items():
+            if rows:
+                self.session.add(StatusCount(counted=table, status=status, change=rows))
 
     def count_generations(self, answers: int) -> None:
         """Add answered generations."""

@@ -1,6 +1,10 @@
+from collections import Counter
 from datetime import timedelta
+from random import Random
+from typing import Any
 
 import pytest
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 
 from configs.recipe import METRICS, EvaluationParameters, FinetuneParameters, MetricName
@@ -14,8 +18,9 @@ from registry.repositories.models import ModelRepository
 from registry.repositories.statistics import StatisticsRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.submissions import JOB_TAG, evaluation_of_parameters, job_of_parameters, submission_of, uid_of_tags
-from registry.tables import Model
+from registry.tables import Evaluation, Model, StatusCount, TrainingJob
 
+FLOW_BACKED: list[Any] = [TrainingJob, Evaluation]
 JOB = FinetuneParameters(model_id=1, job_name="a job", lora_r=4)
 
 
@@ -353,6 +358,58 @@ def test_statistics_count_every_kind(database):
         counts = StatisticsRepository(session).counts()
     assert (counts.total_models, counts.total_training_jobs, counts.running_training_jobs) == (3, 2, 1)
     assert (counts.completed_training_jobs, counts.total_evaluations, counts.total_generations) == (0, 1, 1)
+
+
+def test_the_kept_counts_are_those_of_the_rows_whatever_happens_to_them(database):
+    """Beside repositories, statements that change many rows at once, as a hand at the database would."""
+    random = Random(0)
+
+    def anything(session):
+        jobs, evaluations = TrainingJobRepository(session), EvaluationRepository(session)
+        what = random.randrange(9)
+        if what < 3:
+            jobs.add(job_of_parameters(FinetuneParameters(model_id=1)))
+            evaluations.add(evaluation_of_parameters(EvaluationParameters(model_id=1)))
+            ModelRepository(session).add(Model(name="m", base_model="gpt2", status="AVAILABLE", description=""))
+        elif what == 3:
+            table, status = random.choice(FLOW_BACKED), random.choice(["RUNNING", "COMPLETED"])
+            session.execute(update(table).where(table.id % 3 == random.randrange(3)).values(status=status))
+        elif what == 4:
+            session.execute(update(Model).where(Model.id % 7 == 3).values(deleted_at=utcnow()))
+        elif what == 5:
+            session.execute(update(Model).where(Model.id % 7 == 3).values(deleted_at=None, status="LOADING"))
+        elif what == 6:
+            session.execute(delete(TrainingJob).where(TrainingJob.id % 5 == 2))
+        elif what == 7:
+            session.execute(update(TrainingJob).values(step=TrainingJob.step + 1))
+        else:
+            StatisticsRepository(session).fold_counts()
+
+    for number in range(150):
+        with database.transaction() as session:
+            anything(session)
+            if number % 10 == 9:
+                session.rollback()
+        with database.reading() as session:
+            there: dict[str, Counter[str]] = {name: Counter() for name in ("training_jobs", "evaluations", "models")}
+            for table in FLOW_BACKED:
+                there[table.__tablename__].update(session.scalars(select(table.status)))
+            for status, deleted in session.execute(select(Model.status, Model.deleted_at)):
+                there["models"]["DELETED" if deleted else status] += 1
+            assert StatisticsRepository(session).by_status() == there
+            counts = StatisticsRepository(session).counts()
+            assert counts.total_models == sum(there["models"].values()) - there["models"]["DELETED"]
+            assert counts.completed_training_jobs == there["training_jobs"]["COMPLETED"]
+
+
+def test_folding_leaves_one_row_for_each_status(database):
+    for _ in range(5):
+        add_job(database)
+    with database.transaction() as session:
+        StatisticsRepository(session).fold_counts()
+        rows = session.execute(select(StatusCount.counted, StatusCount.status, StatusCount.change)).all()
+    assert ("training_jobs", "PENDING", 5) in rows
+    assert len(rows) == len({row[:2] for row in rows})
 
 
 def test_availability_reaches_every_model_of_a_base_and_sizes_only_the_unsized(database):

@@ -11,9 +11,8 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from api.generation.engine_client import EngineError
 from api.platform import CurrentPlatform, Platform
 from api.services import OK
-from registry.repositories.evaluations import EvaluationRepository
 from registry.repositories.retention import RetentionRepository
-from registry.repositories.training_jobs import TrainingJobRepository
+from registry.repositories.statistics import StatisticsRepository
 from registry.tables import RetentionPass
 
 router = APIRouter(tags=["health"])
@@ -44,10 +43,10 @@ def _platform(platform: Platform) -> bytes:
     jobs = Gauge("llm_platform_training_jobs", "Training jobs by status", ["status"], registry=registry)
     evaluations = Gauge("llm_platform_evaluations", "Evaluations by status", ["status"], registry=registry)
     with platform.database.reading() as session:
-        for status, count in TrainingJobRepository(session).count_by_status().items():
-            jobs.labels(status).set(count)
-        for status, count in EvaluationRepository(session).count_by_status().items():
-            evaluations.labels(status).set(count)
+        counts = StatisticsRepository(session).by_status()
+        for gauge, table in ((jobs, "training_jobs"), (evaluations, "evaluations")):
+            for status, count in counts[table].items():
+                gauge.labels(status).set(count)
         retention = RetentionRepository(session)
         _add_disk(platform, registry, retention.usage(), retention.newest_pass())
     return generate_latest(registry) + generate_latest(platform.refusals.registry)
