@@ -56,9 +56,16 @@ class PostgresqlServer:
         """Create an empty database."""
         self._call("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", name)
 
-    def url(self, name: str, driver: str = "psycopg") -> str:
-        """Return the SQLAlchemy URL of a database."""
-        return f"postgresql+{driver}://postgres@127.0.0.1:{self.port}/{name}"
+    def url(self, name: str, driver: str = "psycopg", password: str = "") -> str:
+        """Return the SQLAlchemy URL of a database, with a password that nobody asks for."""
+        return f"postgresql+{driver}://postgres{password and ':' + password}@127.0.0.1:{self.port}/{name}"
+
+    def dump(self, name: str, *options: str) -> str:
+        """Return a database as SQL."""
+        file = self._folder / f"{name}.sql"
+        address = ("-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres")
+        self._call("pg_dump", *address, "-f", file, *options, name)
+        return file.read_text()
 
     def close(self) -> None:
         """Stop the server and delete the cluster."""

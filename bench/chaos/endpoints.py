@@ -10,6 +10,8 @@ from bench.chaos.ledger import Job, Ledger
 from bench.chaos.platform import ChaosPlatform
 
 DONE, REFUSED, NO_ANSWER = "done", "refused", "no answer"
+REFUSALS = (httpx.codes.CONFLICT, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.INSUFFICIENT_STORAGE)
+"""What may be answered to a job that was paused meanwhile, while a service is away, and while the disk is full."""
 CLIENTS = ("api", "prefect")
 UI_PAUSE_SECONDS = 300
 """The time limit that Prefect's UI gives to a pause."""
@@ -102,7 +104,7 @@ class Endpoints:
                 return DONE, response.json()
         except (httpx.TransportError, json.JSONDecodeError):
             return NO_ANSWER, None
-        if response.status_code not in (httpx.codes.CONFLICT, httpx.codes.SERVICE_UNAVAILABLE):
+        if response.status_code not in REFUSALS:
             self._ledger.violation(f"{method} {path} answered {response.status_code}: {response.text[:300]}")
         return REFUSED, None
 

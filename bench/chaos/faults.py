@@ -28,7 +28,7 @@ HUNG_SECONDS = 20.0
 OTHER_CLOCK_SECONDS = 20.0
 HEALED_SECONDS = 120.0
 HOUR = 3600
-DISK_BLOCK = 1024**2
+DISK_BLOCKS = (1024**2, 4096)
 DAMAGED_MODEL = "tiny-damaged"
 
 Fault = Callable[[], contextlib.AbstractContextManager[float]]
@@ -131,9 +131,11 @@ class Faults:
     def _full_disk(self) -> Iterator[float]:
         ballast = self._platform.data_dir / "ballast"
         try:
-            with ballast.open("wb") as file, contextlib.suppress(OSError):
-                while True:  # what others free meanwhile is taken too
-                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, DISK_BLOCK)
+            with ballast.open("wb") as file:
+                for block in DISK_BLOCKS:
+                    with contextlib.suppress(OSError):
+                        while True:  # what others free meanwhile is taken too
+                            os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, block)
             yield FULL_SECONDS
         finally:
             ballast.unlink(missing_ok=True)
