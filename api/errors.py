@@ -3,7 +3,6 @@
 Under `/v1` the same failure leaves in OpenAI's shape, which its SDK turns into its own exceptions.
 """
 
-import errno
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from api.generation.engine_client import EngineRefused, EngineUnavailable
+from tasks.atomic_files import DISK_IS_FULL
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,6 @@ STATUS_OF_ERROR: Mapping[type[PlatformError], tuple[int, str]] = {
 }
 MOST_PROBLEMS = 20
 """How many of a request's problems an answer names."""
-DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 SQLITE_FULL = "database or disk is full"
 NO_SPACE_LEFT = "The disk became full while this was being written, and nothing of it was kept; free some space first."
 OPENAI_PREFIX = "/v1/"

@@ -1,5 +1,6 @@
 """Files and folders that appear complete or not at all, and survive a power cut: written aside, synced, renamed."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -8,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a write for which there is no room on the disk, or within a user's quota."""
 
 
 @contextmanager

@@ -21,10 +21,10 @@ from registry.repositories.flow_backed import FlowBackedRepository, LeaseLost, O
 from registry.repositories.models import ModelRepository
 from registry.submissions import uid_of_tags
 from registry.tables import Evaluation, Model, TrainingJob
+from tasks.atomic_files import DISK_IS_FULL
 from tasks.job.lease import Lease
 
 POLL_SECONDS = 2.0
-DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UnknownModel(Exception):
