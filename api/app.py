@@ -75,7 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
     hosts, origins = settings.allowed_hosts, settings.allowed_origins
     app.add_middleware(SiteGuard, allowed_hosts=hosts, allowed_origins=origins, answer=site_answer)
     if keyed:
-        app.add_middleware(KeyGuard, known=platform.keys, refusals=platform.refusals)
+        app.add_middleware(KeyGuard, known=platform.keys, counters=platform.counters)
     if origins:
         app.add_middleware(BrowserClients, allowed_origins=origins)
     # Before every guard: who asks whether a process lives has no key, and calls it by its address.
@@ -89,7 +89,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     upgrade(platform.settings.platform_database_url)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="api") as threads:
         asyncio.get_running_loop().set_default_executor(threads)
-        counting = asyncio.create_task(platform.generations.counter.run())
+        counting = asyncio.create_task(platform.counters.run())
         try:
             yield
         finally:

@@ -1,15 +1,16 @@
 """The guard before every endpoint: which key a request carries, and whether its scope is enough (decision 17)."""
 
-from prometheus_client import CollectorRegistry, Counter
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.counting import SharedCounters
 from api.errors import Forbidden, PlatformError, ServiceDown, Unauthorized, platform_error_response
 from configs import keys
 from configs.keys import ApiKey
 from registry.acting import acting_key
 from registry.known_keys import KnownKeys
+from registry.repositories.statistics import REFUSED
 
 READING = ("GET", "HEAD", "OPTIONS")
 COMPUTING = ("/api/models/{model_id}/generate", "/v1/completions", "/v1/chat/completions", "/v1/embeddings")
@@ -18,7 +19,6 @@ DECIDING = ("/api/models/{model_id}/promote",)
 """POST here changes which model others are given."""
 GUARDING = ("/api/keys", "/api/keys/{key_id}", "/api/audit")
 """Whatever is done here: who may do what, and who did."""
-REASONS = ("missing", "unknown", "scope")
 POLICY_VIOLATION = 1008
 
 _COMPUTING, _DECIDING, _GUARDING = (
@@ -26,29 +26,13 @@ _COMPUTING, _DECIDING, _GUARDING = (
 )
 
 
-class Refusals:
-    """Counts what the guard refuses, for Prometheus."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self._counter = Counter(
-            "llm_platform_refused_requests", "Requests without a sufficient key", ["reason"], registry=self.registry
-        )
-        for reason in REASONS:
-            self._counter.labels(reason)  # so that each is there, as 0, before the first
-
-    def note(self, reason: str) -> None:
-        """Count one refusal."""
-        self._counter.labels(reason).inc()
-
-
 class KeyGuard:
     """Refuses requests without a key of the scope that they need, whatever they are for, known or not."""
 
-    def __init__(self, app: ASGIApp, known: KnownKeys, refusals: Refusals) -> None:
+    def __init__(self, app: ASGIApp, known: KnownKeys, counters: SharedCounters) -> None:
         self.app = app
         self.known = known
-        self.refusals = refusals
+        self.counters = counters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401 or 403."""
@@ -92,7 +76,7 @@ class KeyGuard:
         return holder
 
     def _refused(self, reason: str, error: PlatformError) -> PlatformError:
-        self.refusals.note(reason)
+        self.counters.add(REFUSED[reason])
         return error
 
 

@@ -5,12 +5,11 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from api.counting import SharedCounters
 from api.dataset_checks import DatasetChecks
-from api.generation.counting import GenerationCounter
 from api.generation.inference import Inference, inference_client
 from api.generation.model_input import ModelInputs
 from api.generation.service import Generations
-from api.keys import Refusals
 from api.monitor import Monitor
 from api.orchestration.prefect_client import Orchestrator
 from api.orchestration.state_sync import StateSync
@@ -34,7 +33,7 @@ class Platform:
     generations: Generations
     monitor: Monitor
     keys: KnownKeys
-    refusals: Refusals
+    counters: SharedCounters
     resolver: Resolver
     dataset_checks: DatasetChecks
 
@@ -44,7 +43,7 @@ class Platform:
         database = Database(settings.platform_database_url)
         engine = inference_client(settings)
         orchestrator = Orchestrator(settings.prefect_api_url, settings.services_login)
-        inputs, counter = ModelInputs(settings, database), GenerationCounter(database)
+        inputs, counters = ModelInputs(settings, database), SharedCounters(database)
         return cls(
             settings=settings,
             database=database,
@@ -52,10 +51,10 @@ class Platform:
             submission=Submission(database, orchestrator),
             state_sync=StateSync(database, orchestrator),
             engine=engine,
-            generations=Generations(settings, engine, inputs, counter),
+            generations=Generations(settings, engine, inputs, counters),
             monitor=Monitor(database, engine),
             keys=KnownKeys(database, settings.known_keys),
-            refusals=Refusals(),
+            counters=counters,
             resolver=Resolver(allow_internal=settings.webhook_allow_internal),
             dataset_checks=DatasetChecks(settings, database),
         )
@@ -66,7 +65,7 @@ class Platform:
         await self.engine.close()
         self.resolver.close()
         self.keys.close()
-        await self.generations.counter.close()
+        await self.counters.close()
         self.database.close()
 
 

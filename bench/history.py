@@ -6,6 +6,7 @@ from sqlalchemy import Connection, func, select, text
 
 from configs.recipe import EvaluationParameters, FinetuneParameters
 from registry.database import Database, upgrade
+from registry.repositories.statistics import StatisticsRepository
 from registry.submissions import evaluation_of_parameters, job_of_parameters
 from registry.tables import Dataset, Evaluation, JobEvent, JobLabel, Model, TrainingJob
 
@@ -24,6 +25,7 @@ def fill(url: str, jobs: int, with_events: int) -> None:
     for start in range(have, jobs, ROWS_AT_ONCE):
         with database.transaction() as session:
             _add(session.connection(), start + 1, min(start + ROWS_AT_ONCE, jobs), with_events)
+            StatisticsRepository(session).fold_counts()  # as the controller does every ten minutes
     with database.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         # As PostgreSQL's own housekeeping does in time, and SQLite's `PRAGMA optimize`.
         connection.execute(text("ANALYZE" if database.engine.dialect.name == "sqlite" else "VACUUM ANALYZE"))

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from configs.catalogue import load_catalogue
 from configs.dataset import STDLIB_DOCSTRINGS
-from registry.repositories.statistics import GENERATIONS
+from registry.repositories.statistics import COUNTERS, GENERATIONS
 from registry.schema import upgrade_schema
 from registry.tables import Counter, Dataset, Model
 
@@ -148,11 +148,12 @@ def _keep_nothing(_revision: str | None) -> None:
 
 
 def _seed(session: Session) -> None:
-    """Insert the catalogue, the built-in data set and the counters, on the first start only."""
-    # The counter marks a seeded database: a catalogue model that was deleted later must not come back.
-    if session.get(Counter, GENERATIONS) is not None:
+    """Insert the counters that are not there, and on the first start the catalogue and the built-in data set."""
+    # This counter marks a seeded database: a catalogue model that was deleted later must not come back.
+    seeded = session.get(Counter, GENERATIONS) is not None
+    session.add_all(Counter(name=name, value=0) for name in COUNTERS if session.get(Counter, name) is None)
+    if seeded:
         return
-    session.add(Counter(name=GENERATIONS, value=0))
     session.add(
         Dataset(
             uid=uuid4().hex,

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Seque
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+from api.counting import SharedCounters
 from api.engine_server.schemas import (
     EngineEmbedRequest,
     EngineEmbedResponse,
@@ -12,11 +13,11 @@ from api.engine_server.schemas import (
     EngineGenerateResponse,
 )
 from api.errors import Invalid
-from api.generation.counting import GenerationCounter
 from api.generation.inference import Inference
 from api.generation.model_input import ModelInputs
 from api.places import Places
 from configs.settings import Settings
+from registry.repositories.statistics import GENERATIONS
 
 T = TypeVar("T")
 Event = tuple[int, dict[str, Any]]
@@ -29,13 +30,13 @@ EVENTS_AHEAD = 1024
 
 
 class Generations:
-    """What routes generate with. `inputs` names models to the engine, `counter` holds what the database lacks."""
+    """What routes generate with. `inputs` names models to the engine, `counters` hold what the database lacks."""
 
-    def __init__(self, settings: Settings, engine: Inference, inputs: ModelInputs, counter: GenerationCounter) -> None:
+    def __init__(self, settings: Settings, engine: Inference, inputs: ModelInputs, counters: SharedCounters) -> None:
         self._settings = settings
         self._engine = engine
         self.inputs = inputs
-        self.counter = counter
+        self._counters = counters
         self._places = Places(
             settings.generation_connections,
             settings.generation_queue_length,
@@ -72,7 +73,7 @@ class Generations:
 
         with self._places.admission(min(len(requests), AT_ONCE)):
             answers = await _all_of(one(request) for request in requests)
-        self.counter.add(len(answers))
+        self._counters.add(GENERATIONS, len(answers))
         return answers
 
     async def embeddings(
@@ -121,7 +122,7 @@ class Generations:
                 # Not gathered: cancelled again while it waits, `gather` would cancel them in the middle of hanging up,
                 # and the engine would go on for nobody.
                 await asyncio.wait(tasks)
-        self.counter.add(len(tasks))
+        self._counters.add(GENERATIONS, len(tasks))
 
 
 async def _all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -1,6 +1,7 @@
 """Counts over the whole platform."""
 
 from collections import Counter as Counts
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import delete, func, select, update
@@ -9,6 +10,9 @@ from sqlalchemy.orm import Session
 from registry.tables import Counter, StatusCount
 
 GENERATIONS = "generations"
+REFUSED = {reason: f"refused_requests.{reason}" for reason in ("missing", "unknown", "scope")}
+"""Requests without a sufficient key, by what was wrong with it."""
+COUNTERS = (GENERATIONS, *REFUSED.values())
 COUNTED = ("training_jobs", "evaluations", "models")
 
 
@@ -34,14 +38,13 @@ class StatisticsRepository:
         """Return the counts."""
         by_status = self.by_status()
         jobs, models = by_status["training_jobs"], by_status["models"]
-        generations = select(Counter.value).where(Counter.name == GENERATIONS)
         return PlatformCounts(
             total_models=sum(models.values()) - models.get("DELETED", 0),
             total_training_jobs=sum(jobs.values()),
             running_training_jobs=jobs.get("RUNNING", 0),
             completed_training_jobs=jobs.get("COMPLETED", 0),
             total_evaluations=sum(by_status["evaluations"].values()),
-            total_generations=self.session.scalar(generations) or 0,
+            total_generations=self.counted()[GENERATIONS],
         )
 
     def by_status(self) -> dict[str, dict[str, int]]:
@@ -63,7 +66,12 @@ class StatisticsRepository:
             if rows:
                 self.session.add(StatusCount(counted=table, status=status, change=rows))
 
-    def count_generations(self, answers: int) -> None:
-        """Add answered generations."""
-        added = update(Counter).where(Counter.name == GENERATIONS).values(value=Counter.value + answers)
-        self.session.execute(added)
+    def counted(self) -> Counts[str]:
+        """Return the counters that only grow, by name."""
+        return Counts(dict(self.session.execute(select(Counter.name, Counter.value)).tuples().all()))
+
+    def count(self, more: Mapping[str, int]) -> None:
+        """Add to counters."""
+        for name in sorted(more):  # in one order: two writers wait for one another, and not in a circle
+            added = update(Counter).where(Counter.name == name).values(value=Counter.value + more[name])
+            self.session.execute(added)

@@ -7,7 +7,7 @@ from alembic.migration import MigrationContext
 from registry.database import upgrade
 from registry.repositories.datasets import DatasetRepository
 from registry.repositories.models import ModelRepository
-from registry.repositories.statistics import StatisticsRepository
+from registry.repositories.statistics import GENERATIONS, StatisticsRepository
 from registry.tables import Base, Model
 
 
@@ -57,7 +57,7 @@ def test_concurrent_writers_all_count(database):
         with database.transaction() as session:
             # Read first, then write: on SQLite a deferred transaction fails here as soon as another has written.
             StatisticsRepository(session).counts()
-            StatisticsRepository(session).count_generations(1)
+            StatisticsRepository(session).count({GENERATIONS: 1})
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(count_once, range(40)))

@@ -23,7 +23,7 @@ from registry.repositories.flow_backed import Worker
 from registry.repositories.idempotency import IdempotencyRepository
 from registry.repositories.models import ModelRepository
 from registry.repositories.paging import Filters
-from registry.repositories.statistics import StatisticsRepository
+from registry.repositories.statistics import GENERATIONS, StatisticsRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.repositories.webhooks import WebhookRepository
 from registry.submissions import evaluation_of_parameters, job_of_parameters
@@ -210,7 +210,8 @@ CASES: dict[str, Case] = {
     "StatisticsRepository.counts": lambda session: StatisticsRepository(session).counts(),
     "StatisticsRepository.by_status": lambda session: StatisticsRepository(session).by_status(),
     "StatisticsRepository.fold_counts": lambda session: StatisticsRepository(session).fold_counts(),
-    "StatisticsRepository.count_generations": lambda session: StatisticsRepository(session).count_generations(1),
+    "StatisticsRepository.counted": lambda session: StatisticsRepository(session).counted(),
+    "StatisticsRepository.count": lambda session: StatisticsRepository(session).count({GENERATIONS: 1}),
 }
 AT_A_PERSONS_WORD = {"ModelRepository.first_base_of", "ModelRepository.registered_model_of"}
 """They look through the models that jobs have made, once for a promotion and once at a job's end."""

@@ -15,7 +15,7 @@ from registry.repositories.evaluations import EvaluationRepository, evaluated_ro
 from registry.repositories.flow_backed import Outcome, Worker
 from registry.repositories.idempotency import IdempotencyRepository
 from registry.repositories.models import ModelRepository
-from registry.repositories.statistics import StatisticsRepository
+from registry.repositories.statistics import GENERATIONS, StatisticsRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.submissions import JOB_TAG, evaluation_of_parameters, job_of_parameters, submission_of, uid_of_tags
 from registry.tables import Evaluation, Model, StatusCount, TrainingJob
@@ -353,7 +353,7 @@ def test_statistics_count_every_kind(database):
         jobs = TrainingJobRepository(session)
         jobs.record_state(jobs.get(job_id), "RUNNING", utcnow())
         EvaluationRepository(session).add(evaluation_of_parameters(EvaluationParameters(model_id=1)))
-        StatisticsRepository(session).count_generations(1)
+        StatisticsRepository(session).count({GENERATIONS: 1})
     with database.reading() as session:
         counts = StatisticsRepository(session).counts()
     assert (counts.total_models, counts.total_training_jobs, counts.running_training_jobs) == (3, 2, 1)

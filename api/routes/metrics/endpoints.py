@@ -2,17 +2,20 @@
 
 import asyncio
 import shutil
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from datetime import UTC
 
 from fastapi import APIRouter, Response
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from api.generation.engine_client import EngineError
 from api.platform import CurrentPlatform, Platform
 from api.services import OK
 from registry.repositories.retention import RetentionRepository
-from registry.repositories.statistics import StatisticsRepository
+from registry.repositories.statistics import REFUSED, StatisticsRepository
 from registry.tables import RetentionPass
 
 router = APIRouter(tags=["health"])
@@ -49,7 +52,28 @@ def _platform(platform: Platform) -> bytes:
                 gauge.labels(status).set(count)
         retention = RetentionRepository(session)
         _add_disk(platform, registry, retention.usage(), retention.newest_pass())
-    return generate_latest(registry) + generate_latest(platform.refusals.registry)
+    registry.register(_Refused(platform))
+    return generate_latest(registry)
+
+
+class _Refused(Collector):
+    """Requests without a sufficient key, of every API process: one that is asked tells of them all."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the count by reason."""
+        stored, pending = self._platform.counters.with_pending(self._stored)
+        name = "llm_platform_refused_requests"
+        family = CounterMetricFamily(name, "Requests without a sufficient key", labels=["reason"])
+        for reason, counter in REFUSED.items():
+            family.add_metric([reason], stored[counter] + pending[counter])
+        yield family
+
+    def _stored(self) -> Counter[str]:
+        with self._platform.database.reading() as session:
+            return StatisticsRepository(session).counted()
 
 
 def _add_disk(

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from api.platform import Platform
 from api.routes.statistics.schemas import StatisticsResponse
 from registry.clock import utcnow
-from registry.repositories.statistics import PlatformCounts, StatisticsRepository
+from registry.repositories.statistics import GENERATIONS, PlatformCounts, StatisticsRepository
 
 
 def read_statistics(platform: Platform) -> StatisticsResponse:
@@ -15,6 +15,6 @@ def read_statistics(platform: Platform) -> StatisticsResponse:
         with platform.database.reading() as session:
             return StatisticsRepository(session).counts()
 
-    counts, pending = platform.generations.counter.with_pending(stored)
-    counts = replace(counts, total_generations=counts.total_generations + pending)
+    counts, pending = platform.counters.with_pending(stored)
+    counts = replace(counts, total_generations=counts.total_generations + pending[GENERATIONS])
     return StatisticsResponse(**asdict(counts), timestamp=utcnow())

@@ -6,9 +6,9 @@ import threading
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from api.generation.counting import GenerationCounter
+from api.counting import SharedCounters
 from registry.database import Database, upgrade
-from registry.repositories.statistics import StatisticsRepository
+from registry.repositories.statistics import GENERATIONS, REFUSED, StatisticsRepository
 
 
 @pytest.fixture
@@ -28,6 +28,11 @@ def database(url):
 def stored(database):
     with database.reading() as session:
         return StatisticsRepository(session).counts().total_generations
+
+
+def shown(counters, database):
+    found, pending = counters.with_pending(lambda: stored(database))
+    return found, pending[GENERATIONS]
 
 
 class Locked:
@@ -54,17 +59,17 @@ def impatient(url, monkeypatch):
 
 def test_what_is_counted_is_shown_at_once_and_stored_soon(database):
     async def work():
-        counter = GenerationCounter(database)
+        counter = SharedCounters(database)
         flushing = asyncio.create_task(counter.run())
-        counter.add(3)
-        assert counter.with_pending(lambda: stored(database)) == (0, 3)
+        counter.add(GENERATIONS, 3)
+        assert shown(counter, database) == (0, 3)
         async with asyncio.timeout(20):
             while stored(database) != 3:
                 await asyncio.sleep(0.02)
-        counter.add(2)
+        counter.add(GENERATIONS, 2)
         flushing.cancel()
         await counter.close()
-        assert counter.with_pending(lambda: stored(database)) == (5, 0)
+        assert shown(counter, database) == (5, 0)
 
     asyncio.run(work())
 
@@ -72,17 +77,17 @@ def test_what_is_counted_is_shown_at_once_and_stored_soon(database):
 def test_a_locked_database_fails_nobody_and_loses_nothing(url, database, monkeypatch):
     async def work():
         own = impatient(url, monkeypatch)
-        counter = GenerationCounter(own)
+        counter = SharedCounters(own)
         flushing = asyncio.create_task(counter.run())
         with Locked(url):
-            counter.add(4)
+            counter.add(GENERATIONS, 4)
             await asyncio.sleep(1.5)
-            assert counter.with_pending(lambda: stored(database)) == (0, 4)
+            assert shown(counter, database) == (0, 4)
             assert not flushing.done()
         async with asyncio.timeout(20):
             while stored(database) != 4:
                 await asyncio.sleep(0.05)
-        assert counter.with_pending(lambda: stored(database)) == (4, 0)
+        assert shown(counter, database) == (4, 0)
         flushing.cancel()
         own.close()
 
@@ -91,11 +96,11 @@ def test_a_locked_database_fails_nobody_and_loses_nothing(url, database, monkeyp
 
 def test_a_flush_that_fails_keeps_its_count(url, monkeypatch):
     own = impatient(url, monkeypatch)
-    counter = GenerationCounter(own)
-    counter.add(7)
+    counter = SharedCounters(own)
+    counter.add(GENERATIONS, 7)
     with Locked(url), pytest.raises(OperationalError):
         counter.flush()
-    assert counter.with_pending(lambda: 0) == (0, 7)
+    assert counter.with_pending(lambda: 0) == (0, {GENERATIONS: 7})
     counter.flush()
     assert stored(own) == 7
     own.close()
@@ -104,16 +109,16 @@ def test_a_flush_that_fails_keeps_its_count(url, monkeypatch):
 def test_several_processes_add_up_and_no_answer_is_seen_twice(url):
     """Each with its own pool, as API processes have; a reader meanwhile never sees more than was counted."""
     databases = [Database(url) for _ in range(3)]
-    counters = [GenerationCounter(database) for database in databases]
+    counters = [SharedCounters(database) for database in databases]
     seen, done = [], threading.Event()
 
     def read():
         while not done.is_set():
-            seen.append(sum(counters[0].with_pending(lambda: stored(databases[0]))))
+            seen.append(sum(shown(counters[0], databases[0])))
 
     def count(counter):
         for _ in range(40):
-            counter.add(1)
+            counter.add(GENERATIONS, 1)
             counter.flush()
 
     reader = threading.Thread(target=read)
@@ -130,3 +135,14 @@ def test_several_processes_add_up_and_no_answer_is_seen_twice(url):
     assert max(seen, default=0) <= 120
     for database in databases:
         database.close()
+
+
+def test_counters_of_several_names_are_written_together(database):
+    counters = SharedCounters(database)
+    counters.add(GENERATIONS, 2)
+    counters.add(REFUSED["scope"])
+    counters.add(REFUSED["scope"])
+    counters.flush()
+    with database.reading() as session:
+        assert +StatisticsRepository(session).counted() == {GENERATIONS: 2, REFUSED["scope"]: 2}
+    assert counters.with_pending(lambda: None)[1] == {}
