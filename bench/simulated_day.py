@@ -1,7 +1,8 @@
 """A day of use, compressed: `python -m bench.simulated_day --minutes 10`.
 
 A real platform with a tiny model is used as fast as it can be: jobs of a few steps with their evaluations, uploads,
-generations, and deletions of what was made, with all of retention's times set to zero and a pass every few rounds.
+generations, and deletions of what was made. The wall clock of its processes runs so fast that a whole day passes: what
+retention keeps for hours goes as well. It makes a pass every few rounds, and its times in days are set to zero.
 Memory, open files and threads of every service, the size of every database and what each kind of data takes of the
 disk are printed over time. Flat means: the mean of the last third is at most a tenth (and some slack) above that of the
 second third.
@@ -22,6 +23,7 @@ from typing import Any
 import psutil
 
 from bench.chaos.platform import COMMANDS
+from bench.wall_clock import WallClock
 from tests.e2e.platform_process import ROOT, PlatformProcess
 from tests.tiny_models import save_tiny_llama
 
@@ -31,6 +33,7 @@ ROWS = "".join(
 )
 KEEP = ("CHECKPOINTS", "STEP_EVENTS", "IDEMPOTENCY", "DELIVERIES", "FLOW_RUNS", "DELETED", "ORPHANS", "CACHES")
 ROUNDS_BETWEEN_PASSES = 4
+DAY_SECONDS = 24 * 3600
 LEFT = 3
 """Jobs that are not deleted yet."""
 GROWTH = 1.10
@@ -43,13 +46,21 @@ Sample = dict[str, float]
 class Day:
     """A platform in use, and what it takes over time."""
 
-    def __init__(self, platform: PlatformProcess, model: int) -> None:
+    def __init__(self, platform: PlatformProcess, model: int, clock: WallClock, seconds: float) -> None:
+        """The clock of the platform is to run through a day in so many seconds."""
         self.platform, self.model = platform, model
+        self.clock, self._seconds, self._began = clock, seconds, time.monotonic()
         self.jobs: list[int] = []
         self.samples: list[Sample] = []
         self.done: dict[str, int] = {}
 
+    @property
+    def part_gone(self) -> float:
+        """How much of the day has passed."""
+        return (time.monotonic() - self._began) / self._seconds
+
     def call(self, method: str, path: str, what: str, **content: Any) -> Any:
+        self.clock.set(round(self.part_gone * DAY_SECONDS))
         answer = self.platform.http.request(method, path, **content)
         if answer.is_error:
             raise AssertionError(f"{method} {path}: {answer.status_code} {answer.text}")
@@ -147,19 +158,20 @@ def main() -> None:
         save_tiny_llama(models / "tiny-llama")
         platform = PlatformProcess(Path(folder) / "data", models)
         platform.environment |= {f"LLM_PLATFORM_KEEP_{name}_DAYS": "0" for name in KEEP}
+        clock = WallClock(Path(folder))
+        platform.environment |= clock.environment
         platform.environment["PATH"] = f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"
         platform.start()
         try:
             model = platform.http.post("/models", json={"name": "Tiny", "base_model": "tiny-llama"}).json()["id"]
-            day, rounds = Day(platform, model), 0
-            ends = time.monotonic() + 60 * minutes
-            while time.monotonic() < ends:
+            day, rounds = Day(platform, model, clock, 60 * minutes), 0
+            while day.part_gone < 1:
                 day.round()
                 rounds += 1
                 if rounds % ROUNDS_BETWEEN_PASSES == 0:
                     day.collect()
                     day.measure()
-                    print(f"{rounds} rounds, {(ends - time.monotonic()) / 60:.1f} minutes left", flush=True)
+                    print(f"{rounds} rounds, {24 * day.part_gone:.1f} hours", flush=True)
             if not day.samples:
                 day.collect()
                 day.measure()

@@ -49,7 +49,7 @@ class Faults:
             **({"restart PostgreSQL": self._restarted_postgresql} if not on_sqlite else {}),
             **({"fill the disk": self._full_disk} if platform.small_disk else {}),
             **({"change the host's name": self._other_host_name} if platform.own_host_name else {}),
-            **({"set the clock an hour on": self._other_clock} if platform.clock_file is not None else {}),
+            **({"set the clock an hour on": self._other_clock} if platform.clock is not None else {}),
         }
 
     def begin(self, name: str) -> bool:
@@ -148,11 +148,12 @@ class Faults:
 
     @contextmanager
     def _other_clock(self) -> Iterator[float]:
-        self._platform.set_clock(HOUR)
+        assert self._platform.clock is not None
+        self._platform.clock.set(HOUR)
         try:
             yield OTHER_CLOCK_SECONDS
         finally:
-            self._platform.set_clock(0)
+            self._platform.clock.set(0)
 
     @contextmanager
     def _restarted_postgresql(self) -> Iterator[float]:

@@ -5,22 +5,21 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import psutil
 
+from bench.wall_clock import WallClock
 from registry.database import Database
 from registry.repositories.controller import ControllerRepository
 from tests.e2e.platform_process import PARTS, READY_SECONDS, PlatformProcess
 from tests.postgresql_server import PostgresqlServer
 
 SMALL_DISK = "3g"
-WALL_CLOCK = Path(__file__).parent / "wall_clock.c"
-"""Where there is a C compiler the platform's wall clock can be set without the machine's."""
 
 PORTS = range(15_000, 30_000)
 """Below the ports that the kernel gives to outgoing connections: a restarted service must find its own free."""
@@ -64,12 +63,10 @@ class ChaosPlatform(PlatformProcess):
         self.own_host_name = _succeeds("unshare", "--uts", "true")
         if self.own_host_name:
             self.command = ["unshare", "--uts", "make", "run"]
-        self.clock_file: Path | None = None
-        library = scratch / "wall_clock.so"
-        if _succeeds("cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(WALL_CLOCK)):
-            self.clock_file = scratch / "clock"
-            self.set_clock(0)
-            self.environment |= {"LD_PRELOAD": str(library), "CHAOS_CLOCK_FILE": str(self.clock_file)}
+        self.clock: WallClock | None = None
+        with suppress(OSError):
+            self.clock = WallClock(scratch)
+            self.environment |= self.clock.environment
         if postgresql is not None:
             self.environment |= {
                 "LLM_PLATFORM_DATABASE_URL": postgresql.url("platform"),
@@ -168,12 +165,6 @@ class ChaosPlatform(PlatformProcess):
         if up is not None:
             command = ["nsenter", "--target", str(up.pid), "--uts", "hostname", name]
             subprocess.run(command, check=True, capture_output=True, timeout=20)
-
-    def set_clock(self, wrong_by: int) -> None:
-        """Let the platform's wall clock be wrong by so many seconds."""
-        assert self.clock_file is not None
-        with self.clock_file.open("r+b" if self.clock_file.exists() else "wb") as file:
-            file.write(wrong_by.to_bytes(8, sys.byteorder, signed=True))
 
     def release(self) -> None:
         """Let go of the small disk."""

@@ -1,6 +1,6 @@
 /* A wall clock that is wrong by so many seconds: preloaded into the platform's processes, so that only theirs is.
 
-CHAOS_CLOCK_FILE names a file of eight bytes, a signed number of seconds, which may change at any time. The clocks that
+WALL_CLOCK_FILE names a file of eight bytes, a signed number of seconds, which may change at any time. The clocks that
 measure durations are left as they are: it is the wall clock that people and NTP set. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -16,7 +16,7 @@ static const volatile int64_t none = 0;
 static const volatile int64_t *wrong_by = &none;
 
 __attribute__((constructor)) static void look_at_the_file(void) {
-    const char *path = getenv("CHAOS_CLOCK_FILE");
+    const char *path = getenv("WALL_CLOCK_FILE");
     int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
     if (file < 0) return;
     void *seen = mmap(NULL, sizeof *wrong_by, PROT_READ, MAP_SHARED, file, 0);
