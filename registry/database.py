@@ -1,5 +1,7 @@
 """The platform's database: one engine, transactions at the edge, migrations."""
 
+import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,13 +9,17 @@ from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import Session, sessionmaker
 
 from configs.catalogue import load_catalogue
 from configs.dataset import STDLIB_DOCSTRINGS
 from registry.repositories.statistics import COUNTERS, GENERATIONS
-from registry.schema import upgrade_schema
+from registry.schema import LOCK_SECONDS, upgrade_schema
 from registry.tables import Counter, Dataset, Model
+
+logger = logging.getLogger(__name__)
 
 SQLITE_BUSY_TIMEOUT_SECONDS = 30
 HIDE_PARAMETERS = True
@@ -26,6 +32,9 @@ STATEMENT_TIMEOUT_SECONDS = 60
 LOCK_TIMEOUT_SECONDS = 30
 IDLE_TRANSACTION_TIMEOUT_SECONDS = 300
 """A transaction that its process has forgotten, or whose machine is gone, keeps its locks no longer."""
+PATIENCE_PAUSE_SECONDS = 1.0
+AWAY = (OperationalError, InterfaceError, NoConnectionFree)
+"""What is raised where the database does not answer, is locked, or has no connection free."""
 DEAD_PEER_SECONDS = 30
 """How long what was sent may stay without an acknowledgement before the server's machine is taken for gone."""
 
@@ -33,23 +42,48 @@ DEAD_PEER_SECONDS = 30
 class Database:
     """A pool of connections to the platform's tables, SQLite or PostgreSQL."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience: float = 0.0) -> None:
+        """Connect at the first use.
+
+        `patience` is for how many seconds a database that is away or locked is asked again before a transaction begins.
+        Nothing has been done by then, so nothing is done twice. A request has none; a job that worked for a week has.
+        """
         self.url = url
         self.engine = _create_engine(url)
+        self._patience = patience
         self._readers = sessionmaker(self.engine, expire_on_commit=False)
         self._writers = sessionmaker(self.engine.execution_options(writes=True), expire_on_commit=False)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """Yield a session for queries; nothing in it is committed."""
-        with self._readers() as session:
+        with self._begun(self._readers, self._patience) as session:
             yield session
 
     @contextmanager
-    def transaction(self) -> Iterator[Session]:
-        """Yield a session whose changes are committed together, or not at all if the block raises."""
-        with self._writers() as session, session.begin():
+    def transaction(self, *, now: bool = False) -> Iterator[Session]:
+        """Yield a session whose changes are committed together, or not at all if the block raises.
+
+        `now` is for who has no time for this object's patience.
+        """
+        with self._begun(self._writers, 0.0 if now else self._patience) as session:
             yield session
+            session.commit()
+
+    def _begun(self, sessions: sessionmaker[Session], patience: float) -> Session:
+        """Return a session; with patience, one whose transaction has begun."""
+        session, deadline = sessions(), time.monotonic() + patience
+        while patience:
+            try:
+                session.connection()
+                break
+            except AWAY as error:
+                session.close()
+                if time.monotonic() > deadline:
+                    raise
+                logger.warning("the database is waited for: %s", str(error).splitlines()[0])
+                time.sleep(PATIENCE_PAUSE_SECONDS)
+        return session
 
     def ping(self) -> None:
         """Raise `sqlalchemy.exc.SQLAlchemyError` unless the database answers."""
@@ -75,7 +109,10 @@ def _create_engine(url: str, *, patient: bool = False) -> Engine:
         )
     engine = create_engine(
         url,
-        connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+        connect_args={
+            "timeout": LOCK_SECONDS if patient else SQLITE_BUSY_TIMEOUT_SECONDS,
+            "check_same_thread": False,
+        },
         pool_size=10,
         max_overflow=40,
         hide_parameters=HIDE_PARAMETERS,

@@ -17,7 +17,7 @@ from registry.repositories.models import ModelRepository
 from registry.tables import Model
 from registry.tracking import TrackedRun, until_available, version_tags
 from tasks.harness.installed import harness_version
-from tasks.job.flow_run import UnknownModel, current_flow_run
+from tasks.job.flow_run import DATABASE_PATIENCE_SECONDS, UnknownModel, current_flow_run
 from tasks.job.log import RunLogger
 from tasks.models.sources import ModelSource
 
@@ -67,7 +67,7 @@ def begin_benchmark(parameters: BenchmarkParameters) -> Iterator[BenchmarkContex
 
 
 def _require_model(settings: Settings, model_id: int) -> Model:
-    database = Database(settings.platform_database_url)
+    database = Database(settings.platform_database_url, DATABASE_PATIENCE_SECONDS)
     try:
         with database.reading() as session:
             model = ModelRepository(session).get(model_id)

@@ -19,7 +19,15 @@ from registry.tables import Evaluation, Model
 from registry.tracking import TrackedRun, until_available, version_tags
 from tasks.job.attempt import Attempt
 from tasks.job.before_and_after import describe_change
-from tasks.job.flow_run import RunWatch, claim, current_flow_run, full_disks_named, recorded_attempt, require_run
+from tasks.job.flow_run import (
+    DATABASE_PATIENCE_SECONDS,
+    RunWatch,
+    claim,
+    current_flow_run,
+    full_disks_named,
+    recorded_attempt,
+    require_run,
+)
 from tasks.job.lease import Lease
 from tasks.job.log import RunLogger
 from tasks.metrics.measuring import Measured, generate_samples, measure_rows
@@ -87,7 +95,7 @@ def begin_evaluation(parameters: EvaluationParameters) -> Iterator[EvaluationCon
     Raises `UnknownModel` for a run started from Prefect's form with a model that does not exist.
     """
     settings = get_settings()
-    database = Database(settings.platform_database_url)
+    database = Database(settings.platform_database_url, DATABASE_PATIENCE_SECONDS)
     try:
         evaluation, model = claim(
             database,

@@ -14,6 +14,7 @@ from configs.settings import get_settings
 from registry.database import Database
 from registry.repositories.evaluations import evaluated_rows
 from registry.repositories.models import ModelRepository
+from tasks.job.flow_run import DATABASE_PATIENCE_SECONDS
 from tasks.metrics.promotion import NotBetter, PromotionImpossible, enter, evidence
 from tasks.metrics.promotion import promote as hold_contest
 
@@ -76,7 +77,7 @@ def decide(promotion: PromotionParameters, model_id: int) -> Verdict:
 
 @contextmanager
 def _opened() -> Iterator[Database]:
-    database = Database(get_settings().platform_database_url)
+    database = Database(get_settings().platform_database_url, DATABASE_PATIENCE_SECONDS)
     try:
         yield database
     finally:

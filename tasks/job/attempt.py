@@ -18,7 +18,15 @@ from registry.repositories.training_jobs import TrainingJobRepository
 from registry.submissions import JOB_TAG, job_of_parameters
 from registry.tables import Model, TrainingJob
 from registry.tracking import Result, TrackedRun, until_available
-from tasks.job.flow_run import RunDeleted, RunWatch, claim, current_flow_run, full_disks_named, recorded_attempt
+from tasks.job.flow_run import (
+    DATABASE_PATIENCE_SECONDS,
+    RunDeleted,
+    RunWatch,
+    claim,
+    current_flow_run,
+    full_disks_named,
+    recorded_attempt,
+)
 from tasks.job.folder import JobFolder
 from tasks.job.lease import Lease
 from tasks.job.log import JobLog
@@ -78,7 +86,7 @@ def begin_attempt(parameters: FinetuneParameters) -> Iterator[Attempt]:
     Raises `UnknownModel` for a run started from Prefect's form with a model that does not exist.
     """
     settings = get_settings()
-    database = Database(settings.platform_database_url)
+    database = Database(settings.platform_database_url, DATABASE_PATIENCE_SECONDS)
     job, model = claim(
         database,
         TrainingJobRepository,

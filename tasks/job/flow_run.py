@@ -25,6 +25,8 @@ from tasks.atomic_files import DISK_IS_FULL
 from tasks.job.lease import Lease
 
 POLL_SECONDS = 2.0
+DATABASE_PATIENCE_SECONDS = 600.0
+"""How long the work of a flow run waits for a database that is away or locked, before the run fails of it."""
 
 
 class UnknownModel(Exception):

@@ -101,7 +101,7 @@ class Lease(Generic[Record]):
     def _renew(self) -> None:
         now = time.monotonic()
         try:
-            with self._database.transaction() as session:
+            with self._database.transaction(now=True) as session:
                 self._repository(session).held(self._record_id, self.attempt).attempt_seen_at = utcnow()
         except LeaseLost as loss:
             self._loss = loss

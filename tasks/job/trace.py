@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -50,7 +51,9 @@ class Trace:
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
-            self._file.close()
+            # What a full disk had no room for was said by `append`; a second error would hide that one.
+            with suppress(OSError):
+                self._file.close()
             self._file = None
 
     def _repair(self) -> None:

@@ -92,3 +92,32 @@ def test_a_server_that_does_not_answer_is_given_up(monkeypatch):
         thread.join(60)
         assert found
         own.close()
+
+
+def test_who_has_patience_waits_until_a_locked_database_is_free(quick, database):
+    if not is_sqlite(database):
+        pytest.skip("PostgreSQL locks rows, and nobody waits for one to begin")
+    waiting, add = Database(database.url, patience=60), text("UPDATE counters SET value = value + 1")
+    with database.transaction() as holder:
+        holder.execute(add)
+        with pytest.raises(OperationalError, match="locked"), waiting.transaction(now=True) as session:
+            session.execute(add)
+        release = threading.Timer(3, holder.commit)
+        release.start()
+        began = time.monotonic()
+        with waiting.transaction() as session:
+            session.execute(add)
+        assert time.monotonic() - began > 1
+        release.join()
+    with waiting.reading() as session:
+        assert session.execute(text("SELECT max(value) FROM counters")).scalar() == 2
+    waiting.close()
+
+
+def test_patience_with_a_database_that_stays_away_ends():
+    away = Database("postgresql+psycopg://nobody@127.0.0.1:1/none", patience=2)
+    began = time.monotonic()
+    with pytest.raises(OperationalError), away.reading():
+        pass
+    assert 2 <= time.monotonic() - began < 60
+    away.close()
