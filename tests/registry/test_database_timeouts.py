@@ -9,7 +9,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from registry import database as module
-from registry.database import Database
+from registry.database import Database, upgrade
 
 
 @pytest.fixture
@@ -121,3 +121,12 @@ def test_patience_with_a_database_that_stays_away_ends():
         pass
     assert 2 <= time.monotonic() - began < 60
     away.close()
+
+
+def test_an_upgrade_waits_for_who_holds_the_lock(quick, database):
+    with database.transaction() as holder:
+        holder.execute(text("UPDATE counters SET value = value + 1"))
+        release = threading.Timer(3, holder.commit)
+        release.start()
+        assert upgrade(database.url) is False  # it is the newest already
+        release.join()
