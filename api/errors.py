@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from api.generation.engine_client import EngineRefused, EngineUnavailable
-from tasks.atomic_files import DISK_IS_FULL
+from tasks.atomic_files import no_space_left
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,6 @@ STATUS_OF_ERROR: Mapping[type[PlatformError], tuple[int, str]] = {
 }
 MOST_PROBLEMS = 20
 """How many of a request's problems an answer names."""
-SQLITE_FULL = "database or disk is full"
 NO_SPACE_LEFT = "The disk became full while this was being written, and nothing of it was kept; free some space first."
 OPENAI_PREFIX = "/v1/"
 OPENAI_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -295,7 +294,7 @@ def _problem_of_database(error: SQLAlchemyError) -> Problem:
     if isinstance(error, IntegrityError):
         message = "What the request names or makes was deleted or made by another request at this moment; look again."
         return _problem_of(Conflict(message))
-    if SQLITE_FULL in str(error) or no_space_left(error):
+    if no_space_left(error):
         return _problem_of(DiskFull(NO_SPACE_LEFT))
     if isinstance(error, DataError):
         message = "A value is one that the database can't store: a number that is too large, or a text with NUL in it."
@@ -311,15 +310,6 @@ async def _on_unexpected(request: Request, error: Exception) -> JSONResponse:
         return platform_error_response(DiskFull(NO_SPACE_LEFT), request.url.path)
     message = "The platform failed to answer; its log (api.log) says why."
     return Problem(500, message, "internal").response(request.url.path)
-
-
-def no_space_left(error: BaseException | None) -> bool:
-    """Return whether an error, or what caused it, is the system's for a full disk."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in DISK_IS_FULL:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _not_allowed(request: Request) -> Problem:

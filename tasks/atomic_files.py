@@ -10,8 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What the system says of a write for which there is no room on the disk, or within a user's quota."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_TEXTS = (os.strerror(errno.ENOSPC), "database or disk is full")
+"""How libraries say it that keep the system's text alone, PostgreSQL among them; and SQLite."""
+
+
+def no_space_left(error: BaseException | None) -> bool:
+    """Return whether an error, or what caused it, says that a disk is full."""
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in _FULL or any(text in str(error) for text in _FULL_TEXTS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager

@@ -95,6 +95,12 @@ def begin_evaluation(parameters: EvaluationParameters) -> Iterator[EvaluationCon
     Raises `UnknownModel` for a run started from Prefect's form with a model that does not exist.
     """
     settings = get_settings()
+    with full_disks_named(settings.data_dir), _begun(settings, parameters) as context:
+        yield context
+
+
+@contextmanager
+def _begun(settings: Settings, parameters: EvaluationParameters) -> Iterator[EvaluationContext]:
     database = Database(settings.platform_database_url, DATABASE_PATIENCE_SECONDS)
     try:
         evaluation, model = claim(
@@ -104,10 +110,7 @@ def begin_evaluation(parameters: EvaluationParameters) -> Iterator[EvaluationCon
             parameters.model_id,
             lambda flow_run_id: evaluation_of_parameters(parameters, flow_run_id),
         )
-        with (
-            recorded_attempt(database, EvaluationRepository, evaluation.id) as lease,
-            full_disks_named(settings.data_dir),
-        ):
+        with recorded_attempt(database, EvaluationRepository, evaluation.id) as lease:
             context = EvaluationContext(settings, database, evaluation, model, get_run_logger(), lease)
             try:
                 _open_stores(context, evaluation.uid)

@@ -86,6 +86,12 @@ def begin_attempt(parameters: FinetuneParameters) -> Iterator[Attempt]:
     Raises `UnknownModel` for a run started from Prefect's form with a model that does not exist.
     """
     settings = get_settings()
+    with full_disks_named(settings.data_dir), _begun(settings, parameters) as attempt:
+        yield attempt
+
+
+@contextmanager
+def _begun(settings: Settings, parameters: FinetuneParameters) -> Iterator[Attempt]:
     database = Database(settings.platform_database_url, DATABASE_PATIENCE_SECONDS)
     job, model = claim(
         database,

@@ -1,7 +1,5 @@
 """The flow run that this process works on: whose record it is, and how its beginning and end are recorded."""
 
-import errno
-import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -21,7 +19,7 @@ from registry.repositories.flow_backed import FlowBackedRepository, LeaseLost, O
 from registry.repositories.models import ModelRepository
 from registry.submissions import uid_of_tags
 from registry.tables import Evaluation, Model, TrainingJob
-from tasks.atomic_files import DISK_IS_FULL
+from tasks.atomic_files import no_space_left
 from tasks.job.lease import Lease
 
 POLL_SECONDS = 2.0
@@ -190,9 +188,7 @@ def full_disks_named(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Libraries wrap the system's error: safetensors keeps its text alone.
-        number = error.errno if isinstance(error, OSError) else None
-        if number not in DISK_IS_FULL and os.strerror(errno.ENOSPC) not in str(error):
+        if isinstance(error, DiskFull) or not no_space_left(error):
             raise
         free = shutil.disk_usage(folder).free / 2**20
         raise DiskFull(

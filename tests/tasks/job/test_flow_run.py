@@ -1,9 +1,11 @@
 """A disk without space is named as such, whichever library found out."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
+from sqlalchemy.exc import OperationalError
 
 from tasks.job.flow_run import DiskFull, full_disks_named
 
@@ -26,3 +28,11 @@ def test_so_is_one_that_a_library_reports_in_its_own_words(tmp_path):
 def test_other_errors_pass_unchanged(tmp_path):
     with pytest.raises(FileNotFoundError), full_disks_named(tmp_path):
         (tmp_path / "missing").read_text()
+
+
+def test_a_disk_that_is_full_for_a_database_is_named_too_and_once(tmp_path):
+    said = OperationalError("COMMIT", {}, sqlite3.OperationalError("database or disk is full"))
+    with pytest.raises(DiskFull) as raised, full_disks_named(tmp_path / ".."), full_disks_named(tmp_path):
+        raise said
+    assert str(raised.value).count("free some space") == 1
+    assert f"{tmp_path} is full" in str(raised.value)
