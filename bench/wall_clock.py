@@ -19,10 +19,13 @@ class WallClock:
             raise OSError(f"the wall clock can't be compiled: {done.stderr}")
         self._file = folder / "clock"
         self._file.write_bytes(bytes(8))
+        self.wrong_by = 0
+        """Seconds, as last set."""
         self.environment = {"LD_PRELOAD": str(library), "WALL_CLOCK_FILE": str(self._file)}
         """Of the processes that are to have it."""
 
     def set(self, wrong_by: int) -> None:
         """Let the clock be wrong by so many seconds."""
+        self.wrong_by = wrong_by
         with self._file.open("r+b") as file:
             file.write(wrong_by.to_bytes(8, sys.byteorder, signed=True))

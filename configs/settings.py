@@ -34,6 +34,8 @@ Port = int
 KEEP_ALIVE_SECONDS = 75
 """How long our servers keep idle connections: longer than clients do (httpx, and with it OpenAI's SDK: 5 s), whose
 request may meet its end else."""
+IDLE_CONNECTION_SECONDS = 60.0
+"""How long our own clients keep theirs: what asks every few seconds does not connect each time."""
 SERVICES_USER = "platform"
 ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 

@@ -10,7 +10,7 @@ from api.controller.background import Background, raise_all
 from api.generation.engine_client import EngineError
 from api.generation.inference import Inference
 from api.services import DOWN, OK, STARTING, WORK_POOLS
-from configs.settings import Settings
+from configs.settings import IDLE_CONNECTION_SECONDS, Settings
 from registry.clock import utcnow
 from registry.tables import ServiceState
 
@@ -31,7 +31,10 @@ class ServiceProbes:
         self._settings = settings
         self._engine = engine
         self._on_change = on_change
-        self._http = httpx.AsyncClient(auth=settings.services_login, timeout=PROBE_TIMEOUT_SECONDS, trust_env=False)
+        limits = httpx.Limits(keepalive_expiry=IDLE_CONNECTION_SECONDS)
+        self._http = httpx.AsyncClient(
+            auth=settings.services_login, timeout=PROBE_TIMEOUT_SECONDS, limits=limits, trust_env=False
+        )
         self._probes: dict[str, Callable[[], Awaitable[None]]] = {
             # Not its /health, which answers whatever its database does.
             "prefect": lambda: self._get(f"{settings.prefect_api_url}/ready"),

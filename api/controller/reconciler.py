@@ -17,7 +17,7 @@ from registry.tables import TrainingJob
 PAGE = 200
 
 
-QUIET_SECONDS = 10.0
+QUIET_SECONDS = 20.0
 """How often Prefect is asked while nothing is under way and its events are heard."""
 
 

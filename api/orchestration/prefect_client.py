@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from api.errors import ServiceDown
+from configs.settings import IDLE_CONNECTION_SECONDS
 from registry.clock import to_naive_utc, utcnow
 
 FINETUNE = "finetune/finetune"
@@ -89,7 +90,10 @@ class Orchestrator:
 
     def __init__(self, api_url: str, login: tuple[str, str] | None = None, *, timeout_seconds: float = 10.0) -> None:
         """`login` is a user name and a password, for a server that asks for them."""
-        self._http = httpx.AsyncClient(base_url=api_url, auth=login, timeout=timeout_seconds, trust_env=False)
+        limits = httpx.Limits(keepalive_expiry=IDLE_CONNECTION_SECONDS)
+        self._http = httpx.AsyncClient(
+            base_url=api_url, auth=login, timeout=timeout_seconds, limits=limits, trust_env=False
+        )
         self._deployment_ids: dict[str, tuple[str, float]] = {}
         """The id of each deployment, and when (`time.monotonic`) Prefect last said so."""
 

@@ -59,7 +59,9 @@ class Endpoints:
         try:
             if endpoint == "api":
                 return self._api("POST", f"/training/{job.id}/pause")[0]
-            limit = (datetime.now(UTC) + timedelta(seconds=UI_PAUSE_SECONDS)).isoformat()
+            # By the platform's clock: a browser on its machine has the same.
+            ahead = self._platform.clock.wrong_by if self._platform.clock is not None else 0
+            limit = (datetime.now(UTC) + timedelta(seconds=UI_PAUSE_SECONDS + ahead)).isoformat()
             details = {"pause_reschedule": True, "pause_timeout": limit}
             state = {"type": "PAUSED", "name": "Suspended", "state_details": details}
             return self._ask_prefect(job, "set_state", {"state": state, "force": False})

@@ -74,17 +74,22 @@ async def work(deployments_file: Path) -> None:
             group.start_soon(worker.serve)
         group.start_soon(events.run)
         prepare_forkserver(modules)
-        group.start_soon(repeat, partial(_make_again, specs), partial(anyio.sleep, CHECK_SECONDS))
+        group.start_soon(_keep_deployments, specs)
 
 
-async def _make_again(specs: list[DeploymentSpec]) -> None:
-    """Register anew what somebody has deleted in Prefect's UI: without it accepted jobs would wait for ever."""
-    async with get_client() as client:
+async def _keep_deployments(specs: list[DeploymentSpec]) -> None:
+    """Register anew what somebody deletes in Prefect's UI: without it accepted jobs would wait for ever."""
+
+    async def make_again() -> None:
         if not await incomplete(client, specs):
             return
         _logger.warning("A deployment or a work pool was deleted in Prefect: they are made again")
         await ensure_work_pools(client, specs)
         await apply_deployments(specs)
+
+    # One client for all checks: making one costs ten times what it asks for.
+    async with get_client() as client:
+        await repeat(make_again, partial(anyio.sleep, CHECK_SECONDS))
 
 
 def _events(workers: list[WarmWorker]) -> RunEvents:
