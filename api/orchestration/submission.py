@@ -41,6 +41,20 @@ class Submission:
                         await self._submit(kind, deployment, record)
         one_by_one.done()
 
+    async def submit(self, kind: type[Repository], record_id: int) -> None:
+        """Hand a record to Prefect, unless it has it, and first what has waited for longer.
+
+        Raises `ServiceDown`, and what goes wrong with this record; with others that is the controller's to tell.
+        """
+        others = OneByOne()
+        async with self._one_at_a_time:
+            for record in await asyncio.to_thread(self._unsubmitted, kind):
+                if record.id < record_id:
+                    with others.each(f"{kind.table.__tablename__} {record.id}"):
+                        await self._submit(kind, dict(KINDS)[kind], record)
+                elif record.id == record_id:
+                    await self._submit(kind, dict(KINDS)[kind], record)
+
     async def _submit(self, kind: type[Repository], deployment: str, record: Any) -> None:
         said = submission_of(record)
         try:

@@ -90,7 +90,7 @@ async def evaluate(
 
     created = await asyncio.to_thread(create_once, platform.database, once, insert)
     try:
-        await platform.submission.submit_waiting()
+        await platform.submission.submit(EvaluationRepository, created.resource_id)
     except ServiceDown:
         await asyncio.to_thread(_withdraw, platform.database, created.resource_id)
         raise

@@ -65,7 +65,7 @@ async def restart_job(platform: Platform, job_id: int) -> TrainingTransition:
     if job.flow_run_id is None:
         await asyncio.to_thread(_submit_again, platform.database, job_id)
         with suppress(ServiceDown):  # it is accepted: submitted as soon as Prefect answers
-            await platform.submission.submit_waiting()
+            await platform.submission.submit(TrainingJobRepository, job_id)
     else:
         run = await _flow_run_of(platform, job)
         if not await platform.orchestrator.retry(run, "Restarted by hand; it goes on from its newest checkpoint."):
@@ -143,7 +143,7 @@ async def _present(platform: Platform, job_id: int) -> TrainingJob:
 
 async def _flow_run_of(platform: Platform, job: TrainingJob) -> FlowRun:
     if job.flow_run_id is None:
-        await platform.submission.submit_waiting()
+        await platform.submission.submit(TrainingJobRepository, job.id)
         job = await asyncio.to_thread(read_job, platform.database, job.id)
     if job.flow_run_id is None:
         raise Conflict(f"Training job {job.id} is {job.status}: {job.error or 'it is being submitted; try again soon'}")

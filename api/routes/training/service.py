@@ -110,7 +110,7 @@ async def create_job(platform: Platform, body: TrainingCreate, once: IdempotentR
 
     created = await asyncio.to_thread(create_once, platform.database, once, insert)
     try:
-        await platform.submission.submit_waiting()
+        await platform.submission.submit(TrainingJobRepository, created.resource_id)
     except ServiceDown as error:
         logger.warning("training job %d waits to be submitted: %s", created.resource_id, error)
     return created.answer

@@ -108,6 +108,23 @@ def test_a_record_that_can_not_be_read_holds_up_none_behind_it_and_is_said(deplo
     assert job(database, last).flow_run_id
 
 
+def test_who_submits_one_record_hears_nothing_of_another_that_is_damaged(deployed, database):
+    damaged, waiting, own, later = add_jobs(database, {}, {}, {}, {})
+    with database.transaction() as session:
+        TrainingJobRepository(session).require(damaged).recipe = cast(Any, 5)
+        TrainingJobRepository(session).require(later).recipe = cast(Any, 5)
+
+    def submit(job_id):
+        with_orchestrator(
+            deployed, lambda orchestrator: Submission(database, orchestrator).submit(TrainingJobRepository, job_id)
+        )
+
+    submit(own)
+    assert [bool(job(database, one).flow_run_id) for one in (damaged, waiting, own, later)] == [0, 1, 1, 0]
+    with pytest.raises(TypeError, match="not a mapping"):
+        submit(later)
+
+
 def test_an_evaluation_that_is_withdrawn_while_it_is_submitted_leaves_no_run(deployed, database):
     with database.transaction() as session:
         evaluation = EvaluationRepository(session).add(evaluation_of_parameters(EvaluationParameters(model_id=1)))
