@@ -67,15 +67,20 @@ def answers(host: str, port: int, path: str, authorization: str | None = None) -
 
 
 def worker_online(host: str, port: int, authorization: str | None = None) -> Callable[[datetime], bool]:
-    """Return a probe that is true once every work pool has a worker whose heartbeat is newer than its start."""
+    """Return a probe that is true once every work pool has a worker whose heartbeat is newer than its start.
+
+    Or that has given one since the probe began: the clock may have been set back after the start.
+    """
+    first_seen: dict[tuple[datetime, str], set[str]] = {}
 
     def probe(started: datetime) -> bool:
         for pool in WORK_POOLS:
             workers = fetch(host, port, f"/api/work_pools/{pool}/workers/filter", {}, authorization)
             if not isinstance(workers, list):
                 return False
-            heartbeats = [datetime.fromisoformat(worker["last_heartbeat_time"]) for worker in workers]
-            if not any(heartbeat.astimezone(UTC) >= started for heartbeat in heartbeats):
+            heartbeats = {worker["last_heartbeat_time"] for worker in workers}
+            given = heartbeats - first_seen.setdefault((started, pool), heartbeats)
+            if not given and not any(datetime.fromisoformat(one).astimezone(UTC) >= started for one in heartbeats):
                 return False
         return True
 

@@ -108,6 +108,14 @@ def worker(prefect: Prefect) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.usefixtures("worker")
+def test_a_worker_is_online_though_the_clock_was_set_back_after_its_start(prefect: Prefect):
+    online = worker_online("127.0.0.1", prefect.port)
+    ahead = datetime.now(UTC) + timedelta(hours=1)
+    assert not online(ahead)  # its last heartbeat may be that of a worker before it
+    until(lambda: online(ahead), seconds=60)
+
+
+@pytest.mark.usefixtures("worker")
 def test_a_run_completes_in_a_warm_process_and_its_log_arrives(prefect: Prefect, tmp_path: Path):
     run = prefect.create("report", folder=str(tmp_path))
     assert prefect.ended(run) == "COMPLETED"
