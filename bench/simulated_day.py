@@ -69,7 +69,10 @@ class Day:
 
     def round(self) -> None:
         """Upload, train and evaluate on it, generate, and delete what is older."""
-        files = {"file": (f"{time.monotonic_ns()}.jsonl", ROWS + json.dumps({"text": f"row {time.monotonic_ns()}"}))}
+        its_own = json.dumps(
+            {"prompt": f"question at {time.monotonic_ns()}", "completion": "no other data set has this row"}
+        )
+        files = {"file": (f"{time.monotonic_ns()}.jsonl", ROWS + its_own)}
         dataset = self.call("POST", "/datasets", "uploads", files=files)["id"]
         body = {"model_id": self.model, "job_name": "a day", "dataset_id": dataset, **JOB}
         key = {"Idempotency-Key": str(time.monotonic_ns())}
@@ -107,11 +110,11 @@ class Day:
 
     def measure(self) -> None:
         sample: Sample = {}
-        for name, process in self._services().items():
+        for name, processes in self._services().items():
             with suppress(psutil.NoSuchProcess):
-                sample[f"{name} MB"] = process.memory_full_info().uss / 1e6
-                sample[f"{name} files"] = process.num_fds()
-                sample[f"{name} threads"] = process.num_threads()
+                sample[f"{name} MB"] = sum(process.memory_full_info().uss for process in processes) / 1e6
+                sample[f"{name} files"] = sum(process.num_fds() for process in processes)
+                sample[f"{name} threads"] = sum(process.num_threads() for process in processes)
         root = self.platform.base_url.removesuffix("/api")
         for line in self.platform.http.get(f"{root}/metrics").text.splitlines():
             if line.startswith("llm_platform_disk_used_bytes{"):
@@ -119,12 +122,14 @@ class Day:
                 sample[f"{kind.split(chr(34))[1]} disk MB"] = float(size) / 1e6
         self.samples.append(sample)
 
-    def _services(self) -> dict[str, psutil.Process]:
+    def _services(self) -> dict[str, list[psutil.Process]]:
+        """Return each service's process, and with it those that serve for it, as the API and MLflow have."""
         found = {}
         for process in self.platform.processes():
             with suppress(psutil.Error):
                 command = process.cmdline()
-                found |= {name: process for name, module in COMMANDS.items() if module in command}
+                serving = [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
+                found |= {name: [process, *serving] for name, module in COMMANDS.items() if module in command}
         return found
 
 
