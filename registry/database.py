@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import StaticPool
 
 from configs.catalogue import load_catalogue
 from configs.dataset import STDLIB_DOCSTRINGS
@@ -42,14 +43,14 @@ DEAD_PEER_SECONDS = 30
 class Database:
     """A pool of connections to the platform's tables, SQLite or PostgreSQL."""
 
-    def __init__(self, url: str, patience: float = 0.0) -> None:
-        """Connect at the first use.
+    def __init__(self, url: str, patience: float = 0.0, *, one_connection: bool = False) -> None:
+        """Connect at the first use; to SQLite by `one_connection` alone if asked to, for one user at a time.
 
         `patience` is for how many seconds a database that is away or locked is asked again before a transaction begins.
         Nothing has been done by then, so nothing is done twice. A request has none; a job that worked for a week has.
         """
         self.url = url
-        self.engine = _create_engine(url)
+        self.engine = _create_engine(url, one_connection=one_connection)
         self._patience = patience
         self._readers = sessionmaker(self.engine, expire_on_commit=False)
         self._writers = sessionmaker(self.engine.execution_options(writes=True), expire_on_commit=False)
@@ -95,7 +96,7 @@ class Database:
         self.engine.dispose()
 
 
-def _create_engine(url: str, *, patient: bool = False) -> Engine:
+def _create_engine(url: str, *, patient: bool = False, one_connection: bool = False) -> Engine:
     """Return an engine; a `patient` one is for upgrades: it makes new files, and lets PostgreSQL take its time."""
     if make_url(url).get_backend_name() != "sqlite":
         return create_engine(
@@ -113,10 +114,12 @@ def _create_engine(url: str, *, patient: bool = False) -> Engine:
             "timeout": LOCK_SECONDS if patient else SQLITE_BUSY_TIMEOUT_SECONDS,
             "check_same_thread": False,
         },
-        pool_size=10,
-        max_overflow=40,
         hide_parameters=HIDE_PARAMETERS,
-        pool_timeout=POOL_TIMEOUT_SECONDS,
+        **(
+            {"poolclass": StaticPool}
+            if one_connection
+            else {"pool_size": 10, "max_overflow": 40, "pool_timeout": POOL_TIMEOUT_SECONDS}
+        ),
     )
     if patient:
         event.listen(engine, "connect", _give_pages_back)

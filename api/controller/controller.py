@@ -38,8 +38,9 @@ class Controller:
     def __init__(self, settings: Settings) -> None:
         """Make the loops; nothing runs or connects yet."""
         self._database = Database(settings.platform_database_url)
-        self._leadership = Leadership(self._database)
         self._changes = changes_of(self._database)
+        # A lease that is renewed is no news for the loops.
+        self._leadership = Leadership(self._database, self._changes.transaction)
         self._orchestrator = Orchestrator(settings.prefect_api_url, settings.services_login)
         self._engine = inference_client(settings)
         self._lease = Loop("lease", self._renew, RENEW_SECONDS, longest_pause=RENEW_SECONDS)
@@ -54,8 +55,8 @@ class Controller:
         # Those that work on what others commit are woken by it; their intervals are for what only time brings.
         self._woken = [
             self._reconcile,
-            Loop("mlflow_sync", self._mlflow_sync.run_pass, 2.0),
-            Loop("ingestion", self._ingestion.run_pass, 5.0),
+            Loop("mlflow_sync", self._mlflow_sync.run_pass, 10.0),
+            Loop("ingestion", self._ingestion.run_pass, 10.0),
             Loop("webhooks", self._webhooks.run_pass, 2.0),
             Loop("availability", availability.run_pass, 5.0),
         ]
@@ -104,7 +105,7 @@ class Controller:
             await asyncio.to_thread(self._record)
 
     def _record(self) -> None:
-        with self._database.transaction() as session:
+        with self._changes.transaction() as session:
             controller = ControllerRepository(session)
             controller.forget_other_loops(loop.name for loop in self.loops)
             controller.record([*(loop.state() for loop in self.loops), *self._probes.states.values()])

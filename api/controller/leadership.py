@@ -4,15 +4,20 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from uuid import uuid4
 
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from registry.database import Database
 from registry.repositories.controller import ControllerRepository
 from registry.tables import ControllerLease
 
 logger = logging.getLogger(__name__)
+
+Transaction = Callable[[], AbstractContextManager[Session]]
 
 RENEW_SECONDS = 3.0
 LEASE_SECONDS = 12.0
@@ -27,8 +32,10 @@ class Leadership:
     A leader that was stopped for a while, and goes on when another one leads, finds its term over.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, transaction: Transaction | None = None) -> None:
+        """`transaction` is how the lease is written, if not by the database's own."""
         self._database = database
+        self._transaction = transaction or database.transaction
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._term: int | None = None
         self._renewed = float("-inf")
@@ -47,7 +54,7 @@ class Leadership:
         """
         begun = time.monotonic()
         if self._term is not None:
-            with self._database.transaction() as session:
+            with self._transaction() as session:
                 renewed = ControllerRepository(session).renew(self._term)
             if renewed:
                 self._renewed = begun
@@ -59,7 +66,7 @@ class Leadership:
         if not self._is_free(lease):
             return False
         try:
-            with self._database.transaction() as session:
+            with self._transaction() as session:
                 self._term = ControllerRepository(session).take(self.holder, lease)
         except IntegrityError:
             return False  # another one was quicker
@@ -71,7 +78,7 @@ class Leadership:
     def release(self) -> None:
         """Leave the lead, if this process has it."""
         if self._term is not None:
-            with self._database.transaction() as session:
+            with self._transaction() as session:
                 ControllerRepository(session).release(self._term)
             self._term = None
 

@@ -16,7 +16,7 @@ from registry.tables import ServiceState
 
 logger = logging.getLogger(__name__)
 
-SETTLED_SECONDS = 5.0
+SETTLED_SECONDS = 10.0
 """A service that works is asked this often; any other in every pass."""
 # Prefect needs 0.1 s to answer for its workers, and hears from them every ten seconds only.
 WORKER_SETTLED_SECONDS = 20.0
