@@ -135,15 +135,18 @@ def percentile(values: list[float], share: float) -> float:
     return 1000 * sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
-def compare(name: str, database_url: str, folder: Path, arguments: argparse.Namespace) -> None:
-    """Fill a database twice, measure it each time, and print the two beside each other."""
+def compare(name: str, small_url: str, large_url: str, folder: Path, arguments: argparse.Namespace) -> None:
+    """Fill two databases, measure each, and print the two beside each other."""
     results = []
-    for jobs in (SMALL, arguments.jobs):
+    for database_url, jobs in ((small_url, SMALL), (large_url, arguments.jobs)):
         started = time.monotonic()
         fill(database_url, jobs, arguments.with_events)
         print(f"{name}: {jobs} jobs after {time.monotonic() - started:.0f} s", flush=True)
-        kinds = paths(jobs, min(jobs, arguments.with_events))
-        results.append(measure(database_url, folder, kinds, arguments.rate, arguments.seconds))
+        if arguments.seconds:
+            kinds = paths(jobs, min(jobs, arguments.with_events))
+            results.append(measure(database_url, folder, kinds, arguments.rate, arguments.seconds))
+    if not results:
+        return
     small, large = results
     title = f"{name}, {PROCESSES} API processes, {arguments.rate:.0f} requests/s"
     print(f"| {title} | p50 small | p50 large | p99 small | p99 large |")
@@ -159,19 +162,23 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1_000_000, help="training jobs of the large history")
     parser.add_argument("--with-events", type=int, default=10_000, help="how many of them have events")
     parser.add_argument("--rate", type=float, default=40, help="requests a second, over all endpoints")
-    parser.add_argument("--seconds", type=float, default=50)
+    parser.add_argument("--seconds", type=float, default=50, help="how long each is measured; 0: only fill")
+    parser.add_argument("--folder", type=Path, help="where SQLite's files are kept, filled for the next time")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        compare("SQLite", f"sqlite:///{Path(folder) / 'platform.db'}", Path(folder), arguments)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        small, large = (f"sqlite:///{folder / name}.db" for name in ("small", "large"))
+        compare("SQLite", small, large, Path(temporary), arguments)
     programs = find_programs()
     if programs is None:
         print("PostgreSQL is not installed (`make postgresql`).")
         return
     server = PostgresqlServer(programs, free_ports(1)[0])
     try:
-        server.create_database("platform")
-        with tempfile.TemporaryDirectory() as folder:
-            compare("PostgreSQL", server.url("platform"), Path(folder), arguments)
+        for name in ("small", "large"):
+            server.create_database(name)
+        with tempfile.TemporaryDirectory() as temporary:
+            compare("PostgreSQL", server.url("small"), server.url("large"), Path(temporary), arguments)
     finally:
         server.close()
 
