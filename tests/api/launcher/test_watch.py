@@ -53,14 +53,18 @@ class Up:
     def has_another(self, name: str, than: psutil.Process) -> bool:
         """Whether the service has a process again that answers."""
         port = dict(service.split("=") for service in self.services)[name]
-        with suppress(OSError, StopIteration), socket.create_connection(("127.0.0.1", int(port)), timeout=5):
+        with suppress(OSError, LookupError), socket.create_connection(("127.0.0.1", int(port)), timeout=5):
             return self.service(name) != than
         return False
 
     def service(self, name: str) -> psutil.Process:
         """The process of a service, found by its port."""
         port = dict(service.split("=") for service in self.services)[name]
-        return next(process for process in self.family() if process.cmdline()[-1:] == [port])
+        for process in self.family():
+            with suppress(psutil.NoSuchProcess):  # it ended meanwhile, or nobody has asked yet how it did
+                if process.cmdline()[-1:] == [port]:
+                    return process
+        raise LookupError(f"there is no process of {name}")
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
