@@ -28,7 +28,12 @@ def fill(url: str, jobs: int, with_events: int) -> None:
             StatisticsRepository(session).fold_counts()  # as the controller does every ten minutes
     with database.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         # As PostgreSQL's own housekeeping does in time, and SQLite's `PRAGMA optimize`.
-        connection.execute(text("ANALYZE" if database.engine.dialect.name == "sqlite" else "VACUUM ANALYZE"))
+        if database.engine.dialect.name == "sqlite":
+            connection.execute(text("ANALYZE"))
+        else:
+            # A history of years was vacuumed all along; one that is made at once leaves millions of dead rows here.
+            connection.execute(text("VACUUM FULL status_counts"))
+            connection.execute(text("VACUUM ANALYZE"))
     database.close()
 
 
