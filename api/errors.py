@@ -12,12 +12,12 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as NoConnectionFree
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from api.generation.engine_client import EngineRefused, EngineUnavailable
+from registry.database import AWAY
 from tasks.atomic_files import no_space_left
 
 logger = logging.getLogger(__name__)
@@ -299,7 +299,7 @@ def _problem_of_database(error: SQLAlchemyError) -> Problem:
     if isinstance(error, DataError):
         message = "A value is one that the database can't store: a number that is too large, or a text with NUL in it."
         return _problem_of(Invalid(message))
-    if isinstance(error, OperationalError | InterfaceError | NoConnectionFree):
+    if isinstance(error, AWAY):
         return _problem_of(ServiceDown("database", "The database does not answer; try again in a few seconds."))
     return Problem(500, "The platform asked its database in a wrong way; its log (api.log) says how.", "internal")
 
