@@ -1,8 +1,8 @@
-"""A day of use, compressed: `python -m bench.simulated_day --minutes 10`.
+"""Days of use, compressed: `python -m bench.simulated_day --minutes 60 --days 10`.
 
-A real platform with a tiny model is used as fast as it can be: jobs of a few steps with their evaluations, uploads,
-generations, and deletions of what was made. The wall clock of its processes runs so fast that a whole day passes: what
-retention keeps for hours goes as well. It makes a pass every few rounds, and its times in days are set to zero.
+A real platform with a tiny model is used as fast as it can be: jobs of a few steps, some with their evaluations,
+uploads, generations, and deletions of what was made. The wall clock of its processes runs so fast that all these days
+pass: what Prefect keeps for a week goes as well. Retention makes a pass every few rounds, its own times are zero.
 Memory, open files and threads of every service, the size of every database and what each kind of data takes of the
 disk are printed over time. Flat means: the mean of the last third is at most a tenth (and some slack) above that of the
 second third.
@@ -27,15 +27,18 @@ from bench.wall_clock import WallClock
 from tests.e2e.platform_process import ROOT, PlatformProcess
 from tests.tiny_models import save_tiny_llama
 
-JOB = {"max_steps": 20, "max_seq_length": 64, "batch_size": 2, "lora_r": 2, "auto_evaluate": True, "eval_every": 10}
+JOB = {"max_steps": 4, "max_seq_length": 64, "batch_size": 2, "lora_r": 2, "eval_every": 2}
 ROWS = "".join(
     json.dumps({"prompt": f"question {n}", "completion": f"a long enough answer {n}"}) + "\n" for n in range(60)
 )
 KEEP = ("CHECKPOINTS", "STEP_EVENTS", "IDEMPOTENCY", "DELIVERIES", "FLOW_RUNS", "DELETED", "ORPHANS", "CACHES")
+JOBS_PER_ROUND = 8
+"""They wait in the queue together, so that the worker always has one; the first is evaluated with its base."""
 ROUNDS_BETWEEN_PASSES = 4
 DAY_SECONDS = 24 * 3600
-LEFT = 3
+LEFT = 10
 """Jobs that are not deleted yet."""
+EVALUATIONS = ("output_evaluation_id", "base_evaluation_id")
 GROWTH = 1.10
 SLACK = {"MB": 30.0, "files": 20.0, "threads": 8.0, "disk MB": 15.0}
 """What may be above that tenth: a garbage collector's and a file system's noise."""
@@ -46,21 +49,22 @@ Sample = dict[str, float]
 class Day:
     """A platform in use, and what it takes over time."""
 
-    def __init__(self, platform: PlatformProcess, model: int, clock: WallClock, seconds: float) -> None:
-        """The clock of the platform is to run through a day in so many seconds."""
+    def __init__(self, platform: PlatformProcess, model: int, clock: WallClock, seconds: float, days: float) -> None:
+        """The clock of the platform is to run through so many days in so many seconds."""
         self.platform, self.model = platform, model
-        self.clock, self._seconds, self._began = clock, seconds, time.monotonic()
-        self.jobs: list[int] = []
+        self.clock, self.days, self._seconds, self._began = clock, days, seconds, time.monotonic()
+        self._begun: list[int] = []
+        self._finished: list[int] = []
         self.samples: list[Sample] = []
         self.done: dict[str, int] = {}
 
     @property
     def part_gone(self) -> float:
-        """How much of the day has passed."""
+        """How much of the time has passed."""
         return (time.monotonic() - self._began) / self._seconds
 
     def call(self, method: str, path: str, what: str, **content: Any) -> Any:
-        self.clock.set(round(self.part_gone * DAY_SECONDS))
+        self.clock.set(round(self.part_gone * self.days * DAY_SECONDS))
         answer = self.platform.http.request(method, path, **content)
         if answer.is_error:
             raise AssertionError(f"{method} {path}: {answer.status_code} {answer.text}")
@@ -68,34 +72,38 @@ class Day:
         return answer.json()
 
     def round(self) -> None:
-        """Upload, train and evaluate on it, generate, and delete what is older."""
+        """Upload and begin jobs; those of the round before: generate with what they made, and delete what is older."""
+        begun, self._begun = self._begun, [self._begin(number) for number in range(JOBS_PER_ROUND)]
+        for job in begun:
+            self.platform.wait_for_job(job, "COMPLETED")
+            fresh = self.platform.job(job)["output_model_id"]
+            for number in range(4):
+                asked = {"prompt": f"question {number}", "max_new_tokens": 16, "seed": number}
+                self.call("POST", f"/models/{fresh if number % 2 else self.model}/generate", "generations", json=asked)
+        self._finished += begun
+        while len(self._finished) > LEFT:
+            self._delete(self._finished.pop(0))
+
+    def _begin(self, number: int) -> int:
+        evaluated = number == 0
         its_own = json.dumps(
             {"prompt": f"question at {time.monotonic_ns()}", "completion": "no other data set has this row"}
         )
         files = {"file": (f"{time.monotonic_ns()}.jsonl", ROWS + its_own)}
         dataset = self.call("POST", "/datasets", "uploads", files=files)["id"]
-        body = {"model_id": self.model, "job_name": "a day", "dataset_id": dataset, **JOB}
+        body = {"model_id": self.model, "job_name": "a day", "dataset_id": dataset, "auto_evaluate": evaluated, **JOB}
         key = {"Idempotency-Key": str(time.monotonic_ns())}
-        job = self.call("POST", "/training", "jobs", json=body, headers=key)["id"]
-        self.platform.wait_for_job(job, "COMPLETED")
-        record = self.platform.job(job)
-        for name in ("base_evaluation_id", "output_evaluation_id"):
-            self.platform.wait_until(lambda name=name: self._ended(record[name]), 300, f"{name} to end")
-        fresh = record["output_model_id"]
-        for number in range(20):
-            asked = {"prompt": f"question {number}", "max_new_tokens": 16, "seed": number}
-            self.call("POST", f"/models/{fresh if number % 2 else self.model}/generate", "generations", json=asked)
-        self.jobs.append(job)
-        while len(self.jobs) > LEFT:
-            self._delete(self.jobs.pop(0))
+        return int(self.call("POST", "/training", "jobs", json=body, headers=key)["id"])
 
     def _ended(self, evaluation: int) -> bool:
         return self.platform.http.get(f"/evaluations/{evaluation}").json()["status"] in ("COMPLETED", "FAILED")
 
     def _delete(self, job: int) -> None:
         record = self.platform.job(job)
-        self.call("DELETE", f"/evaluations/{record['output_evaluation_id']}", "deletions")
-        self.call("DELETE", f"/evaluations/{record['base_evaluation_id']}", "deletions")
+        for name in EVALUATIONS:
+            if record[name] is not None:
+                self.platform.wait_until(lambda name=name: self._ended(record[name]), 300, f"{name} to end")
+                self.call("DELETE", f"/evaluations/{record[name]}", "deletions")
         self.call("DELETE", f"/models/{record['output_model_id']}", "deletions")
         self.call("DELETE", f"/training/{job}", "deletions")
         self.call("DELETE", f"/datasets/{record['recipe']['dataset_id']}", "deletions")
@@ -156,8 +164,9 @@ def report(day: Day, say: Callable[[str], None]) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=10)
-    minutes = parser.parse_args().minutes
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--days", type=float, default=10)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder) / "models"
         save_tiny_llama(models / "tiny-llama")
@@ -165,18 +174,21 @@ def main() -> None:
         platform.environment |= {f"LLM_PLATFORM_KEEP_{name}_DAYS": "0" for name in KEEP}
         clock = WallClock(Path(folder))
         platform.environment |= clock.environment
+        # Prefect measures its pauses by the clock that is left alone: an hour of these days.
+        hour = 60 * options.minutes / (24 * options.days)
+        platform.environment["PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS"] = str(max(5.0, hour))
         platform.environment["PATH"] = f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"
         platform.start()
         try:
             model = platform.http.post("/models", json={"name": "Tiny", "base_model": "tiny-llama"}).json()["id"]
-            day, rounds = Day(platform, model, clock, 60 * minutes), 0
+            day, rounds = Day(platform, model, clock, 60 * options.minutes, options.days), 0
             while day.part_gone < 1:
                 day.round()
                 rounds += 1
                 if rounds % ROUNDS_BETWEEN_PASSES == 0:
                     day.collect()
                     day.measure()
-                    print(f"{rounds} rounds, {24 * day.part_gone:.1f} hours", flush=True)
+                    print(f"{day.done['jobs']} jobs, {options.days * day.part_gone:.1f} days", flush=True)
             if not day.samples:
                 day.collect()
                 day.measure()
