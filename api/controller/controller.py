@@ -106,9 +106,8 @@ class Controller:
 
     def _record(self) -> None:
         with self._changes.transaction() as session:
-            controller = ControllerRepository(session)
-            controller.forget_other_loops(loop.name for loop in self.loops)
-            controller.record([*(loop.state() for loop in self.loops), *self._probes.states.values()])
+            states = [loop.state() for loop in self.loops]
+            ControllerRepository(session).record(states, list(self._probes.states.values()))
 
     async def _release(self) -> None:
         await asyncio.to_thread(self._leadership.release)

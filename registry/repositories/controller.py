@@ -1,9 +1,9 @@
 """Queries on the controller: who leads, and how loops and services fare."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from registry.clock import utcnow
@@ -54,10 +54,22 @@ class ControllerRepository:
         changed = update(ControllerLease).where(mine).values(values).returning(ControllerLease.term)
         return self.session.scalar(changed) is not None
 
-    def record(self, states: Iterable[LoopState | ServiceState]) -> None:
-        """Store how loops and services fare, each in the place of what was known of it."""
-        for state in states:
-            self.session.merge(state)
+    def record(self, loops: Sequence[LoopState], services: Sequence[ServiceState]) -> None:
+        """Store how loops and services fare in the place of what was known; those of an earlier version go."""
+        self._replace(LoopState, loops)
+        self._replace(ServiceState, services)
+
+    def _replace(self, table: type[LoopState | ServiceState], states: Sequence[LoopState | ServiceState]) -> None:
+        """Two statements for as many rows as there are: it is done every few seconds, for ever."""
+        columns = table.__table__.columns.keys()
+        rows = {state.name: {column: getattr(state, column) for column in columns} for state in states}
+        known = set(self.session.scalars(select(table.name)))
+        if known - rows.keys():
+            self.session.execute(delete(table).where(table.name.in_(known - rows.keys())))
+        if known & rows.keys():
+            self.session.execute(update(table), [rows[name] for name in rows if name in known])
+        if rows.keys() - known:
+            self.session.execute(insert(table), [rows[name] for name in rows if name not in known])
 
     def loops(self) -> Sequence[LoopState]:
         """Return every loop's state, by name."""
@@ -66,9 +78,3 @@ class ControllerRepository:
     def services(self) -> Sequence[ServiceState]:
         """Return every service's state, by name."""
         return self.session.scalars(select(ServiceState).order_by(ServiceState.name)).all()
-
-    def forget_other_loops(self, names: Iterable[str]) -> None:
-        """Delete the states of loops that are not among `names`: of an earlier version."""
-        for state in self.loops():
-            if state.name not in set(names):
-                self.session.delete(state)
