@@ -24,5 +24,5 @@ def chat_lines(examples: Iterable[Example]) -> Iterator[bytes]:
 
 
 def _turn(message: Message) -> dict[str, Any]:
-    turn = message.for_template()
+    turn = message.as_read()
     return turn if message.learned else turn | {"weight": 0}

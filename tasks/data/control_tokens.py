@@ -84,10 +84,13 @@ class ControlTokens:
                 return text[: match.end()]
         return ""
 
-    def end_of(self, token: str, text: str, start: int) -> int | None:
-        """Return where the first `token` after `start` that the template wrote ends; None if there is none."""
-        match = next((match for match in self._written.finditer(text, start) if match[0] == token), None)
-        return match.end() if match else None
+    def first_in(self, text: str, start: int) -> re.Match[str] | None:
+        """Return the first control token after `start` that the template wrote."""
+        return self._written.search(text, start)
+
+    def length_to_last(self, text: str) -> int:
+        """Return how far it is to the end of the last control token that the template wrote; 0 if there is none."""
+        return max((match.end() for match in self._written.finditer(text)), default=0)
 
 
 def without_marks(text: str) -> str:
@@ -98,12 +101,12 @@ def without_marks(text: str) -> str:
 def _texts(example: Example) -> list[str]:
     if example.text is not None:
         return [example.text]
-    texts = [message.content for message in example.messages]
+    texts = [message.text for message in example.messages]
     if example.tools is not None:
         texts.append(example.tools)
     for message in example.messages:
         if not message.has_only_content:
-            texts += filter(None, (message.tool_calls, message.name, message.tool_call_id))
+            texts += filter(None, (message.tool_calls, message.reasoning, message.name, message.tool_call_id))
     return texts
 
 

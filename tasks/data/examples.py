@@ -9,7 +9,7 @@ from typing import Any, Literal
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
-_OPTIONAL_TEXTS = ("tool_calls", "tool_call_id", "name")
+_OPTIONAL_TEXTS = ("tool_calls", "reasoning", "tool_call_id", "name")
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -26,13 +26,17 @@ class Message:
     """
 
     role: Role
-    content: str
+    content: str | None
+    """None where the row has none, as in a turn that only calls."""
     learned: bool = True
     """Whether an assistant's turn is trained on (OpenAI's `weight`); the other roles' turns never are."""
     tool_calls: str | None = None
-    """JSON list of an assistant's calls, as in OpenAI's chat API but with `arguments` as an object."""
+    """JSON list of an assistant's calls, as in OpenAI's chat API; `arguments` are as the row has them, an object or the
+    JSON text of one."""
     tool_call_id: str | None = None
     name: str | None = None
+    reasoning: str | None = None
+    """What an assistant thought before it answered (`reasoning_content`)."""
 
     def __post_init__(self) -> None:
         for field in ("content", *_OPTIONAL_TEXTS):
@@ -43,7 +47,18 @@ class Message:
     @property
     def has_only_content(self) -> bool:
         """Whether it is no more than what a role says."""
-        return self.tool_calls is None and self.tool_call_id is None and self.name is None
+        return (
+            self.tool_calls is None
+            and self.tool_call_id is None
+            and self.name is None
+            and self.reasoning is None
+            and self.content is not None
+        )
+
+    @property
+    def text(self) -> str:
+        """The content; "" if there is none."""
+        return self.content or ""
 
     @property
     def is_target(self) -> bool:
@@ -51,8 +66,18 @@ class Message:
         return self.role == "assistant" and self.learned
 
     def for_template(self) -> dict[str, Any]:
-        """Return the turn as chat templates expect it."""
+        """Return the turn as chat templates expect it, a call's arguments as an object."""
+        turn = self.as_read()
+        for call in turn.get("tool_calls", ()):
+            if isinstance(call["function"]["arguments"], str):
+                call["function"]["arguments"] = json.loads(call["function"]["arguments"] or "{}")
+        return turn
+
+    def as_read(self) -> dict[str, Any]:
+        """Return the turn in OpenAI's format, with what the row has."""
         turn: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.reasoning is not None:
+            turn["reasoning_content"] = self.reasoning
         if self.tool_calls is not None:
             turn["tool_calls"] = json.loads(self.tool_calls)
         for field in ("tool_call_id", "name"):
@@ -97,7 +122,7 @@ class Example:
         """What a person reads as the question: all turns before the last, with their roles if there are several."""
         before = self.messages[:-1]
         if len(before) == 1:
-            return before[0].content
+            return before[0].text
         return "\n".join(f"{message.role}: {message.content or message.tool_calls or ''}" for message in before)
 
     @property

@@ -10,10 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from tasks.data.tokenizers import has_plain_format
+
 FORMAT_VERSION = 1
 """Raise it whenever rendering, tokenizing or splitting change: a paused job must not go on with other token ids."""
-CACHE_VERSION = 1
-"""Raise it whenever the files of the token cache change, so that old ones are not read."""
+CONVERSATION_VERSION = 2
+"""The same for what only changes where a tokenizer's format is not plain (`has_plain_format`): jobs that were paused on
+the others go on."""
+CACHE_VERSION = 2
+"""Raise it whenever the files of the token cache change, or what is refused, so that old ones are not read."""
 
 
 TokenizerContent = dict[str, Any]
@@ -53,12 +58,15 @@ def tokens_fingerprint(hashes: NDArray[np.uint8], tokenizer: TokenizerContent) -
 
 def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> TokenizerContent:
     """Return what a tokenizer does, as JSON values; it takes a moment where the vocabulary is large."""
-    return {
+    content = {
         "class": type(tokenizer).__name__,
         "chat_template": tokenizer.chat_template,
         "special_tokens": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         "vocabulary": _fast_vocabulary(tokenizer) if tokenizer.is_fast else _saved_vocabulary(tokenizer),
     }
+    if not has_plain_format(tokenizer):
+        content["format"] = CONVERSATION_VERSION
+    return content
 
 
 def _fast_vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

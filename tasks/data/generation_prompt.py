@@ -1,15 +1,12 @@
 """The generation prompt of a conversation: the same tokens that preceded the answer in training."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
-from tasks.data.examples import Example, Message
+from tasks.data.examples import Message
 from tasks.data.template import Renderer
 from tasks.data.tokenizing import Encoder
-
-ANY_ANSWER = Message("assistant", "a")
 
 
 class GenerationPrompts:
@@ -24,9 +21,5 @@ class GenerationPrompts:
 
         Raises DatasetError if the chat template can't render the messages.
         """
-        before = [replace(message, learned=False) for message in messages]
-        rendered = self._renderer.render(Example((*before, ANY_ANSWER)))
-        batch = self._encoder.encode([rendered])
-        answer_start, _ = batch.spans[-1].tolist()
-        token_ids: list[int] = batch.token_ids[:answer_start].tolist()
+        token_ids: list[int] = self._encoder.encode([self._renderer.prompt(messages)]).token_ids.tolist()
         return token_ids

@@ -10,6 +10,7 @@ from tasks.data.control_tokens import ControlTokens
 from tasks.data.copying_template import only_copies
 from tasks.data.examples import Example, Message
 from tasks.data.segments import Segment
+from tasks.data.tokenizers import marks_beginnings
 
 MOST_PATTERNS = 1000
 """Orders of turns whose patterns are kept."""
@@ -29,7 +30,7 @@ class _SegmentPattern:
     tokenized: int
 
     def filled(self, messages: tuple[Message, ...]) -> Segment:
-        text = "".join([piece if isinstance(piece, str) else messages[piece].content for piece in self.pieces])
+        text = "".join([piece if isinstance(piece, str) else messages[piece].text for piece in self.pieces])
         return Segment(text, self.learned, self.token_ids, self.tokenized)
 
 
@@ -51,6 +52,7 @@ class Patterns:
         self._tokenizer = tokenizer
         self._control_tokens = control_tokens
         self._only_copies = isinstance(tokenizer.chat_template, str) and only_copies(tokenizer.chat_template)
+        self._marks_beginnings = marks_beginnings(tokenizer)
         self._known: dict[_Order, Pattern | None] = {}
 
     def of(self, example: Example) -> Pattern | None:
@@ -78,9 +80,9 @@ class Patterns:
     def _segment(self, segment: Segment) -> _SegmentPattern:
         fixed, *rest = re.split(f"{_SLOT}([0-9]+){_SLOT}", segment.text)
         pieces = [fixed, *(piece if place % 2 else int(piece) for place, piece in enumerate(rest))]
-        head = self._control_tokens.fixed_beginning(fixed)
+        # What marks beginnings is tokenized whole; see `Encoder`.
+        head = "" if self._marks_beginnings else self._control_tokens.fixed_beginning(fixed)
         token_ids = self._ids(head)
-        # Metaspace tokenizers, for one, treat the first word of a text otherwise.
         if any(
             self._ids(fixed + content) != token_ids + self._ids(fixed[len(head) :] + content) for content in _CONTENTS
         ):

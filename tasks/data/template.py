@@ -1,15 +1,21 @@
 """From an example to the text that is trained on, in the tokenizer's own chat format."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from tasks.data.chat_rendering import ChatRendering, end_of_sequence
+from tasks.data.chat_template import ChatTemplate
 from tasks.data.control_tokens import ControlTokens, without_marks
-from tasks.data.examples import DatasetError, Example
+from tasks.data.examples import DatasetError, Example, Message
 from tasks.data.patterns import Patterns
 from tasks.data.segments import RenderedExample, Segment
+from tasks.data.tokenizers import marks_beginnings
+
+_ANY_ANSWER = Message("assistant", "a")
 
 
 class Renderer:
@@ -30,6 +36,7 @@ class Renderer:
         self._tokenizer = tokenizer
         self.control_tokens = ControlTokens(tokenizer)
         self._start = _start_of_text(tokenizer)
+        self._marks_beginnings = marks_beginnings(tokenizer)
         self._patterns = Patterns(tokenizer, self.control_tokens)
 
     def render(self, example: Example) -> RenderedExample:
@@ -49,14 +56,42 @@ class Renderer:
             segments = self._conversation(example, *_as_values(example))
         return RenderedExample(tuple(segments), spelled)
 
+    def prompt(self, messages: Sequence[Message]) -> RenderedExample:
+        """Return what a model is given before it answers these messages; raises DatasetError as `render` does."""
+        before = tuple(replace(message, learned=False) for message in messages)
+        example = Example((*before, _ANY_ANSWER))
+        spelled = self.control_tokens.spelled_in(example)
+        if not self._tokenizer.chat_template:
+            rendered = self.render(example)
+            return RenderedExample(rendered.segments[:-1], spelled)
+        turns = [message.for_template() for message in before]
+        marked = spelled and self.control_tokens.must_be_marked(example)
+        template = ChatTemplate(self._tokenizer, None, today=True)
+        form, _ = template.suited(self.control_tokens.mark(turns) if marked else turns)
+        segment = Segment(template.render(form, generating=True), learned=False)
+        return RenderedExample((self._encoded(segment) if marked else segment,), spelled)
+
     def loses_text(self, example: Example, rendered: RenderedExample) -> bool:
         """Return whether the template has left out words of some message, or written them differently."""
         text = rendered.text
-        return any(message.content.strip() not in text for message in example.messages)
+        return any(message.text.strip() not in text for message in example.messages)
 
     def _marked(self, example: Example) -> list[Segment]:
         turns, tools = self.control_tokens.mark(_as_values(example))
-        return [self._encoded(segment) for segment in self._conversation(example, turns, tools)]
+        segments = self._conversation(example, turns, tools)
+        if not self._marks_beginnings:
+            return [self._encoded(segment) for segment in segments]
+        encoded, text, before = [], "", list[int]()
+        for segment in segments:
+            text += segment.text
+            whole = self.control_tokens.encode_marked(text)
+            if whole[: len(before)] == before:
+                words = without_marks(segment.text)
+                encoded.append(Segment(words, segment.learned, tuple(whole[len(before) :]), len(words)))
+            else:
+                encoded.append(self._encoded(segment))
+            before = whole
+        return encoded
 
     def _conversation(self, example: Example, turns: list[dict[str, Any]], tools: Any) -> list[Segment]:
         learned = [message.is_target for message in example.messages]
@@ -67,9 +102,11 @@ class Renderer:
     def _plain(self, turns: list[dict[str, Any]], tools: Any, learned: list[bool]) -> list[Segment]:
         if tools or any("tool_calls" in turn or turn["role"] == "tool" for turn in turns):
             raise DatasetError("the row has tools, and the model has no chat template to write them in; remove them")
+        if any("reasoning_content" in turn for turn in turns):
+            raise DatasetError("the row has reasoning_content, and the model has no chat template to write it in")
         segments, before = [], self._start
         for turn, is_learned in zip(turns, learned, strict=True):
-            text = turn["content"]
+            text = turn["content"] or ""
             if turn["role"] == "assistant":
                 text += end_of_sequence(self._tokenizer)
             if is_learned:

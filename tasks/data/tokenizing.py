@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from tasks.data.examples import Example
 from tasks.data.segments import IGNORED_LABEL, RenderedExample
 from tasks.data.template import Renderer
+from tasks.data.tokenizers import marks_beginnings
 
 ROWS_PER_CALL = 256
 """Rows handed to the tokenizer at once: enough to keep its threads busy, few enough to stay small."""
@@ -116,20 +117,27 @@ def answer_tokens(
 
 
 class Encoder:
-    """Tokenizes rendered rows, each segment by itself, so that no token straddles the border of an answer.
+    """Tokenizes rendered rows so that no token straddles the border of an answer.
 
-    That is how it is at inference, where the prompt is tokenized before there is an answer.
+    That is how it is at inference, where the prompt is tokenized before there is an answer. Each segment is tokenized
+    by itself, unless the tokenizer begins every text with a mark of its own (SentencePiece's `▁`): an answer would
+    begin with one that it does not have after its prompt. There the row is tokenized whole, and cut.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._backend = _own_copy(tokenizer) if tokenizer.is_fast else None
+        self._marks_beginnings = marks_beginnings(tokenizer)
 
     def encode(self, rows: Sequence[RenderedExample]) -> TokenBatch:
         """Return the rows' token ids."""
         segments = [segment for row in rows for segment in row.segments]
-        rest = self._token_ids([segment.text[segment.tokenized :] for segment in segments])
-        pieces = [(segment.token_ids, ids) for segment, ids in zip(segments, rest, strict=True)]
+        pieces: list[tuple[Sequence[int], Sequence[int]]]
+        if self._marks_beginnings:
+            pieces = [((), ids) for row in rows for ids in self._cut_from_whole(row)]
+        else:
+            rest = self._token_ids([segment.text[segment.tokenized :] for segment in segments])
+            pieces = [(segment.token_ids, ids) for segment, ids in zip(segments, rest, strict=True)]
         widths = np.fromiter((len(known) + len(ids) for known, ids in pieces), np.int32, len(pieces))
         token_ids = np.fromiter(chain.from_iterable(chain.from_iterable(pieces)), np.int32, int(widths.sum()))
         row_of = np.repeat(np.arange(len(rows)), [len(row.segments) for row in rows])
@@ -138,6 +146,21 @@ class Encoder:
         ends = np.cumsum(widths) - (np.cumsum(lengths) - lengths)[row_of]
         spans = np.stack([ends - widths, ends], axis=1)[learned].astype(np.int32)
         return TokenBatch(token_ids, lengths, spans, np.bincount(row_of[learned], minlength=len(rows)).astype(np.int32))
+
+    def _cut_from_whole(self, row: RenderedExample) -> list[Sequence[int]]:
+        """Return each segment's ids as they are in the whole row; by themselves where a token straddles a border."""
+        assert self._backend is not None
+        if any(segment.token_ids for segment in row.segments):
+            # Control tokens that the row spells as words are tokenized already, and can't be told in its text.
+            rest = self._token_ids([segment.text[segment.tokenized :] for segment in row.segments])
+            return [[*segment.token_ids, *ids] for segment, ids in zip(row.segments, rest, strict=True)]
+        whole = self._backend.encode(row.text, add_special_tokens=False)
+        starts, ends = np.array(whole.offsets, np.int64).reshape(-1, 2).T
+        borders = np.cumsum([len(segment.text) for segment in row.segments])
+        if any(((starts < border) & (ends > border)).any() for border in borders):
+            return list(self._token_ids([segment.text for segment in row.segments]))
+        places = [0, *(int((ends <= border).sum()) for border in borders)]
+        return [whole.ids[start:end] for start, end in pairwise(places)]
 
     def _token_ids(self, texts: list[str]) -> Sequence[Sequence[int]]:
         # Rendered text spells its special tokens out, so the tokenizer must not add them a second time; and a row
@@ -201,4 +224,6 @@ def batched_by_size(rows: Iterable[T], size: Callable[[T], int]) -> Iterator[lis
 
 def characters_of(example: Example) -> int:
     """Return about how long an example's text is."""
-    return len(example.text or "") + sum(len(message.content) for message in example.messages)
+    return len(example.text or "") + sum(
+        len(message.text) + len(message.reasoning or "") for message in example.messages
+    )

@@ -160,7 +160,7 @@ def _has_empty_answer(example: Example) -> bool:
     if example.text is not None:
         return not example.text.strip()
     return any(
-        message.is_target and not message.tool_calls and not message.content.strip() for message in example.messages
+        message.is_target and not message.tool_calls and not message.text.strip() for message in example.messages
     )
 
 

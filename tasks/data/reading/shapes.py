@@ -1,7 +1,7 @@
 """The row formats of data sets: detects the one of a file, and converts its rows to examples."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tasks.data.examples import DatasetError, Example, Message
@@ -83,7 +83,7 @@ def _prompt_completion(row: Mapping[str, Any], columns: Mapping[str, str]) -> Ex
     after = read_turns(completion, columns["completion"]) if isinstance(completion, list) else ()
     # Only the completion is learned, as in TRL.
     turns = tuple(
-        Message(turn.role, turn.content, turn.role != "assistant", turn.tool_calls, turn.tool_call_id, turn.name)
+        replace(turn, learned=turn.role != "assistant")
         for turn in before or (Message("user", _text(row, columns["prompt"])),)
     )
     return _conversation(row, columns, turns + (after or (Message("assistant", _text(row, columns["completion"])),)))

@@ -8,6 +8,7 @@ from tasks.data.examples import DatasetError, Message, Role, canonical_json
 from tasks.data.reading.records import described, parse_json, shortened
 
 _FUNCTION_CALL = "function_call"
+_REASONING = ("reasoning_content", "reasoning", "thinking")
 _OPENAI_ROLES: Mapping[str, Role] = {
     "system": "system",
     "developer": "system",
@@ -70,13 +71,17 @@ def _openai_turn(turn: dict[str, Any], place: str) -> Message:
         if calls is None and turn.get(_FUNCTION_CALL) is not None:
             calls = _canonical_calls([turn[_FUNCTION_CALL]], f"{place}.{_FUNCTION_CALL}")
     content = turn.get("content")
-    if not isinstance(content, str):
-        content = "" if content is None and calls else _joined_parts(content, f"{place}.content")
+    if content is not None and not isinstance(content, str):
+        content = _joined_parts(content, f"{place}.content")
+    reasoning = _reasoning(turn, place) if role == "assistant" else None
+    if content is None and calls is None and reasoning is None:
+        raise DatasetError(f"{place}.content is {described(content)}; a text or a list of text parts is accepted")
     if len(turn) == 2:
-        return Message(role, content)
+        return Message(role, content, tool_calls=calls)
     is_learned = _weight(turn.get("weight"), f"{place}.weight") or role != "assistant"
     call_id = _optional_text(turn.get("tool_call_id"), f"{place}.tool_call_id")
-    return Message(role, content, is_learned, calls, call_id, _optional_text(turn.get("name"), f"{place}.name"))
+    name = _optional_text(turn.get("name"), f"{place}.name")
+    return Message(role, content, is_learned, calls, call_id, name, reasoning)
 
 
 def _sharegpt_turn(turn: dict[str, Any], place: str) -> Message:
@@ -92,7 +97,7 @@ def _sharegpt_turn(turn: dict[str, Any], place: str) -> Message:
     except DatasetError as error:
         raise DatasetError(f"{place}.value {error}") from None
     return Message(
-        role, "", is_learned, _canonical_calls(calls if isinstance(calls, list) else [calls], f"{place}.value")
+        role, None, is_learned, _canonical_calls(calls if isinstance(calls, list) else [calls], f"{place}.value")
     )
 
 
@@ -104,16 +109,27 @@ def _role(value: Any, roles: Mapping[str, Role], place: str) -> Role:
 
 
 def _joined_parts(content: Any, place: str) -> str:
-    """Return the text of OpenAI's list of content parts."""
+    """Return the text of a list of content parts: OpenAI's have it in `text`, LLaMA-Factory's in `value`."""
     if not isinstance(content, list):
         raise DatasetError(f"{place} is {described(content)}; a text or a list of text parts is accepted")
     texts = []
     for index, part in enumerate(content):
-        text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+        is_text = isinstance(part, dict) and part.get("type") == "text"
+        text = part.get("text", part.get("value")) if is_text else None
         if not isinstance(text, str):
             raise DatasetError(f"{place}[{index}] is {described(part)}; only parts of the type text are accepted")
         texts.append(text)
     return "".join(texts)
+
+
+def _reasoning(turn: dict[str, Any], place: str) -> str | None:
+    """Return what the assistant thought, by whichever of its names it is written."""
+    found = {field: _optional_text(turn.get(field), f"{place}.{field}") for field in _REASONING}
+    texts = {text for text in found.values() if text}
+    if len(texts) > 1:
+        fields = " and ".join(field for field, text in found.items() if text)
+        raise DatasetError(f"{place} has different texts in {fields}; one is accepted")
+    return texts.pop() if texts else None
 
 
 def _weight(value: Any, place: str) -> bool:
@@ -145,7 +161,7 @@ def _calls(value: Any, place: str) -> str | None:
 
 
 def _canonical_calls(functions: list[Any], place: str, ids: list[str | None] | None = None) -> str:
-    """Return the calls as in OpenAI's API, with the arguments as an object, whichever way they were written."""
+    """Return the calls as in OpenAI's API; arguments stay an object, or the JSON text of one, as they were written."""
     calls = []
     for index, function in enumerate(functions):
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
@@ -157,7 +173,9 @@ def _canonical_calls(functions: list[Any], place: str, ids: list[str | None] | N
             raise DatasetError(
                 f"{place}[{index}].arguments is {described(arguments)}; an object, or one as JSON text, is accepted"
             )
-        call = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+        _exact_json(arguments, f"{place}[{index}].arguments")
+        kept = written if isinstance(written, str) else arguments
+        call = {"type": "function", "function": {"name": function["name"], "arguments": kept}}
         calls.append(call if ids is None or ids[index] is None else call | {"id": ids[index]})
     return _exact_json(calls, place)
 

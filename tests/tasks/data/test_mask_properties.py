@@ -34,7 +34,7 @@ LOOKS_INTO_CONTENTS = (
     "+ '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 """Writes the same as the tiny model's template, but is rendered for each row."""
-OPENS_OTHERWISE = LOOKS_INTO_CONTENTS.replace("assistant\n' }}{% endif", "assistant\n<think>' }}{% endif")
+OPENS_OTHERWISE = LOOKS_INTO_CONTENTS.replace("assistant\n' }}{% endif", "assistant\n[reply]' }}{% endif")
 
 
 @st.composite
@@ -106,7 +106,7 @@ def test_learned_tokens_are_the_answers_and_nothing_else(renderers, name, exampl
         expected = expected_plain(example)
         controls = {"<|endoftext|>": sum(message.role == "assistant" for message in example.messages)}
     else:
-        expected = expected_chat(example, opening="<think>" if name == "opened" else "")
+        expected = expected_chat(example, opening="[reply]" if name == "opened" else "")
         controls = dict.fromkeys(["<|im_start|>", "<|im_end|>"], len(example.messages))
     row = tokenized(renderers[name], example)
     assert [(tokenizer.decode(ids), learned) for ids, learned in spans(row)] == expected

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from tokenizers import processors
@@ -19,10 +20,11 @@ WITHOUT_END_OF_TURN = (
     "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
-THINKING = (
+OPENS_OTHERWISE = (
     "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'assistant: <think>\n' }}{% endif %}"
+    "{% if add_generation_prompt %}{{ 'assistant: {reply}\n' }}{% endif %}"
 )
+THINKING = OPENS_OTHERWISE.replace("{reply}", "<think>")
 
 
 REASONING_IN_LAST_TURN = (
@@ -142,15 +144,26 @@ def test_a_template_that_never_ends_a_turn_gets_the_end_of_sequence(own_tokenize
 
 
 def test_a_template_with_another_opening_for_generation_keeps_that_opening(own_tokenizer):
+    own_tokenizer.chat_template = OPENS_OTHERWISE
+    assert parts(QUESTION, own_tokenizer) == question_parts(
+        "user: Who are you?<|im_end|>assistant: {reply}\n", "A fox 🦊.<|im_end|>"
+    )
+
+
+def test_an_answer_without_reasoning_does_not_follow_an_opening_that_waits_for_it(own_tokenizer):
     own_tokenizer.chat_template = THINKING
     assert parts(QUESTION, own_tokenizer) == question_parts(
-        "user: Who are you?<|im_end|>assistant: <think>\n", "A fox 🦊.<|im_end|>"
+        "user: Who are you?<|im_end|>assistant: ", "A fox 🦊.<|im_end|>"
+    )
+    reasoned = Example.question("Who are you?", "<think>\nhm</think>A fox.")
+    assert parts(reasoned, own_tokenizer) == question_parts(
+        "user: Who are you?<|im_end|>assistant: <think>\n", "hm</think>A fox.<|im_end|>"
     )
 
 
 def test_a_template_that_drops_the_answer_is_refused(own_tokenizer):
     own_tokenizer.chat_template = "{{ messages[0]['content'] }}{% if add_generation_prompt %}{{ 'bot:' }}{% endif %}"
-    with pytest.raises(DatasetError, match="changes or drops the assistant's answer"):
+    with pytest.raises(DatasetError, match="changes or drops message 2"):
         render(QUESTION, own_tokenizer)
 
 
@@ -239,7 +252,7 @@ def test_the_template_is_given_the_tools_and_calls_are_learned(own_tokenizer):
     [
         Example(QUESTION.messages, tools="[{}]"),
         Example((Message("user", "q"), Message("tool", "r"), Message("assistant", "a"))),
-        conversation("q", "a", tool_calls="[{}]"),
+        conversation("q", "a", tool_calls='[{"function":{"arguments":{},"name":"f"},"type":"function"}]'),
     ],
 )
 def test_tools_without_a_template_are_refused(plain_tokenizer, example):
@@ -249,25 +262,35 @@ def test_tools_without_a_template_are_refused(plain_tokenizer, example):
 
 def test_an_answer_that_the_template_shows_otherwise_once_it_is_past_is_still_found(own_tokenizer):
     own_tokenizer.chat_template = REASONING_IN_LAST_TURN
-    example = conversation("1?", "<think>hm</think>one", "<|im_end|>2?", "<think>aha\n</think>\n\ntwo")
+    example = conversation("1?", "one", "<|im_end|>2?", "<think>aha\n</think>\n\ntwo")
     assert parts(example, own_tokenizer) == [
         (CHAT_TURN.format("1?"), False),
         ("one<|im_end|>", True),
         ("\n" + CHAT_TURN.format("<|im_end|>2?"), False),
         ("<think>\naha\n</think>\ntwo<|im_end|>", True),
     ]
+
+
+def test_reasoning_that_the_template_drops_is_an_error_unless_it_is_not_learned(own_tokenizer):
+    own_tokenizer.chat_template = REASONING_IN_LAST_TURN
+    example = conversation("1?", "<think>hm</think>one", "2?", "<think>aha\n</think>\n\ntwo")
+    with pytest.raises(DatasetError, match=r"changes messages\[1\].content or leaves part of it out"):
+        render(example, own_tokenizer)
+    first, answer, *rest = example.messages
+    only_last = Example((first, replace(answer, learned=False), *rest))
+    assert parts(only_last, own_tokenizer)[-1] == ("<think>\naha\n</think>\ntwo<|im_end|>", True)
     renderer = Renderer(own_tokenizer)
-    assert renderer.loses_text(example, renderer.render(example))
+    assert renderer.loses_text(only_last, renderer.render(only_last))
     assert not renderer.loses_text(QUESTION, renderer.render(QUESTION))
 
 
 def test_with_another_opening_for_generation_each_answer_follows_that_opening(own_tokenizer):
-    own_tokenizer.chat_template = THINKING
+    own_tokenizer.chat_template = OPENS_OTHERWISE
     # The answers' words are in the template's own text too.
     assert parts(conversation("1?", "assistant", "2?", "end"), own_tokenizer) == [
-        ("user: 1?<|im_end|>assistant: <think>\n", False),
+        ("user: 1?<|im_end|>assistant: {reply}\n", False),
         ("assistant<|im_end|>", True),
-        ("user: 2?<|im_end|>assistant: <think>\n", False),
+        ("user: 2?<|im_end|>assistant: {reply}\n", False),
         ("end<|im_end|>", True),
     ]
 

@@ -90,7 +90,19 @@ def test_a_template_that_drops_words_is_noticed(imported, own_tokenizer):
     own_tokenizer.chat_template = DROPS_SYSTEM_TURNS
     with_system = Example((Message("system", "Be kind."), Message("user", "q"), Message("assistant", "a")))
     report, _ = imported([*questions(3), with_system], own_tokenizer)
-    assert report.rows_losing_text == 1
+    (error,) = report.errors
+    assert (report.usable, error.number) == (False, 4)
+    assert error.message.startswith("the model's chat template leaves out messages[0].content;")
+
+
+def test_a_template_that_changes_words_which_are_not_learned_is_warned_of(imported, own_tokenizer):
+    own_tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] + ': ' + (m['content'] | replace('!', '.')) + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    rows = [*questions(3), Example.question("q!", "a")]
+    report, _ = imported(rows, own_tokenizer)
+    assert (report.usable, report.rows_losing_text) == (True, 1)
     assert "1 of 4 rows lose words in the model's chat template, or have them changed." in report.warnings
 
 

@@ -7,8 +7,9 @@ from tasks.data.reading.shapes import Shape, shape_of, to_example
 from tests.tasks.data.reading.written_files import assistant, user
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"b": 2, "a": 1}'}}
-CANONICAL_CALL = '[{"function":{"arguments":{"a":1,"b":2},"name":"add"},"id":"c1","type":"function"}]'
-WITHOUT_ID = CANONICAL_CALL.replace('"id":"c1",', "")
+CANONICAL_CALL = json.dumps([CALL], sort_keys=True, separators=(",", ":"))
+"""The arguments stay the text that they were."""
+WITHOUT_ID = '[{"function":{"arguments":{"a":1,"b":2},"name":"add"},"type":"function"}]'
 TOOLS = [{"type": "function", "function": {"name": "add"}}]
 
 
@@ -94,7 +95,7 @@ def test_mapping_that_cannot_be_is_refused(mapping, sentence):
             [
                 Message("system", "s"),
                 user("1 + 2?"),
-                assistant("", tool_calls=WITHOUT_ID),
+                assistant(None, tool_calls=WITHOUT_ID),
                 Message("tool", "3"),
                 assistant("3."),
             ],
@@ -124,7 +125,7 @@ def test_mapping_that_cannot_be_is_refused(mapping, sentence):
             [
                 Message("system", "s"),
                 Message("user", "1 + 2?", name="Ann"),
-                assistant("", tool_calls=CANONICAL_CALL),
+                assistant(None, tool_calls=CANONICAL_CALL),
                 Message("tool", "3", tool_call_id="c1"),
                 assistant("no", learned=False),
                 assistant("3."),
@@ -231,3 +232,40 @@ def test_field_that_a_row_lacks_is_named_by_its_column():
     shape = Shape("question/answer", {"question": "Frage", "answer": "Antwort", "system": "system", "tools": "tools"})
     with pytest.raises(DatasetError, match="the row has no Antwort; the columns are 'Frage', 'other'"):
         to_example({"Frage": "q", "other": "a"}, shape)
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_is_kept_by_whichever_name_it_has(field):
+    turns = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4", field: "add them"}]
+    assert _example({"messages": turns}) == Example((user("2+2?"), assistant("4", reasoning="add them")))
+
+
+def test_two_different_reasonings_are_refused():
+    answer = {"role": "assistant", "content": "4", "reasoning": "add", "thinking": "count"}
+    with pytest.raises(
+        DatasetError, match=r"messages\[1\] has different texts in reasoning and thinking; one is accepted"
+    ):
+        _example({"messages": [{"role": "user", "content": "2+2?"}, answer]})
+
+
+@pytest.mark.parametrize("call", [{"tool_calls": [CALL]}, {"function_call": {"name": "add", "arguments": "{}"}}])
+@pytest.mark.parametrize("content", [{}, {"content": None}])
+def test_a_turn_that_only_calls_needs_no_content(call, content):
+    turns = [{"role": "user", "content": "1 + 2?"}, {"role": "assistant", **content, **call}]
+    *_, last = _example({"messages": turns}).messages
+    assert last.content is None
+    assert last.tool_calls is not None
+
+
+def test_a_turn_without_anything_is_refused():
+    with pytest.raises(
+        DatasetError, match=r"messages\[1\].content is null; a text or a list of text parts is accepted"
+    ):
+        _example({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": None}]})
+
+
+@pytest.mark.parametrize("key", ["text", "value"])
+def test_content_parts_are_joined(key):
+    parts = [{"type": "text", key: "a"}, {"type": "text", key: "b"}]
+    turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "c"}]
+    assert _example({"messages": turns}) == Example.question("ab", "c")

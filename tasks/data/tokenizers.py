@@ -1,0 +1,42 @@
+"""What is asked of a tokenizer before its rows are made."""
+
+import json
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from tasks.data.copying_template import only_copies
+
+_TWO_ROUNDS = [{"role": role, "content": role} for role in ("user", "assistant")] * 2
+
+
+def marks_beginnings(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether a text is tokenized otherwise at the beginning than within another: with a space before it."""
+    if not tokenizer.is_fast:
+        return False
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    steps = [content["normalizer"], content["pre_tokenizer"]]
+    while steps:
+        step = steps.pop() or {}
+        steps += step.get("normalizers", []) + step.get("pretokenizers", [])
+        if step.get("type") == "Prepend" or step.get("add_prefix_space"):
+            return True
+        if step.get("type") == "Metaspace" and step.get("prepend_scheme", "always") != "never":
+            return True
+    return False
+
+
+def has_plain_format(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether turns are only put one after the other, each the same whatever follows; and so their tokens."""
+    if marks_beginnings(tokenizer):
+        return False
+    template = tokenizer.chat_template
+    if not template:
+        return True
+    if not (isinstance(template, str) and only_copies(template)):
+        return False
+    try:
+        whole = tokenizer.apply_chat_template(_TWO_ROUNDS, tokenize=False)
+        return str(whole).startswith(tokenizer.apply_chat_template(_TWO_ROUNDS[:2], tokenize=False))
+    except (TemplateError, TypeError, ValueError):
+        return False
