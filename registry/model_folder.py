@@ -4,6 +4,7 @@ Imports no tensors and no services: the API asks before it names a model availab
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from math import prod
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+
+from registry.model_families import refusal
 
 INDEX = "model.safetensors.index.json"
 PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
@@ -26,6 +29,9 @@ VOCABULARIES = (
     "tokenizer_config.json",
 )
 """A tokenizer's files by their names; which of them a tokenizer needs, only its own code knows."""
+
+OTHER_HEAD = re.compile(r"For(?!CausalLM)[A-Z]")
+"""In a class's name, such as LlamaForSequenceClassification: another head than the one that predicts the next token."""
 
 Signature = tuple[tuple[str, int, int], ...]
 
@@ -46,6 +52,11 @@ def defect(folder: Path) -> str | None:
 def weights_defect(folder: Path) -> str | None:
     """Return what `defect` returns, but for what is said of the tokenizer, which may lie elsewhere."""
     return _found(_defect_of_config, folder) or _found(_defect_of_weights, folder)
+
+
+def lasting_defect(folder: Path) -> str | None:
+    """Return what `defect` returns of the kind of model that it is: fetching it once more would mend nothing."""
+    return _found(_defect_of_kind, folder)
 
 
 def _found(look: Callable[[Path], str | None], folder: Path) -> str | None:
@@ -97,12 +108,16 @@ def _looked(look: Callable[[Path], str | None], folder: Path, _signature: Signat
 
 def _defect_of_config(folder: Path) -> str | None:
     if not (folder / "config.json").is_file():
-        if (folder / "adapter_config.json").is_file():
-            return f"{folder} holds an adapter only (adapter_config.json), and not the base model that it belongs to"
-        return f"{folder} has no config.json"
-    config = _object(folder / "config.json")
-    if config is None:
+        return _defect_without_config(folder)
+    if _object(folder / "config.json") is None:
         return f"{folder / 'config.json'} is not a JSON object: download the model again"
+    return _defect_of_kind(folder)
+
+
+def _defect_of_kind(folder: Path) -> str | None:
+    config = _object(folder / "config.json") if (folder / "config.json").is_file() else None
+    if config is None:
+        return None
     if (quantization := config.get("quantization_config")) is not None:
         kind = quantization.get("quant_method") if isinstance(quantization, dict) else None
         return f"the weights in {folder} are quantized ({kind or 'quantization_config'}): only full ones are loaded"
@@ -111,7 +126,34 @@ def _defect_of_config(folder: Path) -> str | None:
             f"{folder} holds an adapter (adapter_config.json) beside the base's weights: move it to a folder of its "
             "own, or merge it"
         )
+    return _defect_of_architecture(folder / "config.json", config)
+
+
+def _defect_without_config(folder: Path) -> str:
+    if not (folder / "adapter_config.json").is_file():
+        return f"{folder} has no config.json"
+    base = (_object(folder / "adapter_config.json") or {}).get("base_model_name_or_path")
+    named = f"{base}, the base model that it belongs to" if base else "the base model that it belongs to"
+    return (
+        f"{folder} holds an adapter only (adapter_config.json), and not {named}: merge the two, and put the result here"
+    )
+
+
+def _defect_of_architecture(file: Path, config: dict[str, Any]) -> str | None:
+    family = config.get("model_type")
+    if not isinstance(family, str):
+        return f"{file} names no model_type, so that nobody knows what the weights belong to"
+    if (reason := refusal(family)) is not None:
+        return f"{file} says that it is a model of the family {family}, which is not supported: {reason}"
+    # With tied embeddings such weights would load, and continue texts that they have never learned to continue.
+    if other := next((name for name in _architectures(config) if OTHER_HEAD.search(name)), None):
+        return f"{file} says that it is a {other}, which is trained to do something else than to continue a text"
     return None
+
+
+def _architectures(config: dict[str, Any]) -> list[str]:
+    named = config.get("architectures")
+    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
 
 
 def _defect_of_weights(folder: Path) -> str | None:

@@ -1,13 +1,17 @@
 """Where a base model's weights lie: the local models folder, the Hugging Face cache, or the hub, in that order."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from configs.settings import Settings
 from registry import hub
-from registry.model_folder import count_parameters, defect, holds_anything, weight_files, weight_shapes
+from registry.model_folder import count_parameters, defect, holds_anything, lasting_defect, weight_files, weight_shapes
 from registry.tables import Model
+
+_OF_EXPERTS = re.compile(r"\.(experts\.|router(\.layer)?$|gate$)")
+"""In the names of the families that have experts."""
 
 
 class WeightsUnavailable(Exception):
@@ -51,8 +55,14 @@ def probe(base_model: str, models_dir: Path, allow_hub: bool, min_free_bytes: in
     looked_at = f"{base_model} is neither in the models folder ({models_dir}) nor in the Hugging Face cache"
     if (cached := _cached(base_model)) is not None:
         looked_at = f"{base_model} is not in the models folder ({models_dir}), and in the cache {defect(cached)}"
+    if cached is not None and lasting_defect(cached) is not None:
+        return Availability("UNAVAILABLE", f"{looked_at}.")
     if not allow_hub:
         return Availability("UNAVAILABLE", f"{looked_at}, and fetching from the hub is turned off.")
+    return _probe_hub(base_model, looked_at, min_free_bytes)
+
+
+def _probe_hub(base_model: str, looked_at: str, min_free_bytes: int) -> Availability:
     try:
         sizes = hub.sizes("model", base_model, hub.MODEL_FILES)
         if not any(name.endswith(".safetensors") for name in sizes):
@@ -92,15 +102,22 @@ def obtain(
 def linear_layers(folder: Path) -> set[str]:
     """Return the full names of the linear layers in the blocks of a model, read from its files' headers alone.
 
-    Matrices outside of the numbered blocks are the embeddings and the head, which get no adapter.
+    Matrices outside of the numbered blocks are the embeddings and the head, which get no adapter. Nor do experts and
+    their routers: in memory all experts of a block are one tensor, and no linear layers.
     """
-    names = (
-        name.removesuffix(".weight")
-        for file in weight_files(folder)
-        for name, shape in weight_shapes(file)
-        if name.endswith(".weight") and len(shape) == 2
-    )
-    return {name for name in names if re.search(r"(^|\.)\d+\.", name)}
+    return {name for name in _matrices(folder) if re.search(r"(^|\.)\d+\.", name) and not _OF_EXPERTS.search(name)}
+
+
+def has_experts(folder: Path) -> bool:
+    """Return whether the model is a mixture of experts, read from its files' headers alone."""
+    return any(_OF_EXPERTS.search(name) for name in _matrices(folder))
+
+
+def _matrices(folder: Path) -> Iterator[str]:
+    for file in weight_files(folder):
+        for name, shape in weight_shapes(file):
+            if name.endswith(".weight") and len(shape) == 2:
+                yield name.removesuffix(".weight")
 
 
 def format_size(parameters: int) -> str:

@@ -11,7 +11,7 @@ from tasks.atomic_files import StagingFolder
 from tasks.job.attempt import Attempt
 from tasks.job.flow_run import RunWatch
 from tasks.prepare import Prepared
-from tasks.training.adapter import TrainedModel, save_adapter
+from tasks.training.adapter import TrainedModel, leaves_out_experts, save_adapter
 from tasks.training.devices import TrainingRun, load, train_on_devices
 from tasks.training.errors import RankLost
 from tasks.training.fitting import MemoryPlanner
@@ -51,6 +51,10 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
     model = load(prepared.source, recipe)
     if not METHODS[recipe.method].full:
         _save_untrained(attempt, prepared, model)
+    if leaves_out_experts(model):
+        attempt.log.line(
+            "The model's experts and routers are not trained: adapters are on its other linear layers only"
+        )
     lengths = [*data.train.lengths, *data.held_out.lengths[: recipe.eval_rows]]
     dtype = prepared.source.dtype
     planner = MemoryPlanner(

@@ -27,6 +27,34 @@ UNLIMITED_CONTEXT = 1_048_576
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError)
 """What transformers, peft and safetensors raise for a damaged or foreign folder."""
 
+_APPLIED = frozenset(
+    [
+        "alpha_pattern",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "bias",
+        "exclude_modules",
+        "fan_in_fan_out",
+        "inference_mode",
+        "init_lora_weights",
+        "layers_pattern",
+        "layers_to_transform",
+        "loftq_config",
+        "lora_alpha",
+        "lora_dropout",
+        "peft_type",
+        "peft_version",
+        "r",
+        "rank_pattern",
+        "revision",
+        "target_modules",
+        "task_type",
+        "use_dora",
+        "use_rslora",
+    ]
+)
+"""Options of an adapter that are applied, looked at by themselves, or say nothing of what it computes."""
+
 
 def load_config(folder: Path) -> PretrainedConfig:
     """Return the model's configuration. Raises `WeightsError` if `folder` has none that transformers knows."""
@@ -153,16 +181,20 @@ def adapter_config(folder: Path) -> LoraConfig:
     """Return the LoRA configuration in `folder`.
 
     Raises:
-        WeightsError: it is missing, not LoRA, or of a kind that changes the base's own weights when attached.
+        WeightsError: it is missing, not LoRA, of a kind that changes the base's own weights when attached, or has an
+            option that nothing here applies: such an adapter would answer, and not as it was trained to.
     """
     if not (folder / "adapter_config.json").is_file():
         raise WeightsError(f"no adapter in {folder}: adapter_config.json is missing")
     try:
         fields = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         kind = fields.get("peft_type")
-        config = LoraConfig.from_pretrained(str(folder)) if kind == "LORA" else None
+        unknown = _not_applied(fields) if kind == "LORA" else []
+        config = _known_config(folder) if kind == "LORA" and not unknown else None
     except (*LOAD_ERRORS, AttributeError) as error:
         raise WeightsError(f"adapter_config.json in {folder} can't be used: {first_line(error)}") from error
+    if unknown:
+        raise WeightsError(f"the adapter in {folder} has {', '.join(unknown)}, which is not served: train it without")
     if config is None:
         raise WeightsError(f"the adapter in {folder} is of type {kind}: only LORA adapters are served")
     if config.bias != "none" or not (
@@ -171,6 +203,21 @@ def adapter_config(folder: Path) -> LoraConfig:
         raise WeightsError(f"the adapter in {folder} changes the base model's own weights: it can't share them")
     config.inference_mode = True
     return config
+
+
+def _not_applied(fields: dict[str, Any]) -> list[str]:
+    """Return the options that are set and not applied; peft skips those that it does not know with a warning."""
+    defaults = LoraConfig().to_dict()
+    return sorted(
+        name for name, value in fields.items() if name not in _APPLIED and value and value != defaults.get(name)
+    )
+
+
+def _known_config(folder: Path) -> LoraConfig:
+    with warnings.catch_warnings():
+        # Of options of other versions of peft, which have been looked at: these are off.
+        warnings.filterwarnings("ignore", message="Unexpected keyword arguments")
+        return LoraConfig.from_pretrained(str(folder))
 
 
 def attach_adapter(model: PreTrainedModel | PeftModel, folder: Path, name: str = "default") -> PeftModel:

@@ -1,6 +1,7 @@
 """From a model's record to what is in memory: weights found, tokenizer and model loaded, data set prepared."""
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from registry.repositories.datasets import DatasetRepository
 from registry.tables import Model
 from registry.weights import obtain
 from tasks.data.dataset_rows import rows_of, tokens_dir
+from tasks.data.examples import DatasetError
 from tasks.data.prepared import PreparedDataset
 from tasks.data.prepared import prepare as prepare_examples
 from tasks.models.device import choose_device, choose_dtype
@@ -52,15 +54,18 @@ class ModelSource:
         self.adapter_folder: Path | None = settings.adapters_dir / model.adapter if model.adapter else None
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.adapter_folder or self.base_folder)
         self.end_token_ids = end_token_ids(self.base_folder, self.tokenizer)
-        self.context_length = context_length(load_config(self.base_folder))
+        config = load_config(self.base_folder)
+        self.context_length = context_length(config)
+        self.vocabulary: int = config.get_text_config().vocab_size
+        """Tokens that the model has an embedding of; a tokenizer may know more."""
         self.device = choose_device(settings.device)
         self.dtype: torch.dtype = choose_dtype(settings.compute_dtype, self.device)
 
     @property
     def pad_token_id(self) -> int:
-        """Id to pad batches with; padding is masked, so any id serves where the tokenizer names none."""
+        """Id to pad batches with; padding is masked, so any id serves where the tokenizer's has no embedding."""
         for token_id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if isinstance(token_id, int):
+            if isinstance(token_id, int) and 0 <= token_id < self.vocabulary:
                 return token_id
         return 0
 
@@ -78,7 +83,7 @@ class ModelSource:
     ) -> NamedDataset:
         """Return a data set tokenized for this model, with all rows of another one held out where one is named.
 
-        Raises `UnknownDataset`, or `DatasetError` for unusable rows.
+        Raises `UnknownDataset`, or `DatasetError` for unusable rows, such as those with tokens that the model lacks.
         """
         wanted = dataset_id or BUILT_IN_DATASET_ID
         with database.reading() as session:
@@ -99,7 +104,21 @@ class ModelSource:
             dataset.settings.get("held_out_fraction", HELD_OUT_FRACTION),
             rows_of(folder, held_out.source, held_out.content_hash) if held_out is not None else None,
         )
+        require_embeddings(prepared, self.tokenizer, self.vocabulary)
         return NamedDataset(dataset.name, dataset.source, prepared)
+
+
+def require_embeddings(prepared: PreparedDataset, tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> None:
+    """Raise `DatasetError` for a row with a token beyond the `vocabulary` tokens that the model has embeddings of."""
+    if max(tokenizer.get_vocab().values()) < vocabulary:
+        return
+    for row in chain(prepared.train, prepared.held_out):
+        if (largest := int(max(row.input_ids))) >= vocabulary:
+            token = tokenizer.convert_ids_to_tokens(largest)
+            raise DatasetError(
+                f"a row has the token {token!r} (id {largest}), and the model has embeddings of {vocabulary} tokens "
+                "only: its tokenizer is not the one that it was trained with"
+            )
 
 
 def _weights(settings: Settings, model: Model) -> tuple[Path, str]:

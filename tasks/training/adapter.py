@@ -20,6 +20,10 @@ from tasks.training.stacking import is_stacked, stack_on_parent, stacked_adapter
 TrainedModel = PeftModel | PreTrainedModel
 """A model in training: adapters over a frozen base, or a full model."""
 
+_EXPERTS = ".experts."
+_OF_EXPERTS = ("gate_proj", "up_proj", "down_proj")
+"""Names that peft takes for those of experts in a model that has any, though its dense layers have them too."""
+
 
 def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
     """Return every linear layer but the head by its full dotted name. GPT-2's Conv1D is a transposed Linear."""
@@ -33,7 +37,11 @@ def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 def default_target_modules(model: PreTrainedModel) -> list[str]:
     """Return the last names of every linear layer but the head, sorted: `q_proj`, `c_attn`, and so on."""
-    return sorted({name.rpartition(".")[2] for name in _linear_layers(model)})
+    return sorted({_last(name) for name in _linear_layers(model)})
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _matches(layer: str, target: str) -> bool:
@@ -56,12 +64,17 @@ def attach_lora(model: PreTrainedModel, recipe: TrainingRecipe, parent: Path | N
 
     The new adapter changes nothing until trained, as its second factor starts at zero. `parent` is the folder of an
     adapter to continue from: it stays active and frozen. Raises AdapterError when a name in
-    `recipe.target_modules` is no linear layer of the model's body.
+    `recipe.target_modules` is no linear layer of the model's body, or one that peft can't adapt.
     """
     targets = recipe.target_modules or default_target_modules(model)
     chosen = _chosen_layers(model, targets)
     if not chosen:
         raise AdapterError(f"{type(model).__name__} has no linear layer to adapt")
+    if _has_experts(model) and (taken := sorted({target for target in targets if _last(target) in _OF_EXPERTS})):
+        raise AdapterError(
+            f"target_modules has {', '.join(taken)}, which peft takes for experts, that can't be adapted: this model "
+            f"has experts in some layers and none in others; name others of {', '.join(default_target_modules(model))}"
+        )
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=recipe.lora_r,
@@ -81,6 +94,17 @@ def attach_lora(model: PreTrainedModel, recipe: TrainingRecipe, parent: Path | N
         if parent is None:
             return get_peft_model(model, config, autocast_adapter_dtype=True)
         return stack_on_parent(model, config, parent)
+
+
+def leaves_out_experts(model: nn.Module) -> bool:
+    """Return whether the model is a mixture of experts that stay as they are: no adapter reaches them."""
+    return _has_experts(model) and not any(
+        weight.requires_grad for name, weight in model.named_parameters() if _EXPERTS in name
+    )
+
+
+def _has_experts(model: nn.Module) -> bool:
+    return any(_EXPERTS in name for name, _ in model.named_parameters())
 
 
 def trainable_weights(model: nn.Module) -> dict[str, nn.Parameter]:

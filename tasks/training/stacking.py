@@ -4,7 +4,7 @@ Two low-rank updates of the same layer add up to one of the summed rank: sâ‚Bâ‚
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,20 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tasks.models.loading import adapter_config
+
 PARENT, TRAINED = "parent", "default"
 
 
 def stack_on_parent(model: PreTrainedModel, config: LoraConfig, folder: Path) -> PeftModel:
-    """Attach the adapter in `folder` frozen, and beside it a new one of `config`, which trains."""
-    stacked = PeftModel.from_pretrained(model, str(folder), adapter_name=PARENT, autocast_adapter_dtype=True)
+    """Attach the adapter in `folder` frozen, and beside it a new one of `config`, which trains.
+
+    Raises `WeightsError` (tasks.models.errors) if it has an option that would be lost when the two become one.
+    """
+    parent = adapter_config(folder)
+    stacked = PeftModel.from_pretrained(
+        model, str(folder), adapter_name=PARENT, config=parent, autocast_adapter_dtype=True
+    )
     stacked.add_adapter(TRAINED, config, autocast_adapter_dtype=True)
     stacked.base_model.set_adapter([PARENT, TRAINED])
     for name, weight in stacked.named_parameters():
@@ -59,16 +67,21 @@ def stacked_adapter(model: PeftModel) -> tuple[dict[str, Any], dict[str, Tensor]
         "r": common,
         "lora_alpha": common,
         "use_rslora": False,
-        "target_modules": sorted(set(_targets(model))),
+        "target_modules": _targets(model, ranks),
         "rank_pattern": others,
         "alpha_pattern": others,
     }
     return config, tensors
 
 
-def _targets(model: PeftModel) -> Iterator[str]:
-    for adapter in (PARENT, TRAINED):
-        yield from model.peft_config[adapter].target_modules
+def _targets(model: PeftModel, layers: Iterable[str]) -> list[str]:
+    """Return names that choose `layers`: both adapters' own, or those of the layers where a pattern has chosen."""
+    configs: list[LoraConfig] = [model.peft_config[adapter] for adapter in (PARENT, TRAINED)]
+    if any(
+        isinstance(each.target_modules, str) or each.layers_to_transform or each.exclude_modules for each in configs
+    ):
+        return sorted(layers)
+    return sorted({target for each in configs for target in each.target_modules})
 
 
 def _lora_layers(model: PeftModel) -> dict[str, LoraLayer]:

@@ -1,5 +1,7 @@
 """What a restartable job or a fine-tune needs: kept, or missed in a sentence that says what to do."""
 
+import shutil
+
 import pytest
 
 from api.errors import Conflict
@@ -9,6 +11,7 @@ from registry.clock import utcnow
 from registry.repositories.datasets import DatasetRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.tables import Dataset, Model
+from tests.tiny_families import save_family
 
 
 @pytest.fixture
@@ -95,6 +98,33 @@ def test_layers_that_a_model_has_are_taken(client, base, targets):
     for target in targets:
         body = {"model_id": model_id, "job_name": "j", "target_modules": [target]}
         assert client.post("/api/training", json=body).status_code == 201, target
+
+
+@pytest.fixture(scope="module", params=["mixtral", "qwen3_moe", "gpt_oss"])
+def mixture(request, client, tiny_models_dir, tiny_llama_dir):
+    """A mixture of experts."""
+    folder = save_family(request.param, tiny_models_dir / request.param)
+    for file in tiny_llama_dir.glob("*token*"):
+        shutil.copy(file, folder)
+    added = client.post("/api/models", json={"name": request.param, "base_model": request.param}).json()
+    assert added["status"] == "AVAILABLE", added
+    return added["id"]
+
+
+@pytest.mark.parametrize("target", ["gate", "router", "w1", "gate_up_proj", "experts", "model.layers.0.mlp.gate"])
+def test_experts_and_routers_get_no_adapter(client, mixture, target):
+    answer = client.post("/api/training", json={"model_id": mixture, "job_name": "j", "target_modules": [target]})
+    assert answer.status_code == 422, answer.text
+    assert "it has: k_proj, o_proj, q_proj, v_proj." in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"), [({}, True), ({"target_modules": ["q_proj"]}, True), ({"method": "full"}, False)]
+)
+def test_that_experts_are_not_trained_is_said(client, mixture, body, said):
+    answer = client.post("/api/training", json={"model_id": mixture, "job_name": "j"} | body)
+    assert answer.status_code == 201, answer.text
+    assert ("experts and routers are not trained" in answer.json()["message"]) == said
 
 
 def test_deleting_a_model_that_was_never_champion_says_nothing_of_it(client):

@@ -1,5 +1,6 @@
 """The hub is asked for sizes first, ended when it stalls, and not asked at all where that is turned off."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -48,6 +49,21 @@ def obtained(hub, tmp_path, name="tiny/llama", *, allow_hub=True, min_free=0, st
     )
     assert run.returncode == 0, run.stderr
     return run.stdout.strip().splitlines()
+
+
+def test_what_another_download_would_not_mend_is_not_fetched_again(hub_dir, tmp_path):
+    file = hub_dir / "tiny" / "llama" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "mamba"}))
+    with FakeHub(hub_dir) as hub:
+        status, refused = obtained(hub, tmp_path)
+        assert status == "AVAILABLE", "nobody knows before it has been fetched"
+        assert "of the family mamba, which is not supported" in refused
+        asked = len(hub.requests)
+        status, refused = obtained(hub, tmp_path)
+        assert status == "UNAVAILABLE"
+        assert "in the cache" in refused
+        assert "of the family mamba, which is not supported" in refused
+        assert len(hub.requests) == asked
 
 
 def test_a_model_is_fetched_without_its_pickles(hub_dir, tmp_path):

@@ -43,8 +43,13 @@ def pickled(folder):
 def adapter_only(folder):
     for name in ("config.json", "model.safetensors"):
         (folder / name).unlink()
-    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "org/base"}')
     save_file({"x.lora_A.weight": torch.zeros(1)}, folder / "adapter_model.safetensors")
+
+
+def adapter_of_unknown_base(folder):
+    adapter_only(folder)
+    (folder / "adapter_config.json").write_text("[")
 
 
 def adapter_beside(folder):
@@ -79,6 +84,34 @@ def broken_config(folder):
     (folder / "config.json").write_text("[" * 5000)
 
 
+def no_family(folder):
+    (folder / "config.json").write_text("{}")
+
+
+def recurrent(folder):
+    edit(folder / "config.json", model_type="mamba2")
+
+
+def encoder(folder):
+    edit(folder / "config.json", model_type="bert")
+
+
+def encoder_decoder(folder):
+    edit(folder / "config.json", model_type="t5")
+
+
+def untested(folder):
+    edit(folder / "config.json", model_type="ctrl")
+
+
+def of_nobody(folder):
+    edit(folder / "config.json", model_type="my_own")
+
+
+def another_head(folder):
+    edit(folder / "config.json", architectures=["LlamaForSequenceClassification"])
+
+
 def other_names(folder):
     (folder / "model.safetensors").rename(folder / "weights.safetensors")
 
@@ -89,7 +122,8 @@ DEFECTS = {
     empty: "cut short or damaged",
     huge_header: "cut short or damaged",
     pickled: "pytorch_model.bin, and pickled weights are not loaded",
-    adapter_only: "holds an adapter only",
+    adapter_only: "holds an adapter only (adapter_config.json), and not org/base",
+    adapter_of_unknown_base: "holds an adapter only (adapter_config.json), and not the base model",
     adapter_beside: "beside the base's weights",
     no_tokenizer: "has no tokenizer",
     broken_tokenizer: "tokenizer.json",
@@ -97,6 +131,13 @@ DEFECTS = {
     index_without_its_files: "model-00001-of-00002.safetensors is missing",
     broken_index: "index.json is damaged",
     broken_config: "config.json",
+    no_family: "config.json names no model_type",
+    recurrent: "of the family mamba2, which is not supported: it carries a recurrent state",
+    encoder: "of the family bert, which is not supported: it reads a text in both directions",
+    encoder_decoder: "of the family t5, which is not supported: it has an encoder",
+    untested: "of the family ctrl, which is not supported: no test proves",
+    of_nobody: "of the family my_own, which is not supported: no test proves",
+    another_head: "says that it is a LlamaForSequenceClassification",
     other_names: "though it holds weights.safetensors",
 }
 

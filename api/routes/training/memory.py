@@ -1,11 +1,11 @@
 """Refuses a training job that can't fit in memory before it is accepted, as far as that can be known without torch."""
 
 import json
-import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from safetensors import SafetensorError
 from sqlalchemy.orm import Session
 
 from api.errors import TooLittleMemory
@@ -75,7 +75,7 @@ def _workload(session: Session, settings: Settings, model: Model, job: FinetuneP
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         sizes, parameters = sizes_of(config), count_parameters(folder)
-    except (OSError, ValueError, KeyError, AttributeError, struct.error):
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError):
         return None  # damaged: the trainer says how
     if sizes is None:
         return None

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import shutil
-import struct
 
+from safetensors import SafetensorError
 from sqlalchemy.orm import Session
 
 from api.disk import require_disk
@@ -29,7 +29,7 @@ from registry.repositories.training_jobs import TrainingJobRepository
 from registry.run_states import TERMINAL
 from registry.submissions import job_of_parameters
 from registry.tables import TrainingJob
-from registry.weights import linear_layers, weights_on_disk
+from registry.weights import has_experts, linear_layers, weights_on_disk
 from tasks.job.folder import JobFolder, served_prefix
 from tasks.training.errors import MethodUnavailable
 from tasks.training.installed import require_bitsandbytes
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 CREATED = "Training job created and started successfully"
 ACCEPTED = "Training job created; it starts as soon as the Prefect server answers"
+EXPERTS_LEFT_OUT = "; the model's experts and routers are not trained, its other linear layers are"
 
 
 def list_jobs(database: Database, paging: Paging, filters: Filters) -> Part[TrainingJob]:
@@ -101,7 +102,7 @@ async def create_job(platform: Platform, body: TrainingCreate, once: IdempotentR
     message = CREATED if platform.monitor.answers("prefect") else ACCEPTED
     # Looked at before the transaction, and for its eyes only: the answer to a repeated key does not depend on it.
     await asyncio.to_thread(_require_devices, platform, body.devices)
-    await asyncio.to_thread(_require_layers, platform, body)
+    message += await asyncio.to_thread(_require_layers, platform, body)
     lack = await asyncio.to_thread(lack_of_memory, platform, body)
 
     def insert(session: Session) -> tuple[int, Answer]:
@@ -131,31 +132,33 @@ def _require_devices(platform: Platform, devices: int) -> None:
         raise Invalid(f"devices is {devices}, but this machine has {len(gpus())} GPUs: ask for that many at most.")
 
 
-def _require_layers(platform: Platform, body: TrainingCreate) -> None:
-    """Raise `Invalid`, with the names there are, if `target_modules` names a layer that the model has not.
+def _require_layers(platform: Platform, body: TrainingCreate) -> str:
+    """Return what to add to the answer of layers that no adapter reaches, nothing where there are none.
 
-    Nothing is said of a model that is not on this machine, or that is damaged: the trainer sees it.
+    Raises `Invalid`, with the names there are, if `target_modules` names a layer that the model has not. Nothing is
+    said of a model that is not on this machine, or that is damaged: the trainer sees it.
     """
-    if body.target_modules is None:
-        return
     with platform.database.reading() as session:
         model = ModelRepository(session).get(body.model_id)
     folder = weights_on_disk(model, platform.settings) if model is not None else None
-    if folder is None:
-        return
+    if folder is None or body.method == "full":
+        return ""
     try:
-        layers = linear_layers(folder)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, struct.error):
-        return
+        layers, experts = linear_layers(folder), has_experts(folder)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, SafetensorError):
+        return ""
     # In memory a layer's name may have a prefix that its file leaves out.
     ends = {name: name.split(".") for name in layers}
-    unknown = [target for target in body.target_modules if not any(_matches(parts, target) for parts in ends.values())]
+    unknown = [
+        target for target in body.target_modules or () if not any(_matches(parts, target) for parts in ends.values())
+    ]
     if layers and unknown:
         accepted = ", ".join(sorted({parts[-1] for parts in ends.values()}))
         raise Invalid(
             f"target_modules names {', '.join(unknown)}, which is no linear layer of a block of model {body.model_id}; "
             f"it has: {accepted}."
         )
+    return EXPERTS_LEFT_OUT if experts else ""
 
 
 def _matches(layer: list[str], target: str) -> bool:

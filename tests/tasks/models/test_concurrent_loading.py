@@ -6,30 +6,23 @@ from functools import partial
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tasks.models import process_state
 from tasks.models.errors import WeightsError
 from tasks.models.loading import attach_adapter, load_base_model
+from tests.tiny_families import save_family
 
 CPU = torch.device("cpu")
-SIZES = {"vocab_size": 120, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-LLAMA_LIKE = SIZES | {"intermediate_size": 64, "num_key_value_heads": 2, "max_position_embeddings": 64}
-GPT_NEOX = SIZES | {"intermediate_size": 64, "max_position_embeddings": 64}
-GPT2 = {"vocab_size": 120, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
-FAMILIES = {
-    "llama-tied": ("llama", LLAMA_LIKE | {"tie_word_embeddings": True}),
-    "llama-untied": ("llama", LLAMA_LIKE | {"tie_word_embeddings": False}),
-    "gpt2-tied": ("gpt2", GPT2),
-    "mistral-untied": ("mistral", LLAMA_LIKE | {"tie_word_embeddings": False}),
-    "qwen2-tied": ("qwen2", LLAMA_LIKE | {"tie_word_embeddings": True}),
-    "gemma-tied": ("gemma", LLAMA_LIKE | {"head_dim": 8}),
-    "gpt_neox-untied": ("gpt_neox", GPT_NEOX | {"tie_word_embeddings": False}),
-    "opt-tied": (
-        "opt",
-        {"vocab_size": 120, "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64}
-        | {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64},
-    ),
+FAMILIES: dict[str, tuple[str, dict[str, bool]]] = {
+    "llama-tied": ("llama", {"tie_word_embeddings": True}),
+    "llama-untied": ("llama", {"tie_word_embeddings": False}),
+    "gpt2-tied": ("gpt2", {}),
+    "mistral-untied": ("mistral", {"tie_word_embeddings": False}),
+    "qwen2-tied": ("qwen2", {"tie_word_embeddings": True}),
+    "gemma-tied": ("gemma", {}),
+    "gpt_neox-untied": ("gpt_neox", {"tie_word_embeddings": False}),
+    "opt-tied": ("opt", {}),
 }
 ROUNDS = 3
 
@@ -37,9 +30,8 @@ ROUNDS = 3
 @pytest.fixture(scope="module")
 def family_dirs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("families")
-    for seed, (name, (kind, fields)) in enumerate(FAMILIES.items()):
-        torch.manual_seed(seed)
-        AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**fields)).save_pretrained(folder / name)
+    for name, (family, fields) in FAMILIES.items():
+        save_family(family, folder / name, **fields)
     return folder
 
 

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
+from tasks.inference.network.load import load_network
 from tasks.models.errors import WeightsError
 from tasks.models.loading import (
     attach_adapter,
@@ -121,6 +122,34 @@ def test_adapters_that_would_touch_the_base_are_refused(tiny_llama_dir, adapters
     (folder / "adapter_config.json").write_text(json.dumps(config | change))
     with pytest.raises(WeightsError, match=message):
         attach_adapter(load(tiny_llama_dir), folder)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("modules_to_save", ["lm_head"]),
+        ("lora_bias", True),
+        ("trainable_token_indices", [3, 4]),
+        ("alora_invocation_tokens", [5, 6]),
+        ("target_parameters", ["mlp.experts.gate_up_proj"]),
+        ("layer_replication", [[0, 2], [1, 2]]),
+        ("an_option_of_a_later_peft", {"strength": 2}),
+    ],
+)
+def test_options_that_are_not_applied_are_refused(tiny_llama_dir, adapters_dir, tmp_path, option, value):
+    folder = shutil.copytree(adapters_dir / "llama-1", tmp_path / "adapter")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {option: value}))
+    for network in (load(tiny_llama_dir), load_network(tiny_llama_dir, torch.float32, CPU)):
+        with pytest.raises(WeightsError, match=f"has {option}, which is not served"):
+            attach_adapter(network, folder) if isinstance(network, torch.nn.Module) else network.load_adapter(folder)
+
+
+def test_options_that_later_versions_leave_off_are_no_matter(tiny_llama_dir, adapters_dir, tmp_path):
+    folder = shutil.copytree(adapters_dir / "llama-1", tmp_path / "adapter")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"later": None, "also_later": False}))
+    attach_adapter(load(tiny_llama_dir), folder)
 
 
 def test_a_pickled_adapter_is_refused(tiny_llama_dir, adapters_dir, tmp_path):

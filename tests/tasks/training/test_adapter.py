@@ -10,9 +10,16 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from configs.recipe import TrainingRecipe
-from tasks.training.adapter import attach_lora, default_target_modules, save_adapter, trainable_weights
+from tasks.training.adapter import (
+    attach_lora,
+    default_target_modules,
+    leaves_out_experts,
+    save_adapter,
+    trainable_weights,
+)
 from tasks.training.errors import AdapterError
 from tests.tasks.training.job import adapter_bytes, load_adapted
+from tests.tiny_families import save_family
 
 RECIPE = TrainingRecipe(lora_r=4)
 LLAMA = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
@@ -64,6 +71,16 @@ def test_bad_target_modules_are_named_with_the_accepted_ones(tiny_llama_dir, bad
     with pytest.raises(AdapterError) as caught:
         load_adapted(tiny_llama_dir, recipe)
     assert str(caught.value) == f"target_modules not in this model: {bad}; it has: {', '.join(LLAMA)}"
+
+
+def test_dense_layers_with_the_names_of_experts_are_refused(tmp_path):
+    """Those of a Qwen3-MoE whose first layer has no experts: peft would adapt the experts in their place."""
+    folder = save_family("qwen3_moe", tmp_path, mlp_only_layers=[0])
+    with pytest.raises(AdapterError, match="has down_proj, gate_proj, up_proj, which peft takes for experts"):
+        load_adapted(folder, RECIPE)
+    adapted = load_adapted(folder, RECIPE.model_copy(update={"target_modules": ["q_proj", "o_proj"]}))
+    assert leaves_out_experts(adapted)
+    assert len(trainable_weights(adapted)) == 8
 
 
 # peft's own loading asks for an attribute that transformers has renamed.

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from configs.recipe import TrainingRecipe
+from tasks.models.errors import WeightsError
 from tasks.models.loading import attach_adapter, load_base_model
 from tasks.training.adapter import attach_lora, save_adapter, trainable_weights
 
@@ -50,3 +52,33 @@ def test_parent_and_child_become_one_adapter(tiny_models_dir, tmp_path, name):
     save_adapter(grandchild, tmp_path / "grandchild", name)
     served = attach_adapter(load_base_model(folder, torch.float32, CPU), tmp_path / "grandchild")
     torch.testing.assert_close(logits(served), logits(grandchild))
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"target_modules": r".*\.1\..*_proj"},
+        {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [1]},
+        {"target_modules": ["q_proj", "up_proj"], "exclude_modules": ["model.layers.0.mlp.up_proj"]},
+    ],
+    ids=["pattern", "some layers", "all but one"],
+)
+def test_a_parent_whose_layers_are_chosen_otherwise_than_by_names(tiny_llama_dir, tmp_path, choice):
+    parent = get_peft_model(load_base_model(tiny_llama_dir, torch.float32, CPU), LoraConfig(r=4, **choice))
+    randomize(parent, 1)
+    parent.save_pretrained(tmp_path / "parent")
+    recipe = TrainingRecipe(lora_r=3, target_modules=["q_proj"], lora_dropout=0.0)
+    base = load_base_model(tiny_llama_dir, torch.float32, CPU)
+    child = attach_lora(base, recipe, parent=tmp_path / "parent")
+    torch.testing.assert_close(logits(child), logits(parent))
+    randomize(child, 2)
+    save_adapter(child, tmp_path / "child", "base")
+    served = attach_adapter(load_base_model(tiny_llama_dir, torch.float32, CPU), tmp_path / "child")
+    torch.testing.assert_close(logits(served), logits(child))
+
+
+def test_a_parent_with_an_option_that_would_be_lost_is_refused(tiny_llama_dir, tmp_path):
+    config = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["norm"])
+    get_peft_model(load_base_model(tiny_llama_dir, torch.float32, CPU), config).save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match="has modules_to_save, which is not served"):
+        attach_lora(load_base_model(tiny_llama_dir, torch.float32, CPU), TrainingRecipe(), parent=tmp_path)

@@ -1,0 +1,116 @@
+"""A tiny random model of every family that is supported: its sizes, and weights that make a text worth comparing."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+
+VOCABULARY = 320
+WINDOW = 16
+"""Of layers that see only the nearest tokens: shorter than the tests' prompts."""
+_IDS = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+# A model's own dropout would hide what the tests compare.
+_LLAMA_LIKE = _IDS | {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "attention_dropout": 0.0,
+}
+_SLIDING = {"sliding_window": WINDOW}
+_BOTH_KINDS = {"layer_types": ["sliding_attention", "full_attention"]}
+_WIDE = {"head_dim": 8}
+_GPT_LIKE = _IDS | {
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 128,
+    "attn_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "resid_pdrop": 0.0,
+}
+_UNDROPPED = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+_EXPERTS = _LLAMA_LIKE | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+_LOCAL_EXPERTS = _LLAMA_LIKE | {"num_local_experts": 4, "num_experts_per_tok": 2}
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "apertus": _LLAMA_LIKE,
+    "arcee": _LLAMA_LIKE,
+    "biogpt": _LLAMA_LIKE
+    | _UNDROPPED
+    | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "layerdrop": 0.0},
+    "bloom": _IDS | {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "codegen": _GPT_LIKE | {"rotary_dim": 4},
+    "cohere": _LLAMA_LIKE | {"logit_scale": 1.0},
+    "cohere2": _LLAMA_LIKE | _SLIDING | _BOTH_KINDS | {"logit_scale": 1.0},
+    "ernie4_5": _LLAMA_LIKE | _WIDE,
+    "exaone4": _LLAMA_LIKE | _SLIDING | _BOTH_KINDS,
+    "falcon": _IDS | {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "gemma": _LLAMA_LIKE | _WIDE,
+    "gemma2": _LLAMA_LIKE | _WIDE | _SLIDING | _BOTH_KINDS | {"query_pre_attn_scalar": 8},
+    "gemma3_text": _LLAMA_LIKE | _WIDE | _SLIDING | _BOTH_KINDS | {"query_pre_attn_scalar": 8},
+    "glm": _LLAMA_LIKE | _WIDE,
+    "glm4": _LLAMA_LIKE | _WIDE,
+    "gpt2": _GPT_LIKE,
+    "gpt_bigcode": _GPT_LIKE,
+    "gpt_neo": _IDS
+    | {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_position_embeddings": 128, "window_size": WINDOW}
+    | {"attention_types": [[["global", "local"], 1]]},
+    "gpt_neox": _LLAMA_LIKE,
+    "gpt_oss": _LOCAL_EXPERTS | _WIDE | _SLIDING | _BOTH_KINDS,
+    "gptj": _GPT_LIKE | {"rotary_dim": 4},
+    "granite": _LLAMA_LIKE,
+    "granitemoe": _LOCAL_EXPERTS,
+    "helium": _LLAMA_LIKE | _WIDE,
+    "hunyuan_v1_dense": _LLAMA_LIKE | _WIDE,
+    "llama": _LLAMA_LIKE,
+    "ministral3": _LLAMA_LIKE,
+    "mistral": _LLAMA_LIKE | _SLIDING,
+    "mixtral": _LOCAL_EXPERTS,
+    "mpt": _IDS | {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 128},
+    "nemotron": _LLAMA_LIKE,
+    "olmo": _LLAMA_LIKE,
+    "olmo2": _LLAMA_LIKE,
+    "olmo3": _LLAMA_LIKE | _SLIDING | _BOTH_KINDS,
+    "olmoe": _EXPERTS,
+    "opt": _IDS
+    | _UNDROPPED
+    | {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    | {"max_position_embeddings": 128},
+    "persimmon": _LLAMA_LIKE,
+    "phi": _LLAMA_LIKE,
+    "phi3": _LLAMA_LIKE | {"original_max_position_embeddings": 128},
+    "qwen2": _LLAMA_LIKE,
+    "qwen3": _LLAMA_LIKE | _WIDE,
+    "qwen3_moe": _EXPERTS | _WIDE,
+    "seed_oss": _LLAMA_LIKE | _WIDE | {"residual_dropout": 0.0},
+    "smollm3": _LLAMA_LIKE,
+    "stablelm": _LLAMA_LIKE,
+    "starcoder2": _LLAMA_LIKE | _SLIDING | {"residual_dropout": 0.0, "embedding_dropout": 0.0},
+    "xglm": _IDS
+    | _UNDROPPED
+    | {"d_model": 32, "ffn_dim": 64, "num_layers": 2, "attention_heads": 4, "max_position_embeddings": 128},
+}
+
+
+def tiny_model(family: str, **fields: Any) -> PreTrainedModel:
+    """Return a model of `family` with large random weights: those of a fresh one say the same of every text."""
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**FAMILIES[family] | fields))
+    embeddings = {id(weight) for weight in model.get_input_embeddings().parameters()}
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() < 2:
+                weight.add_(0.1 * torch.randn(weight.shape))
+            else:  # small embeddings: a tied head would else answer with the token that it was given
+                weight.normal_(std=0.02 if id(weight) in embeddings else 0.3)
+    return model
+
+
+def save_family(family: str, folder: Path, **fields: Any) -> Path:
+    """Save `tiny_model` in `folder`."""
+    tiny_model(family, **fields).save_pretrained(folder)
+    return folder
