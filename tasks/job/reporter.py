@@ -83,6 +83,7 @@ class Reporter:
         metrics = {
             "loss": record.loss,
             "learning_rate": record.learning_rate,
+            "grad_norm": record.grad_norm,
             "tokens_per_second": record.tokens_per_second,
         }
         self._trace.append(record.step, metrics, epoch=record.epoch, sample_ids=record.sample_ids)

@@ -133,9 +133,10 @@ def _out_of_patience(progress: Progress, recipe: TrainingRecipe) -> bool:
     """
     if recipe.early_stopping_patience is None or recipe.eval_every is None:
         return False
-    if progress.eval_step is None or progress.best_step is None:
+    if progress.eval_step is None:
         return False
-    return progress.eval_step - progress.best_step >= recipe.early_stopping_patience * recipe.eval_every
+    # A loss that is no finite number is no new lowest: without any other none has been since the start.
+    return progress.eval_step - (progress.best_step or 0) >= recipe.early_stopping_patience * recipe.eval_every
 
 
 def _outcome(

@@ -146,7 +146,7 @@ def test_mlflow_holds_params_metrics_artifacts_dataset_and_version(platform, tra
         "learning_rate": "0.001",
         "max_steps": str(STEPS),
     }
-    for metric in ("loss", "learning_rate", "tokens_per_second"):
+    for metric in ("loss", "learning_rate", "grad_norm", "tokens_per_second"):
         steps = [point.step for point in client.get_metric_history(job["mlflow_run_id"], metric)]
         assert sorted(steps) == list(range(1, STEPS + 1)), metric
     assert [point.step for point in client.get_metric_history(job["mlflow_run_id"], "eval_loss")] == [STEPS]

@@ -1,5 +1,6 @@
 """Training ends when the held-out loss stops falling, the best adapter is kept, and an interruption changes neither."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +80,13 @@ def test_with_more_patience_than_evaluations_it_goes_to_the_end(tiny_gpt2_dir, t
     patient = job(tiny_gpt2_dir, tmp_path, recipe)
     assert patient.outcome == endless.outcome
     assert patient.adapter == endless.adapter
+
+
+def test_losses_that_are_no_numbers_use_up_the_patience(tiny_gpt2_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("tasks.training.loop.held_out_loss", lambda *_: math.nan)
+    stopped = job(tiny_gpt2_dir, tmp_path, RECIPE.model_copy(update={"register_best": False}))
+    assert stopped.outcome.stopped_early
+    assert (stopped.outcome.step, stopped.outcome.best_step) == (PATIENCE * RECIPE.eval_every, None)
 
 
 @pytest.mark.parametrize("before", [0, 1, 2, 3], ids=lambda before: f"{before}-before-the-stop")
