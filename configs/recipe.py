@@ -203,7 +203,20 @@ class EvaluationSettings(StrictModel):
         None, description="Data set whose rows, all of them, are used instead of those held out of `dataset_id`"
     )
     max_samples: int = Field(32, ge=1, le=100_000, description="Held-out rows, the first in hash order")
-    max_new_tokens: int = Field(64, ge=1, le=4096, description="Longest generated response, in tokens")
+    max_seq_length: int | None = Field(
+        None,
+        ge=8,
+        le=1_048_576,
+        description="Tokens per row; none: as in the model's training, 512 for a base model. Longer answers are cut, "
+        "rows whose prompt does not fit are left out and counted",
+    )
+    max_new_tokens: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="Longest generated response, in tokens; none: the 95th percentile of the reference answers', at "
+        "least 16 and at most 1024",
+    )
     seed: int = Field(42, ge=0, lt=2**32, description="Seeds the confidence intervals; the responses are greedy")
     metrics: MetricNames | None = Field(
         None, description="What to compute; none: all five. with `perplexity` alone nothing is generated"

@@ -253,6 +253,9 @@ class Evaluation(FlowBacked, Base):
     avg_response_length: Mapped[float | None]
     intervals: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     """`[low, high]` or null for each metric: its 95% confidence interval; none before version 0004 of these tables."""
+    conditions: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """What its numbers were measured under, `tasks.metrics.conditions.Conditions`; none before they are there, and
+    before version 0018 of these tables."""
     progress: Mapped[float | None]
     """Percent of the samples that are done; none until the first attempt begins."""
 

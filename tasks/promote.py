@@ -12,7 +12,7 @@ from prefect.logging import get_run_logger
 from configs.recipe import LONGEST_NAME, EvaluationParameters, PromotionParameters
 from configs.settings import get_settings
 from registry.database import Database
-from registry.repositories.evaluations import evaluated_rows
+from registry.repositories.evaluations import evaluated_length, evaluated_rows
 from registry.repositories.models import ModelRepository
 from tasks.job.flow_run import DATABASE_PATIENCE_SECONDS
 from tasks.metrics.promotion import NotBetter, PromotionImpossible, enter, evidence
@@ -55,6 +55,8 @@ def find_missing_evaluations(promotion: PromotionParameters, model_id: int) -> l
                 eval_name=f"Promotion of model {model_id}: {model.name}"[:LONGEST_NAME],
                 dataset_id=dataset_id,
                 held_out_dataset_id=held_out_dataset_id,
+                # The challenger's own, of both: what each learned at another length is not about the same tokens.
+                max_seq_length=evaluated_length(None, contest.challenger),
                 max_samples=promotion.max_samples,
                 metrics=[promotion.metric],
             )

@@ -12,7 +12,12 @@ from configs.settings import Settings
 from registry.champions import Champions, RegisteredVersion
 from registry.clock import timestamp, utcnow
 from registry.database import Database
-from registry.repositories.evaluations import EvaluationRepository, evaluated_rows
+from registry.repositories.evaluations import (
+    EvaluationRepository,
+    evaluated_rows,
+    measured_length,
+    measured_new_tokens,
+)
 from registry.repositories.models import ModelRepository
 from registry.tables import Evaluation, Model
 from tasks.metrics.comparison import common_rows, compare
@@ -216,12 +221,13 @@ def _speaks(evaluation: Evaluation, settings: Settings, metric: MetricName) -> b
     return getattr(evaluation, metric) is not None and sample_file(settings.evaluations_dir, evaluation.uid).exists()
 
 
-def _basis(evaluation: Evaluation, model: Model, metric: MetricName) -> tuple[int, int | None]:
-    """Return what two evaluations must have in common: the data set and, for what is generated, its length limit."""
+def _basis(evaluation: Evaluation, model: Model, metric: MetricName) -> tuple[int, int, int | None]:
+    """Return what two evaluations must have in common: data set, row length and, for what is generated, its limit."""
     generated = metric != "perplexity"
     named = evaluation.parameters
     dataset_id, held_out_dataset_id = evaluated_rows(named.get("dataset_id"), named.get("held_out_dataset_id"), model)
-    return held_out_dataset_id or dataset_id, evaluation.parameters["max_new_tokens"] if generated else None
+    limit = measured_new_tokens(evaluation) if generated else None
+    return held_out_dataset_id or dataset_id, measured_length(evaluation), limit
 
 
 def _figures(settings: Settings, pair: tuple[Evaluation, Evaluation], metric: MetricName) -> Figures | None:
@@ -260,7 +266,8 @@ def _why_not(contest: Contest, figures: Figures | None, wanted: PromotionSetting
         rows = f"data set {wanted.dataset_id}" if wanted.dataset_id is not None else "the same data set"
         return (
             f"{challenger} and {champion}, have no evaluations over the same rows of {rows} that have "
-            f"{wanted.metric}; evaluate both first (POST /api/models/ID/evaluate with the same dataset_id)."
+            f"{wanted.metric}; evaluate both first (POST /api/models/ID/evaluate with the same dataset_id and "
+            "max_seq_length)."
         )
     return f"{challenger} is not better than {champion}, beyond noise: {figures}; force overrules it."
 
