@@ -72,6 +72,12 @@ def measured_new_tokens(evaluation: Evaluation) -> int | None:
     return longest
 
 
+def text_tokenizer(evaluation: Evaluation) -> str | None:
+    """Return how a completed evaluation split texts into words; None if it had none, or is older than version 0018."""
+    tokenizer: str | None = (evaluation.conditions or {}).get("tokenizer")
+    return tokenizer
+
+
 class EvaluationRepository(FlowBackedRepository[Evaluation]):
     """Evaluations and their metrics."""
 

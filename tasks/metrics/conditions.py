@@ -17,7 +17,7 @@ FEWEST_NEW_TOKENS, MOST_NEW_TOKENS = 16, 1024
 class Conditions:
     """What an evaluation's numbers were measured under. Lengths are in tokens.
 
-    `max_new_tokens` and `stopped_responses` are None where nothing was generated.
+    `max_new_tokens`, `stopped_responses` and `tokenizer` are None where nothing was generated.
     """
 
     max_seq_length: int
@@ -28,6 +28,8 @@ class Conditions:
     """Rows that were not, as their prompt did not fit."""
     stopped_responses: int | None
     """Responses that ended at `max_new_tokens` while their reference is longer."""
+    tokenizer: str | None = None
+    """How BLEU, ROUGE-L and diversity split texts."""
 
     def notes(self) -> list[str]:
         """Return what to know before believing the numbers, in sentences."""

@@ -17,6 +17,7 @@ from tasks.metrics.responses import generate_responses, prompt_fits
 from tasks.metrics.sample_file import EvaluatedSample
 from tasks.metrics.samples import SampleScores, corpus_metrics
 from tasks.metrics.scoring import TEXT_METRICS, Responses, score_samples
+from tasks.metrics.words import TOKENIZER
 from tasks.models.sources import ModelSource, NamedDataset
 
 PLAIN_TEXT: dict[str, Any] = {"add_special_tokens": False, "verbose": False}
@@ -129,7 +130,8 @@ def measure_rows(
         samples = _samples(dataset, places, responses=None)
     ids = [dataset.prepared.held_out_examples[place].content_hash for place in places]
     scores = score_samples(ids, samples.references, samples.responses, likelihoods, metrics)
-    conditions = Conditions(chosen.max_seq_length, limit, len(places), left_out, stopped)
+    tokenizer = TOKENIZER if limit is not None else None
+    conditions = Conditions(chosen.max_seq_length, limit, len(places), left_out, stopped, tokenizer)
     return Measured(corpus_metrics(scores), confidence_intervals(scores, settings.seed), samples, scores, conditions)
 
 

@@ -17,6 +17,7 @@ from registry.repositories.evaluations import (
     evaluated_rows,
     measured_length,
     measured_new_tokens,
+    text_tokenizer,
 )
 from registry.repositories.models import ModelRepository
 from registry.tables import Evaluation, Model
@@ -221,13 +222,14 @@ def _speaks(evaluation: Evaluation, settings: Settings, metric: MetricName) -> b
     return getattr(evaluation, metric) is not None and sample_file(settings.evaluations_dir, evaluation.uid).exists()
 
 
-def _basis(evaluation: Evaluation, model: Model, metric: MetricName) -> tuple[int, int, int | None]:
-    """Return what two evaluations must have in common: data set, row length and, for what is generated, its limit."""
-    generated = metric != "perplexity"
+def _basis(evaluation: Evaluation, model: Model, metric: MetricName) -> tuple[Any, ...]:
+    """Return what two evaluations must have in common: data set, row length, and how responses were made and split."""
     named = evaluation.parameters
     dataset_id, held_out_dataset_id = evaluated_rows(named.get("dataset_id"), named.get("held_out_dataset_id"), model)
-    limit = measured_new_tokens(evaluation) if generated else None
-    return held_out_dataset_id or dataset_id, measured_length(evaluation), limit
+    of_rows = (held_out_dataset_id or dataset_id, measured_length(evaluation))
+    if metric == "perplexity":
+        return of_rows
+    return (*of_rows, measured_new_tokens(evaluation), text_tokenizer(evaluation))
 
 
 def _figures(settings: Settings, pair: tuple[Evaluation, Evaluation], metric: MetricName) -> Figures | None:

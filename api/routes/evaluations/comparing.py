@@ -8,7 +8,7 @@ from api.routes.evaluations.samples import stored_samples
 from api.routes.evaluations.schemas import Comparison, MetricDifference
 from api.routes.evaluations.service import read_evaluation
 from configs.recipe import LARGEST_ID, MetricName
-from registry.repositories.evaluations import measured_length, measured_new_tokens, metrics_of
+from registry.repositories.evaluations import measured_length, measured_new_tokens, metrics_of, text_tokenizer
 from registry.tables import Evaluation
 from tasks.metrics.comparison import common_rows, compare
 from tasks.metrics.errors import MetricError
@@ -101,5 +101,10 @@ def _notes(a: Evaluation, b: Evaluation, counts: list[int], rows: int, compared:
         notes.append(
             f"Responses ended after at most {limits[0]} tokens in evaluation {a.id} and {limits[1]} in evaluation "
             f"{b.id}: all but perplexity may differ for that alone."
+        )
+    if text_tokenizer(a) != text_tokenizer(b) and set(compared) & {"bleu_score", "rouge_score", "response_diversity"}:
+        notes.append(
+            "Texts were split into words in different ways, as one evaluation is of an older version: of texts beyond "
+            "ASCII, BLEU, ROUGE-L and diversity may differ for that alone."
         )
     return notes

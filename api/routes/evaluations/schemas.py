@@ -61,6 +61,11 @@ class Conditions(ResponseBody):
         validation_alias=AliasPath("conditions", "stopped_responses"),
         description="Responses that ended at `max_new_tokens` while their references go on",
     )
+    tokenizer: str | None = Field(
+        None,
+        validation_alias=AliasPath("conditions", "tokenizer"),
+        description="How BLEU, ROUGE-L and diversity split texts; null where nothing was generated",
+    )
     notes: list[str] | None = Field(
         None,
         validation_alias=AliasPath("conditions", "notes"),
