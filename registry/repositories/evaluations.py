@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -131,11 +132,15 @@ class EvaluationRepository(FlowBackedRepository[Evaluation]):
         """Store the metrics that were asked for, each with its 95% interval (low, high), or None where there is none.
 
         `conditions` are `tasks.metrics.conditions.Conditions` as JSON: what the numbers were measured under.
-        One that is missing is a KeyError; what was not asked for stays null.
+        One that is missing is a KeyError, one that is no finite number a ValueError: an evaluation without its numbers
+        has failed. What was not asked for stays null.
         """
         asked_for = metrics_of(evaluation)
+        odd = {name: metrics[name] for name in asked_for if not math.isfinite(metrics[name])}
+        if odd:
+            raise ValueError(f"an evaluation's metrics must be finite numbers, but these are not: {odd}")
         for name in asked_for:
-            setattr(evaluation, name, finite(metrics[name]))
+            setattr(evaluation, name, metrics[name])
         evaluation.intervals = {name: _as_json(intervals[name]) for name in asked_for}
         evaluation.conditions = dict(conditions) if conditions is not None else None
 

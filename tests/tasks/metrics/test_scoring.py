@@ -129,6 +129,17 @@ def test_the_samples_add_up_to_what_the_metrics_say_of_the_texts():
     assert all(type(value) is float for value in scores.values())
 
 
+@pytest.mark.parametrize("nats", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_is_an_error_and_no_perplexity(nats):
+    with pytest.raises(MetricError, match=f"the loss is {nats}, which is no finite number"):
+        corpus_metrics([SampleScores("1", 2.0, 1), SampleScores("2", nats, 3)])
+
+
+def test_any_metric_that_is_no_number_is_an_error():
+    with pytest.raises(MetricError, match="rouge_score is nan"):
+        corpus_metrics([SampleScores("1", rouge_l=math.nan)])
+
+
 def test_no_responses_is_an_error():
     with pytest.raises(MetricError, match="there are no rows"):
         score_samples([], [], Responses([], []), [])
