@@ -230,7 +230,7 @@ class EvaluationParameters(EvaluationSettings):
 
 
 class PromotionSettings(StrictModel):
-    """By what a model has to be better than the present champion; everything has a default."""
+    """By what a model has to be better than the present champion, or than its base; everything has a default."""
 
     metric: Literal["perplexity", "bleu_score", "rouge_score"] = Field(
         "perplexity", description="Metric in which the model must be better, beyond noise"
@@ -275,6 +275,10 @@ class BenchmarkParameters(StrictModel):
     limit: int | None = Field(None, ge=1, description="Rows per task, the first of its split; none: every row")
     num_fewshot: int | None = Field(
         None, ge=0, le=1000, description="Solved examples before each row; none: as many as the task says"
+    )
+    apply_chat_template: bool | None = Field(
+        None,
+        description="Whether prompts are turns in the model's chat template; none: they are if its tokenizer has one",
     )
     batch_size: int = Field(8, ge=1, le=4096, description="Rows at once on the device")
     seed: int = Field(42, ge=0, lt=2**32, description="Seeds the choice of solved examples, and sampling tasks")
