@@ -215,7 +215,7 @@ class EvaluationSettings(StrictModel):
         ge=1,
         le=4096,
         description="Longest generated response, in tokens; none: the 95th percentile of the reference answers', at "
-        "least 16 and at most 1024",
+        "least 16 and at most 1024, `max_seq_length` and half of the model's context",
     )
     seed: int = Field(42, ge=0, lt=2**32, description="Seeds the confidence intervals; the responses are greedy")
     metrics: MetricNames | None = Field(

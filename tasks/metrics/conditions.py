@@ -52,12 +52,13 @@ class Conditions:
         return {**asdict(self), "notes": self.notes()}
 
 
-def response_limit(reference_lengths: Sequence[int]) -> int:
+def response_limit(reference_lengths: Sequence[int], max_seq_length: int, context_length: int) -> int:
     """Return the 95th percentile (nearest rank) of the references' tokens, from 16 to 1024.
 
-    Raises ValueError without references.
+    Nor is it more than `max_seq_length`, as longer rows were not learned, or than half of the context, which would
+    leave no room for prompts. Raises ValueError without references.
     """
     if not reference_lengths:
         raise ValueError("there is no reference to take a length from")
     longest = percentile(np.sort(np.array(reference_lengths, dtype=np.int32)), REFERENCE_SHARE)
-    return min(max(longest, FEWEST_NEW_TOKENS), MOST_NEW_TOKENS)
+    return min(max(longest, FEWEST_NEW_TOKENS), MOST_NEW_TOKENS, max_seq_length, max(context_length // 2, 1))

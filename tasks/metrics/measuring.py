@@ -110,7 +110,9 @@ def measure_rows(
     metrics = settings.metrics or METRICS
     places, limit = list(range(chosen.rows)), None
     if any(name in TEXT_METRICS for name in metrics):
-        limit = settings.max_new_tokens or response_limit(reference_lengths(source, dataset, places))
+        limit = settings.max_new_tokens or response_limit(
+            reference_lengths(source, dataset, places), chosen.max_seq_length, source.context_length
+        )
         places = places_that_fit(source, dataset, places, limit)
     left_out = chosen.left_out + chosen.rows - len(places)
     if not places:

@@ -69,7 +69,7 @@ def test_responses_are_as_long_as_the_references_unless_a_length_is_named(rows):
     lengths = reference_lengths(rows.source, dataset, range(12))
     assert set(lengths) == {len(rows.source.tokenizer("one two three", add_special_tokens=False)["input_ids"])}
     measured = rows.measure(CONTEXT, metrics=["avg_response_length"])
-    assert measured.conditions.max_new_tokens == response_limit(lengths) == 16
+    assert measured.conditions.max_new_tokens == response_limit(lengths, CONTEXT, CONTEXT) == 16
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,9 @@ def test_responses_are_as_long_as_the_references_unless_a_length_is_named(rows):
     [([1], 16), ([*range(1, 101)], 95), ([20] * 19 + [500], 20), ([20] * 18 + [500] * 2, 500), ([5000], 1024)],
 )
 def test_the_limit_is_the_95th_percentile_within_bounds(lengths, limit):
-    assert response_limit(lengths) == limit
+    assert response_limit(lengths, max_seq_length=2048, context_length=2048) == limit
+    assert response_limit(lengths, max_seq_length=64, context_length=2048) == min(limit, 64)
+    assert response_limit(lengths, max_seq_length=256, context_length=256) == min(limit, 128)
 
 
 def test_a_response_stopped_before_its_reference_ends_is_counted(rows):
