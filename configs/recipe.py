@@ -203,7 +203,20 @@ class EvaluationSettings(StrictModel):
         None, description="Data set whose rows, all of them, are used instead of those held out of `dataset_id`"
     )
     max_samples: int = Field(32, ge=1, le=100_000, description="Held-out rows, the first in hash order")
-    max_new_tokens: int = Field(64, ge=1, le=4096, description="Longest generated response, in tokens")
+    max_seq_length: int | None = Field(
+        None,
+        ge=8,
+        le=1_048_576,
+        description="Tokens per row; none: as in the model's training, 512 for a base model. Longer answers are cut, "
+        "rows whose prompt does not fit are left out and counted",
+    )
+    max_new_tokens: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="Longest generated response, in tokens; none: the 95th percentile of the reference answers', at "
+        "least 16 and at most 1024, `max_seq_length` and half of the model's context",
+    )
     seed: int = Field(42, ge=0, lt=2**32, description="Seeds the confidence intervals; the responses are greedy")
     metrics: MetricNames | None = Field(
         None, description="What to compute; none: all five. with `perplexity` alone nothing is generated"
@@ -217,7 +230,7 @@ class EvaluationParameters(EvaluationSettings):
 
 
 class PromotionSettings(StrictModel):
-    """By what a model has to be better than the present champion; everything has a default."""
+    """By what a model has to be better than the present champion, or than its base; everything has a default."""
 
     metric: Literal["perplexity", "bleu_score", "rouge_score"] = Field(
         "perplexity", description="Metric in which the model must be better, beyond noise"
@@ -262,6 +275,10 @@ class BenchmarkParameters(StrictModel):
     limit: int | None = Field(None, ge=1, description="Rows per task, the first of its split; none: every row")
     num_fewshot: int | None = Field(
         None, ge=0, le=1000, description="Solved examples before each row; none: as many as the task says"
+    )
+    apply_chat_template: bool | None = Field(
+        None,
+        description="Whether prompts are turns in the model's chat template; none: they are if its tokenizer has one",
     )
     batch_size: int = Field(8, ge=1, le=4096, description="Rows at once on the device")
     seed: int = Field(42, ge=0, lt=2**32, description="Seeds the choice of solved examples, and sampling tasks")

@@ -8,7 +8,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from registry.champions import CHAMPION, RegisteredVersion
+from registry.champions import RegisteredVersion
 
 
 def register_version(
@@ -20,7 +20,7 @@ def register_version(
     model_config: Mapping[str, Any],
     tags: Mapping[str, str],
 ) -> RegisteredVersion:
-    """Log a model from code with its artifacts to the run and register it; the first version becomes champion.
+    """Log a model from code with its artifacts to the run and register it; no version becomes champion by that.
 
     A version that carries the same tags is returned as it is: a process that died after this step does not
     register twice.
@@ -29,8 +29,6 @@ def register_version(
     version = _find(client, name, tags) or _create(tracking_uri, run_id, name, code, artifacts, model_config)
     for key, value in tags.items():
         client.set_model_version_tag(name, version, key, value)
-    if CHAMPION not in client.get_registered_model(name).aliases:
-        client.set_registered_model_alias(name, CHAMPION, version)
     return RegisteredVersion(name, version)
 
 

@@ -3,7 +3,20 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Double, ForeignKey, Index, Integer, MetaData, String, Text, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from registry.acting import name_of_acting_key
@@ -253,8 +266,41 @@ class Evaluation(FlowBacked, Base):
     avg_response_length: Mapped[float | None]
     intervals: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     """`[low, high]` or null for each metric: its 95% confidence interval; none before version 0004 of these tables."""
+    conditions: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """What its numbers were measured under, `tasks.metrics.conditions.Conditions`; none before they are there, and
+    before version 0018 of these tables."""
     progress: Mapped[float | None]
     """Percent of the samples that are done; none until the first attempt begins."""
+
+
+class PromotionTest(Base):
+    """A test of whether a model is better than the champion, or than its base where there is none."""
+
+    __tablename__ = "promotion_tests"
+    __table_args__ = (
+        UniqueConstraint("champion_id", "challenger_id", "dataset_id", "number", name="uq_promotion_tests_number"),
+        UniqueConstraint(
+            "challenger_evaluation_id", "champion_evaluation_id", "metric", name="uq_promotion_tests_evaluations"
+        ),
+        NEVER_REUSED,
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    champion_id: Mapped[int]
+    """The model to beat; no foreign keys: a test outlives the evaluations that it compared."""
+    challenger_id: Mapped[int]
+    dataset_id: Mapped[int]
+    """Whose held-out rows both were evaluated on."""
+    number: Mapped[int]
+    """From 1, among the tests of these two models over this data set, whatever the metric."""
+    metric: Mapped[str] = mapped_column(String(40))
+    champion_evaluation_id: Mapped[int]
+    challenger_evaluation_id: Mapped[int]
+    rows: Mapped[int]
+    p_value: Mapped[float | None]
+    alpha: Mapped[float]
+    """What the p-value had to be below."""
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
 
 
 class Dataset(MadeByKey, Base):

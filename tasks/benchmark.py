@@ -121,6 +121,7 @@ def measure_tasks(context: BenchmarkContext, tasks: dict[str, Any]) -> Any:
         limit=context.parameters.limit,
         num_fewshot=context.parameters.num_fewshot,
         seed=context.parameters.seed,
+        apply_chat_template=context.parameters.apply_chat_template,
     )
 
 

@@ -10,10 +10,10 @@ from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from configs.recipe import EvaluationParameters, TrainingRecipe
+from configs.recipe import EvaluationParameters
 from configs.settings import Settings, get_settings
 from registry.database import Database
-from registry.repositories.evaluations import EvaluationRepository, evaluated_rows
+from registry.repositories.evaluations import EvaluationRepository, evaluated_length, evaluated_rows
 from registry.submissions import EVALUATION_TAG, evaluation_of_parameters
 from registry.tables import Evaluation, Model
 from registry.tracking import TrackedRun, until_available, version_tags
@@ -30,7 +30,7 @@ from tasks.job.flow_run import (
 )
 from tasks.job.lease import Lease
 from tasks.job.log import RunLogger
-from tasks.metrics.measuring import Measured, generate_samples, measure_rows
+from tasks.metrics.measuring import ChosenRows, Measured, generate_samples, measure_rows, places_that_fit
 from tasks.metrics.sample_file import sample_file, write_samples
 from tasks.models.sources import ModelSource, NamedDataset
 from tasks.prepare import Prepared
@@ -39,7 +39,6 @@ from tasks.train import Trained
 EXPERIMENT = "evaluation"
 SAMPLE_ROWS = 8
 SAMPLE_NEW_TOKENS = 48
-MAX_SEQ_LENGTH = TrainingRecipe.model_fields["max_seq_length"].default
 
 
 class EvaluationContext:
@@ -165,22 +164,23 @@ def measure(context: EvaluationContext) -> Measured:
     # An attempt that died may have come further, but left nothing to go on from.
     context.record_progress(0, context.parameters.max_samples)
     source = ModelSource(context.settings, context.model)
-    # The model's own held-out split, cut alike for every model, however short its training's rows were: numbers of a
-    # model and its base must be about the same tokens.
     named = context.parameters
     dataset_id, held_out_dataset_id = evaluated_rows(named.dataset_id, named.held_out_dataset_id, context.model)
-    dataset = source.prepare(context.database, dataset_id, MAX_SEQ_LENGTH, held_out_dataset_id)
-    data = dataset.prepared
-    rows = min(context.parameters.max_samples, len(data.held_out))
-    context.logger.info("Evaluating %s on %d held-out rows of %s", context.model.name, rows, dataset.name)
+    length = min(evaluated_length(named.max_seq_length, context.model), source.context_length)
+    dataset = source.prepare(context.database, dataset_id, length, held_out_dataset_id)
+    whole = source.prepare(context.database, dataset_id, source.context_length, held_out_dataset_id)
+    chosen = ChosenRows.first(whole.prepared, dataset.prepared, named.max_samples, length)
+    context.logger.info(
+        "Evaluating %s on %d held-out rows of %s, at %d tokens", context.model.name, chosen.rows, dataset.name, length
+    )
     _log_dataset(context, dataset)
     return measure_rows(
         source.load(),
         source,
         dataset,
-        rows,
-        context.parameters,
-        on_progress=lambda done: context.record_progress(done, rows),
+        chosen,
+        named,
+        on_progress=lambda done: context.record_progress(done, chosen.rows),
     )
 
 
@@ -204,12 +204,16 @@ def publish(context: EvaluationContext, measured: Measured) -> None:
 
     context.watch.check_now()
     write_samples(measured.evaluated_samples(), context.sample_file)
+    for note in measured.conditions.notes():
+        context.logger.warning(note)
     context.tracked = measured.tracked()
     context.run.add_metrics(context.tracked, step=0)
     context.deliver(log, "take the metrics")
     with context.lease.writing() as (session, evaluation):
         require_run(evaluation)
-        EvaluationRepository(session).record_metrics(evaluation, measured.metrics, measured.intervals)
+        EvaluationRepository(session).record_metrics(
+            evaluation, measured.metrics, measured.intervals, measured.conditions.as_json()
+        )
     context.deliver(
         lambda: describe_change(context.database, context.evaluation_id, context.run), "take the description"
     )
@@ -219,7 +223,8 @@ def publish(context: EvaluationContext, measured: Measured) -> None:
 def sample_model(attempt: Attempt, prepared: Prepared, trained: Trained) -> None:
     """Log what the fresh fine-tune answers to a few held-out prompts."""
     attempt.watch.check()
-    rows = min(SAMPLE_ROWS, len(prepared.dataset.prepared.held_out))
-    samples = generate_samples(trained.model, prepared.source, prepared.dataset, rows, SAMPLE_NEW_TOKENS)
+    first = range(min(SAMPLE_ROWS, len(prepared.dataset.prepared.held_out)))
+    places = places_that_fit(prepared.source, prepared.dataset, first, SAMPLE_NEW_TOKENS)
+    samples = generate_samples(trained.model, prepared.source, prepared.dataset, places, SAMPLE_NEW_TOKENS)
     attempt.deliver(lambda: attempt.run.log_table(samples.table(), "samples.json"), "take the sample generations")
-    attempt.log.line(f"Generated {rows} samples from held-out prompts")
+    attempt.log.line(f"Generated {len(places)} samples from held-out prompts")

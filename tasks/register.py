@@ -151,6 +151,9 @@ def _request_evaluations(
             eval_name=name,
             dataset_id=recipe.dataset_id or BUILT_IN_DATASET_ID,
             held_out_dataset_id=recipe.held_out_dataset_id,
+            # Both at the length that the new model was trained with: numbers of a model and its base must be about
+            # the same tokens.
+            max_seq_length=recipe.max_seq_length,
         )
 
     before = parameters(parent_model_id, "Before")

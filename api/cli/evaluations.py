@@ -95,6 +95,8 @@ def _print_metrics(evaluation: Json) -> None:
         ("METRIC", "VALUE", "95% INTERVAL"),
         [(name, evaluation[name], _interval(evaluation[f"{name}_ci95"])) for name in measured],
     )
+    for sentence in evaluation["notes"] or []:
+        say(sentence)
 
 
 def _interval(ends: list[Any] | None) -> str | None:

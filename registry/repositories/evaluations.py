@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import delete, select, update
 
 from configs.dataset import BUILT_IN_DATASET_ID
-from configs.recipe import METRICS, EvaluationParameters, MetricName
+from configs.recipe import METRICS, EvaluationParameters, MetricName, TrainingRecipe
 from registry.repositories.flow_backed import FlowBackedRepository
 from registry.repositories.idempotency import forget
 from registry.stored_values import finite
@@ -24,6 +25,8 @@ def metrics_of(evaluation: Evaluation) -> list[MetricName]:
 
 # What an evaluation is called, and which numbers its intervals are drawn with, changes none of its metrics.
 NOT_OF_THE_NUMBERS = {"eval_name", "model_id", "seed"}
+# What a base model is evaluated at, and what every evaluation was before version 0018 of the tables.
+DEFAULT_LENGTH: int = TrainingRecipe.model_fields["max_seq_length"].default
 # A promotion looks through the evaluations of two models: through so many of each at most.
 MOST_OF_A_MODEL = 1000
 
@@ -43,6 +46,37 @@ def evaluated_rows(dataset_id: int | None, held_out_dataset_id: int | None, mode
         recipe = (model.parameters or {}).get("recipe", {})
         dataset_id, held_out_dataset_id = recipe.get("dataset_id"), recipe.get("held_out_dataset_id")
     return dataset_id or BUILT_IN_DATASET_ID, held_out_dataset_id
+
+
+def evaluated_length(max_seq_length: int | None, model: Model) -> int:
+    """Return how many tokens of a row count: what the evaluation names, or else what the model's training allowed.
+
+    A base model has learned no length here: it gets the default of training.
+    """
+    if max_seq_length is not None:
+        return max_seq_length
+    recipe = (model.parameters or {}).get("recipe", {})
+    length: int = recipe.get("max_seq_length", DEFAULT_LENGTH)
+    return length
+
+
+def measured_length(evaluation: Evaluation) -> int:
+    """Return the `max_seq_length` that a completed evaluation was measured at."""
+    length: int = (evaluation.conditions or {}).get("max_seq_length", DEFAULT_LENGTH)
+    return length
+
+
+def measured_new_tokens(evaluation: Evaluation) -> int | None:
+    """Return the longest response that a completed evaluation allowed, in tokens; None if it generated nothing."""
+    conditions = evaluation.conditions
+    longest: int | None = (conditions if conditions is not None else evaluation.parameters)["max_new_tokens"]
+    return longest
+
+
+def text_tokenizer(evaluation: Evaluation) -> str | None:
+    """Return how a completed evaluation split texts into words; None if it had none, or is older than version 0018."""
+    tokenizer: str | None = (evaluation.conditions or {}).get("tokenizer")
+    return tokenizer
 
 
 class EvaluationRepository(FlowBackedRepository[Evaluation]):
@@ -93,15 +127,22 @@ class EvaluationRepository(FlowBackedRepository[Evaluation]):
         evaluation: Evaluation,
         metrics: Mapping[MetricName, float],
         intervals: Mapping[MetricName, Sequence[float] | None],
+        conditions: Mapping[str, Any] | None = None,
     ) -> None:
         """Store the metrics that were asked for, each with its 95% interval (low, high), or None where there is none.
 
-        One that is missing is a KeyError; what was not asked for stays null.
+        `conditions` are `tasks.metrics.conditions.Conditions` as JSON: what the numbers were measured under.
+        One that is missing is a KeyError, one that is no finite number a ValueError: an evaluation without its numbers
+        has failed. What was not asked for stays null.
         """
         asked_for = metrics_of(evaluation)
+        odd = {name: metrics[name] for name in asked_for if not math.isfinite(metrics[name])}
+        if odd:
+            raise ValueError(f"an evaluation's metrics must be finite numbers, but these are not: {odd}")
         for name in asked_for:
-            setattr(evaluation, name, finite(metrics[name]))
+            setattr(evaluation, name, metrics[name])
         evaluation.intervals = {name: _as_json(intervals[name]) for name in asked_for}
+        evaluation.conditions = dict(conditions) if conditions is not None else None
 
 
 def _as_json(interval: Sequence[float] | None) -> list[float] | None:

@@ -79,6 +79,15 @@ class ModelRepository:
         )
         return self.session.scalar(plain.order_by(Model.id).limit(1))
 
+    def lineage(self, model: Model) -> Sequence[Model]:
+        """Return the model, the one that it was trained from, and so on to the base; deleted ones too."""
+        found = [model]
+        while found[-1].parent_model_id is not None:
+            parent = self.session.get(Model, found[-1].parent_model_id)
+            assert parent is not None  # a foreign key
+            found.append(parent)
+        return found
+
     def newest_trained(self, base_model: str) -> Model | None:
         """Return the newest model that a training job made on this base, or None."""
         trained = select(Model).where(

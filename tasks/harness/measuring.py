@@ -74,13 +74,22 @@ def measure(
     limit: int | None,
     num_fewshot: int | None,
     seed: int,
+    apply_chat_template: bool | None,
 ) -> Scores:
     """Return the scores of the model, with its adapter if it has one, on what `load_tasks` returned.
 
-    Prompts are the task's plain text, as in lm-eval's published numbers: no chat template is applied.
+    With `apply_chat_template` (None: if the tokenizer has a template) each prompt is the user's turn in it, and solved
+    examples are turns before, as `lm_eval --apply_chat_template --fewshot_as_multiturn` has them: a chat model knows no
+    other text. Without it prompts are the task's plain text.
 
-    Raises `BenchmarkError` for a task that runs code which the model wrote.
+    Raises `BenchmarkError` for a task that runs code which the model wrote, and for a template that there is not.
     """
+    has_template = getattr(tokenizer, "chat_template", None) is not None
+    if apply_chat_template and not has_template:
+        raise BenchmarkError(
+            "apply_chat_template is true, but the model's tokenizer has no chat template: leave it out, or say false."
+        )
+    as_chat = has_template if apply_chat_template is None else apply_chat_template
     for name, task in tasks["tasks"].items():
         if getattr(task, "UNSAFE_CODE", False):
             raise BenchmarkError(
@@ -95,8 +104,11 @@ def measure(
             limit=limit,
             bootstrap_iters=BOOTSTRAP_SAMPLES,
             log_samples=True,
+            apply_chat_template=as_chat,
+            fewshot_as_multiturn=as_chat,
         )
     samples = results.pop("samples")
+    results["config"] = {**results.get("config", {}), "apply_chat_template": as_chat}
     return Scores(results, samples)
 
 

@@ -13,10 +13,12 @@ NGRAM_ORDERS = 4
 def perplexity(nats: float, tokens: float) -> float:
     """Return exp(nats ÷ tokens), at least 1.
 
-    Raises MetricError if no token was predicted, or if a float cannot hold the result.
+    Raises MetricError if no token was predicted, if the loss is no finite number, or if a float cannot hold the result.
     """
     if tokens == 0:
         raise MetricError("no row has a labelled token, so there is nothing to measure the model on")
+    if not math.isfinite(nats):
+        raise MetricError(f"the loss is {nats}, which is no finite number: weights are broken or training diverged")
     try:
         return math.exp(nats / tokens)
     except OverflowError as error:

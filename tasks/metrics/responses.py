@@ -6,6 +6,8 @@ from itertools import takewhile
 import torch
 from transformers import PreTrainedModel
 
+from tasks.metrics.errors import MetricError
+
 BATCH_SIZE = 16
 
 
@@ -22,19 +24,30 @@ def generate_responses(
     """Return the new token ids for each prompt (token ids), without the end token, in the prompts' order.
 
     `on_generated` is called after each batch with the number of prompts answered.
-    A prompt that leaves no room in the model's context loses its beginning, as there is nothing else to give up.
+    Raises MetricError if a prompt and `max_new_tokens` more are longer than the model's context (`prompt_fits`): half
+    a prompt is another question.
     """
-    room = max(context_length - max_new_tokens, 1)
-    kept = [list(prompt[-room:]) or [pad_token_id] for prompt in prompts]
-    order = sorted(range(len(kept)), key=lambda index: (-len(kept[index]), index))
-    responses: list[list[int]] = [[] for _ in kept]
+    longest = max(map(len, prompts), default=0)
+    if not prompt_fits(longest, max_new_tokens, context_length):
+        raise MetricError(
+            f"a prompt of {longest} tokens leaves no room for {max_new_tokens} more in the model's context of "
+            f"{context_length}; leave it out, or lower max_new_tokens"
+        )
+    started = [list(prompt) or [pad_token_id] for prompt in prompts]
+    order = sorted(range(len(started)), key=lambda index: (-len(started[index]), index))
+    responses: list[list[int]] = [[] for _ in started]
     for start in range(0, len(order), BATCH_SIZE):
         rows = order[start : start + BATCH_SIZE]
-        batch = _batch(model, [kept[index] for index in rows], max_new_tokens, pad_token_id, end_token_ids)
+        batch = _batch(model, [started[index] for index in rows], max_new_tokens, pad_token_id, end_token_ids)
         for index, tokens in zip(rows, batch, strict=True):
             responses[index] = list(takewhile(lambda token: token not in end_token_ids, tokens))
         on_generated(start + len(rows))
     return responses
+
+
+def prompt_fits(prompt_length: int, max_new_tokens: int, context_length: int) -> bool:
+    """Return whether so many new tokens fit behind a prompt; all in tokens. An empty prompt takes one."""
+    return max(prompt_length, 1) + max_new_tokens <= context_length
 
 
 def _batch(

@@ -106,7 +106,7 @@ def bigrams_of(samples: Sequence[SampleScores]) -> list[tuple[str, ...]] | None:
 def corpus_metrics(samples: Sequence[SampleScores]) -> dict[MetricName, float]:
     """Return each metric that all of these samples have, of the samples together.
 
-    Raises MetricError if there are no samples, or if their perplexity has no value.
+    Raises MetricError if there are no samples, or if a metric has no finite value, as a perplexity may have none.
     """
     if not samples:
         raise MetricError("there are no rows to measure; evaluate on at least one held-out row")
@@ -117,4 +117,7 @@ def corpus_metrics(samples: Sequence[SampleScores]) -> dict[MetricName, float]:
     bigrams = bigrams_of(samples)
     if bigrams is not None:
         values[DIVERSITY] = distinct_2(bigrams)
+    odd = next((name for name, value in values.items() if not math.isfinite(value)), None)
+    if odd is not None:
+        raise MetricError(f"{odd} is {values[odd]}, which is no finite number, so the evaluation says nothing")
     return {name: values[name] for name in METRICS if name in values}

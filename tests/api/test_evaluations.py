@@ -14,6 +14,7 @@ from registry.repositories.evaluations import EvaluationRepository
 from registry.submissions import evaluation_of_parameters
 from tasks.metrics.bootstrap import confidence_intervals
 from tasks.metrics.comparison import compare
+from tasks.metrics.conditions import Conditions
 from tasks.metrics.sample_file import EvaluatedSample, read_samples, sample_file, write_samples
 from tasks.metrics.samples import corpus_metrics
 from tests.api.test_bad_input import assert_error
@@ -31,12 +32,21 @@ def texts_of(scores) -> list[EvaluatedSample]:
 def evaluated(database, settings, tiny_model):
     """Store a completed evaluation of these samples, as the flow does; return its id."""
 
-    def store(scores, with_file=True, **settings_of_it) -> int:
+    def store(scores, with_file=True, left_out_rows=0, **settings_of_it) -> int:
         with database.transaction() as session:
             evaluations = EvaluationRepository(session)
             parameters = EvaluationParameters(model_id=tiny_model["id"], **settings_of_it)
             evaluation = evaluations.add(evaluation_of_parameters(parameters))
-            evaluations.record_metrics(evaluation, corpus_metrics(scores), confidence_intervals(scores))
+            conditions = Conditions(
+                max_seq_length=parameters.max_seq_length or 512,
+                max_new_tokens=parameters.max_new_tokens or 64,
+                rows=len(scores),
+                left_out_rows=left_out_rows,
+                stopped_responses=2,
+            )
+            evaluations.record_metrics(
+                evaluation, corpus_metrics(scores), confidence_intervals(scores), conditions.as_json()
+            )
             evaluations.record_state(evaluation, "COMPLETED", utcnow())
             if with_file:
                 write_samples(texts_of(scores), sample_file(settings.evaluations_dir, evaluation.uid))
@@ -67,6 +77,17 @@ def test_one_sample_has_no_interval_and_an_unfinished_evaluation_no_numbers(clie
     assert all(single[name] is not None and single[f"{name}_ci95"] is None for name in METRICS)
     shown = client.get(f"/api/evaluations/{unfinished}").json()
     assert all(shown[name] is None and shown[f"{name}_ci95"] is None for name in METRICS)
+
+
+def test_an_evaluation_says_what_it_was_measured_under(client, evaluated, unfinished):
+    evaluation_id = evaluated(draw_samples(np.random.default_rng(1), 20), left_out_rows=3, max_seq_length=256)
+    shown = client.get(f"/api/evaluations/{evaluation_id}").json()
+    assert (shown["max_seq_length"], shown["max_new_tokens"]) == (256, 64)
+    assert (shown["rows"], shown["left_out_rows"], shown["stopped_responses"]) == (20, 3, 2)
+    left_out, stopped = shown["notes"]
+    assert left_out.startswith("3 of 23 rows were left out: their prompt does not fit into max_seq_length (256)")
+    assert stopped.startswith("2 of 20 responses were stopped at max_new_tokens (64) while their references go on")
+    assert client.get(f"/api/evaluations/{unfinished}").json()["notes"] is None
 
 
 def test_progress_shows_while_samples_are_generated(client, database, unfinished):
@@ -318,6 +339,13 @@ def test_other_settings_are_noted(client, evaluated, two):
     longer = evaluated(two["better"], max_new_tokens=128)
     notes = compared(client, two["ids"][0], longer)["notes"]
     assert any("64 tokens" in note and "128" in note for note in notes)
+
+
+def test_another_length_of_the_rows_is_noted(client, evaluated, two):
+    longer = evaluated(two["better"], max_seq_length=1024)
+    (note,) = compared(client, two["ids"][0], longer)["notes"]
+    assert "cut at 512 tokens" in note
+    assert "1024" in note
 
 
 def test_only_common_metrics_are_compared_and_the_others_named(client, chosen, two):

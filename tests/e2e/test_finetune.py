@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 STEPS = 16
+REGISTERED_MODEL = "HuggingFaceTB--SmolLM2-135M-Instruct"
 METRICS = {"perplexity", "bleu_score", "rouge_score", "response_diversity", "avg_response_length"}
 
 
@@ -155,8 +156,8 @@ def test_mlflow_holds_params_metrics_artifacts_dataset_and_version(platform, tra
     assert {"adapter", "loss_curve.png", "samples.json"} <= artifacts
     adapter = {entry.path for entry in client.list_artifacts(job["mlflow_run_id"], "adapter")}
     assert {"adapter/adapter_model.safetensors", "adapter/tokenizer.json", "adapter/chat_template.jinja"} <= adapter
-    version = client.get_model_version_by_alias("HuggingFaceTB--SmolLM2-135M-Instruct", "champion")
-    assert version.run_id == job["mlflow_run_id"]
+    (version,) = client.search_model_versions(f"run_id = '{job['mlflow_run_id']}'")
+    assert version.name == REGISTERED_MODEL
 
 
 def test_prefect_shows_progress_and_a_link_to_the_mlflow_run(platform, trained):
@@ -172,9 +173,11 @@ def test_prefect_shows_progress_and_a_link_to_the_mlflow_run(platform, trained):
 
 
 def test_the_registered_version_answers_in_a_fresh_process(platform, trained):
+    # Forced: a few steps need not make it better than its base.
+    platform.http.post(f"/models/{trained['job']['output_model_id']}/promote", json={"force": True}).raise_for_status()
     code = (
         "import json, mlflow\n"
-        "model = mlflow.pyfunc.load_model('models:/HuggingFaceTB--SmolLM2-135M-Instruct@champion')\n"
+        f"model = mlflow.pyfunc.load_model('models:/{REGISTERED_MODEL}@champion')\n"
         "print(json.dumps(model.predict(['The capital of France is'])))"
     )
     environment = {**os.environ, "MLFLOW_TRACKING_URI": platform.mlflow_url}

@@ -1,5 +1,7 @@
 """A fine-tune is evaluated beside its base by itself, and becomes champion only if it is better beyond noise."""
 
+import json
+
 import httpx
 import pytest
 from mlflow import MlflowClient
@@ -69,23 +71,19 @@ def test_a_finished_job_shows_its_model_beside_the_base(platform, client, base_i
 
 
 def test_who_is_better_beyond_noise_becomes_champion_and_nobody_else_unless_forced(platform, client, weak, strong):
+    """The first one by itself, when its evaluations show that it is better than its base: the weak one is not."""
     weak_id, strong_id = weak["output_model_id"], strong["output_model_id"]
     completed_evaluation(platform, strong["output_evaluation_id"])
-    assert champion(client).version == "1"
-    already = promote(platform, weak_id).json()
-    assert (already["champion_before"], already["figures"]) == ({"model_id": weak_id, "version": "1"}, None)
-
-    won = promote(platform, strong_id, reason="It was trained").json()
-    assert (won["version"], won["forced"], won["figures"]["better"]) == ("2", False, True)
-    assert won["figures"]["evaluations"] == [weak["output_evaluation_id"], strong["output_evaluation_id"]]
-    assert won["figures"]["ci95"][1] < 0
     assert champion(client).version == "2"
-    assert champion(client).tags["promotion_reason"] == "It was trained"
+    figures = json.loads(champion(client).tags["promotion_figures"])
+    assert (figures["better"], figures["test"]) == (True, 1)
+    assert figures["evaluations"] == [strong["base_evaluation_id"], strong["output_evaluation_id"]]
+    already = promote(platform, strong_id).json()
+    assert (already["champion_before"], already["figures"]) == ({"model_id": strong_id, "version": "2"}, None)
 
     lost = promote(platform, weak_id)
     assert lost.status_code == 409
     assert "not better" in lost.json()["error"]
-    assert lost.json()["details"]["figures"]["values"] == won["figures"]["values"][::-1]
     assert champion(client).version == "2"
 
     forced = promote(platform, weak_id, force=True).json()
@@ -93,6 +91,16 @@ def test_who_is_better_beyond_noise_becomes_champion_and_nobody_else_unless_forc
     assert champion(client).version == "1"
     assert champion(client).tags["promoted_over_version"] == "2"
     assert client.get_model_version(BASE, "2").tags["overruled_by_version"] == "1"
+
+    won = promote(platform, strong_id, reason="It was trained").json()
+    assert (won["version"], won["forced"], won["figures"]["better"]) == ("2", False, True)
+    assert won["figures"]["evaluations"] == [weak["output_evaluation_id"], strong["output_evaluation_id"]]
+    assert won["figures"]["ci95"][1] < 0
+    assert (won["figures"]["left_out_rows"], won["figures"]["unknown_datasets"]) == (0, [])
+    assert lost.json()["details"]["figures"]["values"] == won["figures"]["values"][::-1]
+    assert champion(client).version == "2"
+    assert champion(client).tags["promotion_reason"] == "It was trained"
+    promote(platform, weak_id, force=True).raise_for_status()
 
 
 def test_what_can_not_be_compared_or_promoted_is_said(platform, base_id, weak, strong):

@@ -23,6 +23,7 @@ from registry.repositories.flow_backed import Worker
 from registry.repositories.idempotency import IdempotencyRepository
 from registry.repositories.models import ModelRepository
 from registry.repositories.paging import Filters
+from registry.repositories.promotion_tests import PromotionTestRepository
 from registry.repositories.statistics import GENERATIONS, StatisticsRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.repositories.webhooks import WebhookRepository
@@ -34,6 +35,7 @@ from registry.tables import (
     JobEvent,
     JobLabel,
     Model,
+    PromotionTest,
     TrainingJob,
     Webhook,
     WebhookDelivery,
@@ -42,7 +44,16 @@ from registry.tables import (
 ROWS = 3000
 RECENT = utcnow() - timedelta(minutes=5)
 PARAMETERS = EvaluationParameters(model_id=1)
-GROWING = ("training_jobs", "evaluations", "models", "datasets", "job_events", "job_labels", "webhook_deliveries")
+GROWING = (
+    "training_jobs",
+    "evaluations",
+    "models",
+    "datasets",
+    "job_events",
+    "job_labels",
+    "webhook_deliveries",
+    "promotion_tests",
+)
 Case = Callable[[Session], Any]
 
 
@@ -64,6 +75,24 @@ def _datasets(use: Callable[[DatasetRepository], Any]) -> Case:
 
 def _webhooks(use: Callable[[WebhookRepository], Any]) -> Case:
     return lambda session: use(WebhookRepository(session))
+
+
+def _tests(use: Callable[[PromotionTestRepository], Any]) -> Case:
+    return lambda session: use(PromotionTestRepository(session))
+
+
+def _promotion_test(number: int) -> dict[str, Any]:
+    return {
+        "champion_id": 1,
+        "challenger_id": number,
+        "dataset_id": 1,
+        "number": 1,
+        "metric": "perplexity",
+        "champion_evaluation_id": number - 1,
+        "challenger_evaluation_id": number,
+        "rows": 32,
+        "alpha": 0.03,
+    }
 
 
 def _list(repository: Any, asked: Filters, newest: bool, session: Session) -> Any:
@@ -179,6 +208,7 @@ CASES: dict[str, Case] = {
     "ModelRepository.add": _models(lambda models: models.add(Model(name="n", base_model="b", status="LOADING"))),
     "ModelRepository.of_job": _models(lambda models: models.of_job(7)),
     "ModelRepository.base_of_name": _models(lambda models: models.base_of_name("gpt2")),
+    "ModelRepository.lineage": _models(lambda models: models.lineage(models.get(7))),
     "ModelRepository.newest_trained": _models(lambda models: models.newest_trained("base 1")),
     "ModelRepository.availability": _models(lambda models: models.availability()),
     "ModelRepository.request_fetch": _models(lambda models: models.request_fetch("gpt2")),
@@ -205,6 +235,9 @@ CASES: dict[str, Case] = {
     "WebhookRepository.begin_attempt": _webhooks(lambda webhooks: webhooks.begin_attempt(7, 0, utcnow())),
     "WebhookRepository.end_attempt": _webhooks(lambda webhooks: webhooks.end_attempt(7, 200, None, is_last=False)),
     "WebhookRepository.newest_deliveries": _webhooks(lambda webhooks: webhooks.newest_deliveries(1, 20, 900)),
+    "PromotionTestRepository.of_evaluations": _tests(lambda tests: tests.of_evaluations("perplexity", (6, 7))),
+    "PromotionTestRepository.next_number": _tests(lambda tests: tests.next_number(1, 7, 1)),
+    "PromotionTestRepository.add": _tests(lambda tests: tests.add(PromotionTest(**_promotion_test(ROWS + 1)))),
     "IdempotencyRepository.get": lambda session: IdempotencyRepository(session).get("POST /api/training", "7"),
     "IdempotencyRepository.add": lambda session: IdempotencyRepository(session).add("POST /a", "new", "h", 7, {}),
     "StatisticsRepository.counts": lambda session: StatisticsRepository(session).counts(),
@@ -222,6 +255,7 @@ REPOSITORIES = (
     ModelRepository,
     DatasetRepository,
     WebhookRepository,
+    PromotionTestRepository,
     IdempotencyRepository,
     StatisticsRepository,
 )
@@ -291,6 +325,7 @@ def _fill(database: Database) -> None:
             for n in numbers
         ]
         session.execute(insert(Dataset), datasets)
+        session.execute(insert(PromotionTest), [_promotion_test(n) for n in numbers])
         kinds = ("log", "step", "state", "evaluation")
         events = [{"job_id": n % 300 + 1, "kind": kinds[n % 4], "message": "", "data": {"step": 1}} for n in numbers]
         session.execute(insert(JobEvent), events)

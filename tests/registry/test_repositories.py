@@ -11,7 +11,14 @@ from configs.recipe import METRICS, EvaluationParameters, FinetuneParameters, Me
 from registry.attempts import machine, oom_kills
 from registry.clock import utcnow
 from registry.repositories.datasets import DatasetRepository
-from registry.repositories.evaluations import EvaluationRepository, evaluated_rows, metrics_of
+from registry.repositories.evaluations import (
+    EvaluationRepository,
+    evaluated_length,
+    evaluated_rows,
+    measured_length,
+    measured_new_tokens,
+    metrics_of,
+)
 from registry.repositories.flow_backed import Outcome, Worker
 from registry.repositories.idempotency import IdempotencyRepository
 from registry.repositories.models import ModelRepository
@@ -74,6 +81,24 @@ def test_an_evaluation_is_over_what_the_models_training_held_out_unless_it_names
     assert evaluated_rows(None, None, model(dataset_id=3, held_out_dataset_id=4)) == (3, 4)
     assert evaluated_rows(5, None, model(dataset_id=3, held_out_dataset_id=4)) == (5, None)
     assert evaluated_rows(None, 6, model(dataset_id=3, held_out_dataset_id=4)) == (1, 6)
+
+
+def test_a_model_is_evaluated_at_the_length_that_it_was_trained_with():
+    trained, base = Model(parameters={"recipe": {"max_seq_length": 2048}}), Model(parameters=None)
+    assert [evaluated_length(None, one) for one in (trained, base)] == [2048, 512]
+    assert evaluated_length(128, trained) == 128
+
+
+def test_an_evaluation_without_conditions_had_the_lengths_of_its_time(database):
+    with database.transaction() as session:
+        evaluations = EvaluationRepository(session)
+        older = evaluation_of_parameters(EvaluationParameters(model_id=1, max_new_tokens=64))
+        evaluations.record_metrics(older, dict.fromkeys(METRICS, 0.5), dict.fromkeys(METRICS))
+        newer = evaluation_of_parameters(EvaluationParameters(model_id=1))
+        conditions = {"max_seq_length": 1024, "max_new_tokens": 90}
+        evaluations.record_metrics(newer, dict.fromkeys(METRICS, 0.5), dict.fromkeys(METRICS), conditions)
+    assert (measured_length(older), measured_new_tokens(older)) == (512, 64)
+    assert (measured_length(newer), measured_new_tokens(newer)) == (1024, 90)
 
 
 def test_what_prefect_was_told_names_the_job(database):

@@ -37,15 +37,18 @@ def test_an_events_number_that_is_none_is_null_and_said(database, job_id, number
 
 
 @pytest.mark.parametrize("number", ODD_NUMBERS)
-def test_an_evaluations_metric_that_is_none_is_null(database, number):
+def test_an_evaluations_metric_that_is_no_number_is_refused_and_such_an_interval_is_null(database, number):
     with database.transaction() as session:
         evaluations = EvaluationRepository(session)
         evaluation = evaluations.add(evaluation_of_parameters(EvaluationParameters(model_id=1)))
         intervals = dict.fromkeys(METRICS, (0.1, 0.9)) | {"perplexity": (0.1, number)}
-        evaluations.record_metrics(evaluation, dict.fromkeys(METRICS, 0.5) | {"perplexity": number}, intervals)
+        with pytest.raises(ValueError, match="must be finite numbers, but these are not"):
+            evaluations.record_metrics(evaluation, dict.fromkeys(METRICS, 0.5) | {"perplexity": number}, intervals)
+        assert evaluation.bleu_score is None
+        evaluations.record_metrics(evaluation, dict.fromkeys(METRICS, 0.5), intervals)
     with database.reading() as session:
         stored = EvaluationRepository(session).require(evaluation.id)
-        assert (stored.perplexity, stored.bleu_score) == (None, 0.5)
+        assert (stored.perplexity, stored.bleu_score) == (0.5, 0.5)
         assert stored.intervals == {name: [0.1, 0.9] for name in METRICS} | {"perplexity": None}
 
 

@@ -8,7 +8,7 @@ from api.routes.evaluations.samples import stored_samples
 from api.routes.evaluations.schemas import Comparison, MetricDifference
 from api.routes.evaluations.service import read_evaluation
 from configs.recipe import LARGEST_ID, MetricName
-from registry.repositories.evaluations import metrics_of
+from registry.repositories.evaluations import measured_length, measured_new_tokens, metrics_of, text_tokenizer
 from registry.tables import Evaluation
 from tasks.metrics.comparison import common_rows, compare
 from tasks.metrics.errors import MetricError
@@ -90,10 +90,21 @@ def _notes(a: Evaluation, b: Evaluation, counts: list[int], rows: int, compared:
             notes.append(f"Left out, as only evaluation {one.id} has it: {', '.join(alone)}.")
     if all("perplexity" in metrics_of(one) for one in (a, b)) and "perplexity" not in compared:
         notes.append("Perplexity is left out: the two models split some row into different numbers of tokens.")
-    limits = [evaluation.parameters["max_new_tokens"] for evaluation in (a, b)]
+    lengths = [measured_length(evaluation) for evaluation in (a, b)]
+    if lengths[0] != lengths[1]:
+        notes.append(
+            f"Rows were cut at {lengths[0]} tokens in evaluation {a.id} and at {lengths[1]} in evaluation {b.id}: "
+            "perplexity is compared only where both saw the same tokens."
+        )
+    limits = [measured_new_tokens(evaluation) for evaluation in (a, b)]
     if limits[0] != limits[1] and set(compared) - {"perplexity"}:
         notes.append(
             f"Responses ended after at most {limits[0]} tokens in evaluation {a.id} and {limits[1]} in evaluation "
             f"{b.id}: all but perplexity may differ for that alone."
+        )
+    if text_tokenizer(a) != text_tokenizer(b) and set(compared) & {"bleu_score", "rouge_score", "response_diversity"}:
+        notes.append(
+            "Texts were split into words in different ways, as one evaluation is of an older version: of texts beyond "
+            "ASCII, BLEU, ROUGE-L and diversity may differ for that alone."
         )
     return notes

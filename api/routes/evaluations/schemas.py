@@ -39,7 +39,41 @@ class Metrics(ResponseBody):
     )
 
 
-class EvaluationSummary(Metrics):
+class Conditions(ResponseBody):
+    """What the numbers were measured under; null until they are there, and in evaluations older than these fields."""
+
+    max_seq_length: int | None = Field(
+        None, validation_alias=AliasPath("conditions", "max_seq_length"), description="Tokens that a row was cut at"
+    )
+    max_new_tokens: int | None = Field(
+        None,
+        validation_alias=AliasPath("conditions", "max_new_tokens"),
+        description="Tokens that a response had at most; null where nothing was generated",
+    )
+    rows: int | None = Field(None, validation_alias=AliasPath("conditions", "rows"), description="Rows measured")
+    left_out_rows: int | None = Field(
+        None,
+        validation_alias=AliasPath("conditions", "left_out_rows"),
+        description="Rows that were not measured, as their prompt did not fit",
+    )
+    stopped_responses: int | None = Field(
+        None,
+        validation_alias=AliasPath("conditions", "stopped_responses"),
+        description="Responses that ended at `max_new_tokens` while their references go on",
+    )
+    tokenizer: str | None = Field(
+        None,
+        validation_alias=AliasPath("conditions", "tokenizer"),
+        description="How BLEU, ROUGE-L and diversity split texts; null where nothing was generated",
+    )
+    notes: list[str] | None = Field(
+        None,
+        validation_alias=AliasPath("conditions", "notes"),
+        description="What to know before believing the numbers",
+    )
+
+
+class EvaluationSummary(Metrics, Conditions):
     """An evaluation as the list shows it."""
 
     id: int
@@ -66,12 +100,13 @@ class EvaluationList(ResponseBody):
 
 
 class EvaluateResponse(ResponseBody):
-    """Answer to an evaluation."""
+    """Answer to an evaluation; `conditions` are null until its numbers are there."""
 
     id: int
     model_id: int
     eval_name: str
     metrics: Metrics
+    conditions: Conditions
     message: str
     status: Status
 

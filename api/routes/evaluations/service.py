@@ -14,7 +14,7 @@ from api.idempotency import Answer, IdempotentRequest, create_once
 from api.listing import Paging, Part
 from api.platform import Platform
 from api.routes.datasets.service import require_dataset
-from api.routes.evaluations.schemas import EvaluateRequest, EvaluateResponse, Metrics
+from api.routes.evaluations.schemas import Conditions, EvaluateRequest, EvaluateResponse, Metrics
 from api.routes.models.service import model_in
 from configs.recipe import EvaluationParameters
 from registry.attempts import attempt_is_alive
@@ -148,6 +148,7 @@ def _answer(evaluation: Evaluation) -> EvaluateResponse:
         model_id=evaluation.model_id,
         eval_name=evaluation.eval_name,
         metrics=Metrics.model_validate(evaluation),
+        conditions=Conditions.model_validate(evaluation),
         message="Evaluation completed successfully" if done else "Evaluation started; its metrics come when it is done",
         status=evaluation.status,
     )

@@ -77,7 +77,7 @@ def dismiss_champion(platform: Platform, model: Model) -> str | None:
     try:
         name = dismiss(platform.settings, model)
     except httpx.HTTPError as error:
-        return f"MLflow did not say whether it was champion ({error}); if it was, any promotion takes its place."
+        return f"MLflow did not say whether it was champion ({error}); if it was, the next one has to beat the base."
     if name is None:
         return None
     return f"It was the champion of {name}, which has none now: models:/{name}@{CHAMPION} fails until one is promoted."

@@ -158,16 +158,22 @@ class Champion(ResponseBody):
 
 
 class PromotionFigures(ResponseBody):
-    """How the model did against the champion, over the rows that both were evaluated on."""
+    """How the model did against the champion, or its base without one, over rows that both were evaluated on."""
 
     metric: str
-    evaluations: tuple[int, int] = Field(description="Ids: the champion's, the model's")
+    evaluations: tuple[int, int] = Field(description="Ids: the champion's (or the base's), the model's")
     rows: int
     values: tuple[float, float] = Field(description="In the order of `evaluations`")
     difference: float = Field(description="The model's value less the champion's")
     ci95: tuple[float, float] | None = Field(description="95% confidence interval of the difference: low, high")
     p_value: float | None = Field(description="Two-sided, by approximate randomization")
-    better: bool = Field(description="Whether the model is better, beyond noise")
+    better: bool = Field(description="Whether the model is better, beyond noise: `p_value` is below `alpha`")
+    left_out_rows: int = Field(description="Common rows that one of the two, or a model it was made from, trained on")
+    test: int = Field(description="Which test of the two on this data set it is; the same evaluations are the same one")
+    alpha: float = Field(description="What `p_value` must be below: 0.05 · 6 ÷ (π² · test²)")
+    unknown_datasets: tuple[int, ...] = Field(
+        description="Data sets that one of the two was trained on and that are gone: their rows may be among `rows`"
+    )
 
 
 class Promoted(ResponseBody):
@@ -178,6 +184,6 @@ class Promoted(ResponseBody):
     version: str
     alias: str
     champion_before: Champion | None
-    figures: PromotionFigures | None = Field(description="null where there was nobody to beat, or nothing to compare")
-    forced: bool = Field(description="Whether the champion was overruled")
+    figures: PromotionFigures | None = Field(description="null where it was champion already, or nothing to compare")
+    forced: bool = Field(description="Whether the champion, or the base, was overruled")
     message: str

@@ -14,7 +14,7 @@ from tasks.models.loading import attach_adapter, load_base_model, load_tokenizer
 from tests.tasks.harness.task_folder import ANSWER_TASK, CHOICE_ROWS, CHOICE_TASK, write_task
 
 CPU = torch.device("cpu")
-SETTINGS = {"batch_size": 2, "limit": None, "num_fewshot": None, "seed": 7}
+SETTINGS = {"batch_size": 2, "limit": None, "num_fewshot": None, "seed": 7, "apply_chat_template": False}
 
 
 @pytest.fixture
@@ -177,3 +177,34 @@ def test_code_that_the_model_writes_is_not_run(tmp_path, base, tokenizer):
     write_task(tmp_path, ANSWER_TASK, [{"question": "1+1", "answer": "2"}], unsafe_code=True)
     with pytest.raises(BenchmarkError, match="sums runs code that the model writes"):
         measured(tmp_path, base, tokenizer, "sums")
+
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<answer>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("asked", [None, True])
+def test_a_chat_model_is_asked_in_its_template_with_solved_examples_as_turns(tmp_path, base, tokenizer, asked):
+    tokenizer.chat_template = TEMPLATE
+    write_task(tmp_path, CHOICE_TASK, CHOICE_ROWS)
+    scores = measured(tmp_path, base, tokenizer, "which", num_fewshot=1, apply_chat_template=asked)
+    assert scores.results["config"]["apply_chat_template"] is True
+    for sample in scores.samples["which"]:
+        prompt = sample["arguments"][0][0]
+        assert prompt.startswith("<user>Question:")
+        assert prompt.count("<user>") == 2
+        assert prompt.count("<assistant>") == 1
+        assert prompt.endswith("<answer>")
+
+
+def test_without_a_template_or_where_it_is_not_wanted_prompts_are_plain(tmp_path, base, tokenizer):
+    write_task(tmp_path, CHOICE_TASK, CHOICE_ROWS)
+    tokenizer.chat_template = None
+    plain = measured(tmp_path, base, tokenizer, "which", apply_chat_template=None)
+    assert plain.samples["which"][0]["arguments"][0][0] == f"Question: {CHOICE_ROWS[0]['question']}\nAnswer:"
+    with pytest.raises(BenchmarkError, match="has no chat template"):
+        measured(tmp_path, base, tokenizer, "which", apply_chat_template=True)
+    tokenizer.chat_template = TEMPLATE
+    unwanted = measured(tmp_path, base, tokenizer, "which", apply_chat_template=False)
+    assert unwanted.metrics() == plain.metrics()

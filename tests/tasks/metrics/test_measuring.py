@@ -11,11 +11,12 @@ from registry.tables import Model
 from tasks.data.examples import Example
 from tasks.data.prepared import prepare
 from tasks.data.rows import ListedExamples
-from tasks.metrics.measuring import Measured, measure_rows
+from tasks.metrics.measuring import ChosenRows, Measured, measure_rows
 from tasks.metrics.sample_file import read_samples, write_samples
 from tasks.models.sources import ModelSource, NamedDataset
 
 ROWS, NEW_TOKENS = 20, 5
+CHOSEN = ChosenRows(ROWS, max_seq_length=128)
 TEXT_METRICS = [name for name in METRICS if name != "perplexity"]
 
 
@@ -54,7 +55,7 @@ class Watched:
         self.work = Work()
         settings = EvaluationSettings(max_new_tokens=NEW_TOKENS, metrics=metrics)
         measured = measure_rows(
-            self.model, self.source, self.dataset, ROWS, settings, on_progress=self.work.progress.append
+            self.model, self.source, self.dataset, CHOSEN, settings, on_progress=self.work.progress.append
         )
         return measured, self.work
 

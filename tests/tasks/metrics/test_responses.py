@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tasks.metrics.errors import MetricError
 from tasks.metrics.responses import BATCH_SIZE, generate_responses
 
 
@@ -34,7 +35,7 @@ def test_batching_and_padding_change_nothing(tiny_models_dir, name):
         assert response == alone[0, len(prompt) :].tolist()
 
 
-def test_responses_end_before_the_end_token_and_long_prompts_lose_their_beginning(tiny_llama_dir):
+def test_responses_end_before_the_end_token_and_no_prompt_is_cut(tiny_llama_dir):
     model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir).eval()
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama_dir)
     prompt = tokenizer("The quick brown fox")["input_ids"]
@@ -44,5 +45,8 @@ def test_responses_end_before_the_end_token_and_long_prompts_lose_their_beginnin
     end = free[3]
     (ended,) = generate_responses(model, [prompt], 8, end_token_ids=frozenset({end}), **settings)
     assert ended == free[: free.index(end)]
-    (cut,) = generate_responses(model, [prompt * 100], 8, end_token_ids=frozenset(), **settings)
-    assert len(cut) == 8
+    long = (prompt * 100)[:248]
+    (whole,) = generate_responses(model, [long], 8, end_token_ids=frozenset(), **settings)
+    assert len(whole) == 8
+    with pytest.raises(MetricError, match="a prompt of 249 tokens leaves no room for 8 more in the model's context"):
+        generate_responses(model, [prompt, [*long, 5]], 8, end_token_ids=frozenset(), **settings)

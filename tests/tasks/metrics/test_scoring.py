@@ -36,10 +36,11 @@ def scores_of(responses: list[str], references: list[str], lengths: list[int]) -
 
 def test_bleu_is_sacrebleus_corpus_score():
     score = Bleu().compute(predictions=RESPONSES, references=REFERENCES)
-    expected = sacrebleu.corpus_bleu(RESPONSES, [REFERENCES], tokenize="13a", smooth_method="exp").score
+    apart = [["日 本 語 naïve 🦊" if "日" in text else text for text in texts] for texts in (RESPONSES, REFERENCES)]
+    expected = sacrebleu.corpus_bleu(apart[0], [apart[1]], tokenize="13a", smooth_method="exp").score
     assert score["bleu_score"] == pytest.approx(expected / 100, abs=1e-12)
     assert 0.05 < score["bleu_score"] < 0.95
-    per_row = [sacrebleu.sentence_bleu(*pair).score for pair in zip(RESPONSES, [[r] for r in REFERENCES], strict=True)]
+    per_row = [sacrebleu.sentence_bleu(*pair).score for pair in zip(apart[0], [[r] for r in apart[1]], strict=True)]
     assert score["bleu_score"] != pytest.approx(sum(per_row) / 400, abs=1e-3)
 
 
@@ -48,9 +49,39 @@ def test_rouge_is_the_mean_of_rouge_scores_f1():
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
     singles = [
         scorer.score(target=reference, prediction=response)["rougeL"].fmeasure
-        for response, reference in zip(RESPONSES, REFERENCES, strict=True)
+        for response, reference in zip(RESPONSES[:3], REFERENCES[:3], strict=True)
     ]
+    # The fourth has no word that rouge_score's own tokenizer knows whole.
+    singles.append(1.0)
     assert score == {"rouge_score": pytest.approx(sum(singles) / 4, abs=1e-12), "sample_scores": singles}
+
+
+@pytest.mark.parametrize(
+    ("response", "reference", "rouge"),
+    [
+        # 我 学 习 of four and of five characters: P 3/4, R 3/5.
+        ("我不学习", "我在学习。中", 2 / 3),
+        ("東京タワーです", "東京タワーです", 1.0),
+        ("ฉันรักเธอ", "ฉันรักเธอ", 1.0),
+        ("Привет, мир", "Привет мир!", 1.0),
+        ("हिन्दी में", "हिन्दी", 2 / 3),
+        ("cafe\u0301", "café", 1.0),
+        ("我爱你", "他们好", 0.0),
+    ],
+)
+def test_rouge_of_other_scripts_by_hand(response, reference, rouge):
+    assert Rouge().compute(predictions=[response], references=[reference])["rouge_score"] == pytest.approx(rouge)
+
+
+def test_bleu_of_chinese_is_that_of_sacrebleus_tokenizer_for_it():
+    responses, references = (
+        ["今天天气很好、我们去公园。", "他在学校 read books。"],
+        ["今天天气不错、我们去公园玩。", "他在学校 read a book。"],
+    )
+    score = Bleu().compute(predictions=responses, references=references)["bleu_score"]
+    expected = sacrebleu.corpus_bleu(responses, [references], tokenize="zh", smooth_method="exp").score
+    assert score == pytest.approx(expected / 100, abs=1e-12)
+    assert 0.2 < score < 0.9
 
 
 def test_rouge_by_hand_with_stemming():
@@ -67,6 +98,8 @@ def test_rouge_by_hand_with_stemming():
         (["a a a a"], 1 / 3),
         (["a b", "c d"], 1.0),
         (["one", "", " "], 0.0),
+        # 好 好, 好 学, 学 好, 好 好: three unique of four.
+        (["好好学好好"], 3 / 4),
     ],
 )
 def test_diversity_by_hand(responses, expected):
@@ -94,6 +127,17 @@ def test_the_samples_add_up_to_what_the_metrics_say_of_the_texts():
         "avg_response_length": 6.25,
     }
     assert all(type(value) is float for value in scores.values())
+
+
+@pytest.mark.parametrize("nats", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_is_an_error_and_no_perplexity(nats):
+    with pytest.raises(MetricError, match=f"the loss is {nats}, which is no finite number"):
+        corpus_metrics([SampleScores("1", 2.0, 1), SampleScores("2", nats, 3)])
+
+
+def test_any_metric_that_is_no_number_is_an_error():
+    with pytest.raises(MetricError, match="rouge_score is nan"):
+        corpus_metrics([SampleScores("1", rouge_l=math.nan)])
 
 
 def test_no_responses_is_an_error():
