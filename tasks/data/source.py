@@ -36,4 +36,9 @@ class ExampleSource(Protocol):
         """Columns that no field of the shape is taken from."""
         ...
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        """Sentences about the file as a whole that a person should know."""
+        ...
+
     def __iter__(self) -> Iterator[SourceExample]: ...

@@ -16,6 +16,7 @@ MAX_COLUMNS = 1_000
 
 TOO_LONG = f"is longer than {MAX_RECORD_BYTES >> 20} MiB, the most that one row may have"
 TOO_DEEP = f"nests lists and objects more than {MAX_JSON_DEPTH} deep"
+COMMENT_STARTS = ("//", "/*", "#")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -92,6 +93,8 @@ _DECODER = json.JSONDecoder()
 def json_problem(error: json.JSONDecodeError, start: int) -> str:
     """Return what the parser found, counted from `start`, and the characters there."""
     found = error.doc[error.pos : error.pos + 20]
+    if found.startswith(COMMENT_STARTS):
+        return f"JSON has no comments, and one starts at character {error.pos - start + 1}: {found!r}"
     problem = error.msg[0].lower() + error.msg[1:].removesuffix(" at")
     return f"{problem} at character {error.pos - start + 1}" + (f": {found!r}" if found else ", where it ends")
 
@@ -118,6 +121,19 @@ def require_object(value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     raise DatasetError(f'is {described(value)}; a row is an object such as {{"question": "...", "answer": "..."}}')
+
+
+def is_object(line: bytes) -> bool:
+    """Whether these bytes are one JSON object."""
+    return isinstance(parsed_or_none(line), dict)
+
+
+def parsed_or_none(line: bytes) -> Any:
+    """Return the JSON value of these bytes, or None if they have none."""
+    try:
+        return parse_json(line.decode("utf-8"))
+    except (DatasetError, UnicodeDecodeError):
+        return None
 
 
 def described(value: Any) -> str:

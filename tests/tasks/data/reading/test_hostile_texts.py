@@ -148,10 +148,13 @@ def test_paragraph_that_is_too_long_is_passed_over(tmp_path):
         (b'[{"question": "q", "answer": "a"}', "the JSON is broken at the end of the file: ',' or ']' must follow"),
         (
             b'[{"question": "q", "answer": "a"},',
-            "row 2 is not valid JSON: expecting value at character 1, where it ends",
+            "row 2 is not valid JSON on line 1: expecting value at character 1, where it ends",
         ),
-        (b'[{"question": "q"} {"question"', "broken at byte 20 ('{\"question\"'): ',' or ']' must follow"),
-        (b'[{"question": "q", "answer" "a"}]', "row 1 is not valid JSON: expecting ':' delimiter at character 28"),
+        (b'[{"question": "q"} {"question"', "broken at byte 20, on line 1 ('{\"question\"'): ',' or ']' must follow"),
+        (
+            b'[{"question": "q", "answer" "a"}]',
+            "row 1 is not valid JSON on line 1: expecting ':' delimiter at character 28",
+        ),
         (b'[{"question": "q"}]\n{"question": "q"}', "more follows after the end of the JSON, at byte 21"),
         (b'[{"question": "na\xefve"}]', "byte 18 of the file (0xef) is not UTF-8"),
         (b'[{"question": "na\xc3', "byte 18 of the file (0xc3) is not UTF-8"),
