@@ -12,7 +12,7 @@ class SourceExample:
     """A row of a file as an example, or why it can't be used."""
 
     number: int
-    """Line in the file (JSON lines, CSV, text), index from 1 (JSON), or row (Parquet)."""
+    """Line in the file (JSON lines, CSV, text), index from 1 (JSON), or row (Parquet, Arrow)."""
     example: Example | None
     error: str | None = None
     """One sentence, without the number."""

@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from typing import IO, Literal
 
 from tasks.data.examples import DatasetError
+from tasks.data.reading.columnar import read_columnar
 from tasks.data.reading.delimited import (
     SAMPLE_BYTES,
     declared_delimiter,
@@ -25,7 +26,6 @@ from tasks.data.reading.other_files import (
     require_readable_file,
 )
 from tasks.data.reading.paragraphs import read_paragraphs
-from tasks.data.reading.parquet import read_parquet
 from tasks.data.reading.records import (
     MAX_RECORD_BYTES,
     SourceRow,
@@ -35,13 +35,16 @@ from tasks.data.reading.records import (
     shortened,
 )
 
-FileFormat = Literal["jsonl", "json", "csv", "parquet", "text"]
+FileFormat = Literal["jsonl", "json", "csv", "parquet", "arrow", "text"]
+COLUMNAR: tuple[FileFormat, ...] = ("parquet", "arrow")
+"""The formats of which single columns can be read."""
 
 _TITLES: dict[FileFormat, str] = {
     "jsonl": "JSON lines",
     "json": "JSON",
     "csv": "CSV",
     "parquet": "Parquet",
+    "arrow": "Arrow",
     "text": "plain text",
 }
 # The formats that a file of this name may have, the usual one first.
@@ -53,6 +56,9 @@ _ENDINGS: dict[str, tuple[FileFormat, ...]] = {
     ".csv": ("csv",),
     ".tsv": ("csv",),
     ".parquet": ("parquet",),
+    ".arrow": ("arrow",),
+    ".feather": ("arrow",),
+    ".ipc": ("arrow",),
     ".txt": ("text",),
     ".text": ("text",),
     ".md": ("text",),
@@ -62,6 +68,7 @@ _LIST = re.compile(rb'\[(?:\s*\[)*+\s*(?:[{"\]]|\Z)')
 _OBJECT = re.compile(rb"""\{\s*(?:["'}]|\Z)""")
 _COMMENTS = re.compile(rb"(?:(?://|#)[^\n]*\n\s*+|/\*.*?\*/\s*+)++", re.DOTALL)
 _LIST_WITHIN = re.compile(rb'"(\w+)"\s*:\s*\[\s*\{')
+_STREAM_START = b"\xff\xff\xff\xff"
 _LONGEST_NAME = 64
 _LINES_TRIED = 8
 
@@ -78,7 +85,7 @@ def detect(path: Path, known_columns: Collection[str], file_name: str = "") -> F
     found, beginning = _detected(path, known_columns, named)
     if found != "text" or not named:
         return found
-    if named[0] == "parquet":
+    if named[0] in COLUMNAR:
         raise DatasetError(
             f"its name ends in {_ending(file_name)}, but it is plain text, which begins with {shortened(beginning)}"
         )
@@ -105,6 +112,8 @@ def _detected(path: Path, known_columns: Collection[str], named: Sequence[FileFo
     refuse_other_kinds(head)
     if head.startswith(b"PAR1"):
         return "parquet", ""
+    if head.startswith((b"ARROW1", _STREAM_START)):
+        return "arrow", ""
     refuse_answers(head, is_whole)
     with open_at_content(path) as file:
         start = _skip_blank(file)
@@ -124,11 +133,11 @@ def _detected(path: Path, known_columns: Collection[str], named: Sequence[FileFo
 def read_rows(path: Path, file_format: FileFormat, columns: Collection[str]) -> Iterator[SourceRow]:
     """Yield the rows of a file of this format, holding only a few in memory.
 
-    Of a Parquet file only `columns` are read; the rows of other formats come with all that they have.
+    Of a Parquet or Arrow file only `columns` are read; the rows of other formats come with all that they have.
     Raises DatasetError where the rest of the file is lost.
     """
-    if file_format == "parquet":
-        return read_parquet(path, columns)
+    if file_format in COLUMNAR:
+        return read_columnar(path, columns)
     return _READERS[file_format](path)
 
 

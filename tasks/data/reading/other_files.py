@@ -10,7 +10,7 @@ from typing import Any
 from tasks.data.examples import DatasetError
 from tasks.data.reading.records import BYTE_ORDER_MARK, not_utf8, shortened
 
-ACCEPTED = "JSON lines, JSON, CSV, Parquet and plain text are accepted"
+ACCEPTED = "JSON lines, JSON, CSV, Parquet, Arrow and plain text are accepted"
 
 _ARCHIVES = {
     b"\x1f\x8b": "a gzip file",
@@ -28,7 +28,7 @@ _OTHERS = {
     b"\xff\xd8\xff": "an image (JPEG)",
     b"GIF8": "an image (GIF)",
     b"\xd0\xcf\x11\xe0": "an old Office file",
-    b"ARROW1": "an Arrow file",
+    b"FEA1": "a Feather file of version 1; write it as version 2, or as Parquet",
     b"PARE": "an encrypted Parquet file",
     b"ORC": "an ORC file",
     b"Obj\x01": "an Avro file",

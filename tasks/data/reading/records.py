@@ -27,7 +27,7 @@ class SourceRow(NamedTuple):
     """
 
     number: int
-    """Line (JSON lines, CSV, text), index from 1 (JSON), or row (Parquet)."""
+    """Line (JSON lines, CSV, text), index from 1 (JSON), or row (Parquet, Arrow)."""
     value: dict[str, Any] | None
     error: str | None = None
 

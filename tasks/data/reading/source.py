@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tasks.data.examples import DatasetError
-from tasks.data.reading.formats import FileFormat, contradiction, detect, read_rows
-from tasks.data.reading.parquet import parquet_columns
+from tasks.data.reading.columnar import column_names
+from tasks.data.reading.formats import COLUMNAR, FileFormat, contradiction, detect, read_rows
 from tasks.data.reading.shapes import COLUMN_NAMES, Shape, shape_of, to_example
 from tasks.data.source import SourceExample
 
@@ -61,8 +61,8 @@ def open_source(path: Path, columns: Mapping[str, str] | None = None, file_name:
 
 def _column_names(path: Path, file_format: FileFormat) -> list[str]:
     """Return the names in the order of their first occurrence; rows of JSON need not have the same."""
-    if file_format == "parquet":
-        return parquet_columns(path)
+    if file_format in COLUMNAR:
+        return column_names(path)
     names: dict[str, None] = {}
     first_error: str | None = None
     good_rows = 0
