@@ -25,7 +25,7 @@ from tasks.data.reading.other_files import (
     refuse_other_kinds,
     require_readable_file,
 )
-from tasks.data.reading.paragraphs import read_paragraphs
+from tasks.data.reading.plain_text import read_plain_text
 from tasks.data.reading.records import (
     MAX_RECORD_BYTES,
     SourceRow,
@@ -145,7 +145,7 @@ _READERS = {
     "jsonl": read_json_lines,
     "json": read_json_document,
     "csv": read_delimited,
-    "text": read_paragraphs,
+    "text": read_plain_text,
 }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from tasks.data.examples import DatasetError
 from tasks.data.reading.columnar import column_names
 from tasks.data.reading.formats import COLUMNAR, FileFormat, contradiction, detect, read_rows
+from tasks.data.reading.plain_text import layout_of
 from tasks.data.reading.shapes import COLUMN_NAMES, Shape, shape_of, to_example
 from tasks.data.source import SourceExample
 
@@ -21,7 +22,7 @@ class FileSource:
         self, path: Path, file_format: FileFormat, shape: Shape, columns: list[str], warnings: Sequence[str] = ()
     ) -> None:
         self.file_format = file_format
-        self.shape = shape.name
+        self.shape = f"{shape.name}: {layout_of(path)}" if file_format == "text" else shape.name
         used = set(shape.columns.values())
         self.ignored_columns = [column for column in columns if column not in used]
         """The columns of the first rows that no field of the shape is read from."""

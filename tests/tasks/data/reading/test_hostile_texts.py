@@ -127,16 +127,23 @@ def test_value_without_an_end_is_not_held_in_memory(start, sentence, tmp_path):
     assert sentence in str(caught.value)
 
 
-def test_paragraph_that_is_too_long_is_passed_over(tmp_path):
+def test_paragraph_that_is_too_long_is_cut_at_the_ends_of_lines(tmp_path):
     path = tmp_path / "rows"
-    path.write_bytes(b"One\n\n" + (b"x" * 9_999 + b"\n") * 8_000 + b"\nTwo\n\n" + b"x" * 2**25 + b"\nsame\n\nThree\n")
-    with memory_below(4 * MAX_RECORD_BYTES):
-        read = list(open_source(path))
-    assert [row.example and row.example.text for row in read] == ["One", None, "Two", None, "Three"]
-    assert [row.number for row in read] == [1, 3, 8_004, 8_006, 8_009]
-    assert {row.error for row in read if row.error} == {
-        "the paragraph is longer than 16 MiB, the most that one row may have"
-    }
+    path.write_bytes(b"One\n\n" + (b"x" * 9_999 + b"\n") * 4_000 + b"\nTwo\n\n" + b"x" * 2**25 + b"\nsame\n\nThree\n")
+    texts, sizes = [], []
+    with memory_below(5 * MAX_RECORD_BYTES):
+        for row in open_source(path):
+            texts.append(row.example.text[:5] if row.example else row.error)
+            sizes.append((row.number, len(row.example.text) if row.example else 0))
+    too_long = "the line is longer than 16 MiB, the most that one row may have"
+    assert texts == ["One", *["xxxxx"] * 3, "Two", too_long, "same", "Three"]
+    piece = 1_677
+    assert sizes[1:4] == [
+        (3, piece * 10_000),
+        (3 + piece, piece * 10_000),
+        (3 + 2 * piece, (4_000 - 2 * piece) * 10_000 - 1),
+    ]
+    assert [number for number, _ in sizes[4:]] == [4_004, 4_006, 4_007, 4_009]
 
 
 @pytest.mark.parametrize(
