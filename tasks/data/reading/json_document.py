@@ -17,11 +17,13 @@ from tasks.data.reading.records import (
     MAX_RECORD_BYTES,
     TOO_DEEP,
     TOO_LONG,
+    RepeatedKeyError,
     SourceRow,
     described,
     json_problem,
     not_utf8,
     open_at_content,
+    require_distinct_keys,
     require_object,
     require_shallow,
     shortened,
@@ -59,7 +61,12 @@ def holds_rows(name: str, value: Any) -> bool:
 
 
 def _rows(text: "_JsonText") -> Iterator[SourceRow]:
-    for number, value in enumerate(_elements(text), 1):
+    for number, name in enumerate(_elements(text), 1):
+        try:
+            value = text.value(name)
+        except RepeatedKeyError as error:
+            yield SourceRow(number, None, str(error))
+            continue
         try:
             yield SourceRow(number, require_object(value))
         except DatasetError as error:
@@ -76,8 +83,8 @@ def _rows_within_object(text: "_JsonText") -> Iterator[SourceRow]:
         if text.peek() == "[" and name not in LISTS_IN_A_ROW:
             text.skip()
             if text.peek() != "{":
-                for _ in _elements(text):
-                    pass
+                for element in _elements(text):
+                    text.value(element)
             elif found is not None:
                 raise DatasetError(f"holds two lists of rows, {found!r} and {shortened(name)}; send one list")
             else:
@@ -95,18 +102,18 @@ def _rows_within_object(text: "_JsonText") -> Iterator[SourceRow]:
         raise DatasetError(f"is one JSON object without a list of rows; {_ACCEPTED}")
 
 
-def _elements(text: "_JsonText") -> Iterator[Any]:
-    """Yield the elements of the list whose bracket was just read, and read its closing one."""
+def _elements(text: "_JsonText") -> Iterator[str]:
+    """Yield each element's name, for the caller to read it, of the list whose bracket was just read; then close it."""
     if text.peek() == "]":
         text.skip()
         return
     number = 1
-    yield text.value("row 1")
+    yield "row 1"
     while text.expect(",]") == ",":
         if text.peek() == "]":
             raise DatasetError(f"a comma stands after the last row, before the bracket {text.place()}; remove it")
         number += 1
-        yield text.value(f"row {number}")
+        yield f"row {number}"
 
 
 class _JsonText:
@@ -179,7 +186,11 @@ class _JsonText:
             require_shallow(value, self._text.count("[", self._at, end) + self._text.count("{", self._at, end))
         except DatasetError as error:
             raise DatasetError(f"{name} {error}") from None
-        self._at = end
+        start, self._at = self._at, end
+        try:
+            require_distinct_keys(value, self._text[start:end])
+        except RepeatedKeyError as error:
+            raise RepeatedKeyError(f"{name} {error}") from None
         return value
 
     def _require_unfinished(self, name: str, error: json.JSONDecodeError) -> None:

@@ -77,10 +77,29 @@ def test_first_line_may_be_the_broken_one(tmp_path):
     assert [row.example for row in open_source(path)][1] == ONE
 
 
-def test_of_a_key_that_occurs_twice_the_last_counts(tmp_path):
+@pytest.mark.parametrize(
+    ("row", "key"),
+    [
+        (b'{"question": "first", "answer": "a", "question": "q"}', "question"),
+        (b'{"question" : "first", "answer" :"a", "question": "q"}', "question"),
+        (b'{"question": "a \\":\\" b", "answer": "a", "answer":"b"}', "answer"),
+        (b'{"question": "q", "answer": "a", "more": [1, {"id": 1, "id": 2}]}', "id"),
+        (b'{"question": "q", "answer": "a", "\\u0061nswer": "b"}', "answer"),
+    ],
+)
+@pytest.mark.parametrize("in_list", [False, True])
+def test_key_that_occurs_twice_is_an_error_of_its_row(in_list, row, key, tmp_path):
     path = tmp_path / "rows"
-    path.write_bytes(b'{"question": "first", "answer": "a", "question": "q"}')
-    assert read_examples(path) == [ONE]
+    rows = [ROW.strip(), row, ROW.strip()]
+    path.write_bytes(b"[" + b",\n".join(rows) + b"]" if in_list else b"\n".join(rows))
+    assert read_errors(path) == {2: f"{'row 2' if in_list else 'the row'} has the key '{key}' twice in one object"}
+    assert [row.example for row in open_source(path)] == [ONE, None, ONE]
+
+
+def test_json_within_a_text_and_spaces_before_colons_repeat_no_key(tmp_path):
+    path = tmp_path / "rows"
+    path.write_bytes(rb'{"question" : "{\"a\": 1, \"a\": 2}", "answer"  : " \"b\" : "}')
+    assert read_examples(path) == [Example.question('{"a": 1, "a": 2}', ' "b" : ')]
 
 
 def test_separators_of_unicode_do_not_end_a_line(tmp_path):
