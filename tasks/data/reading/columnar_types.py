@@ -37,25 +37,46 @@ def pruner(kind: Any) -> Prune | None:
     if types.is_dictionary(stored):
         return pruner(stored.value_type)
     if types.is_struct(stored):
-        return _struct_pruner({field.name: pruner(field.type) for field in stored})
-    if _is_list(stored):
-        within = pruner(stored.value_type)
-        return within and (lambda items: [_pruned(item, within) for item in items])
-    if types.is_map(stored):
-        within = pruner(stored.item_type)
-        return within and (lambda items: {key: _pruned(item, within) for key, item in items.items()})
+        fields = {field.name: prune for field in stored if (prune := pruner(field.type))}
+        return _struct_pruner(fields) if fields else _without_nulls
+    if _is_list(stored) and (within := pruner(stored.value_type)):
+        return _list_pruner(within)
+    if types.is_map(stored) and (within := pruner(stored.item_type)):
+        return _map_pruner(within)
     return None
 
 
-def _struct_pruner(fields: dict[str, Prune | None]) -> Prune:
+def has_map(kind: Any) -> bool:
+    """Whether a value of this type has a map in it; Arrow gives one as a list of pairs unless it is told otherwise."""
+    stored = _stored(kind)
+    if types.is_struct(stored):
+        return any(has_map(field.type) for field in stored)
+    if _is_list(stored) or types.is_dictionary(stored):
+        return has_map(stored.value_type)
+    return bool(types.is_map(stored))
+
+
+def _struct_pruner(fields: dict[str, Prune]) -> Prune:
     def prune(struct: dict[str, Any]) -> dict[str, Any]:
-        return {key: _pruned(value, fields[key]) for key, value in struct.items() if value is not None}
+        kept = _without_nulls(struct)
+        for key, within in fields.items():
+            if key in kept:
+                kept[key] = within(kept[key])
+        return kept
 
     return prune
 
 
-def _pruned(value: Any, prune: Prune | None) -> Any:
-    return value if prune is None or value is None else prune(value)
+def _list_pruner(within: Prune) -> Prune:
+    return lambda items: [item and within(item) for item in items]
+
+
+def _map_pruner(within: Prune) -> Prune:
+    return lambda items: {key: item and within(item) for key, item in items.items()}
+
+
+def _without_nulls(struct: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in struct.items() if value is not None}
 
 
 def _stored(kind: Any) -> Any:
