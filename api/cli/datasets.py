@@ -21,7 +21,7 @@ def group() -> typer.Typer:
 
 
 def add(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV, Parquet or plain text")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV, Parquet, Arrow or plain text")],
     settings: Annotated[
         list[str] | None,
         typer.Argument(metavar="[NAME=VALUE]...", help="name=mine, held_out_fraction=0.2 and the like"),

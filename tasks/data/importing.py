@@ -27,6 +27,7 @@ def import_dataset(
     """
     with StoreWriter(datasets_dir) as rows, TokenCacheWriter(datasets_dir) as tokens:
         report = validate(source, tokenizer, max_seq_length, rows, tokens=tokens, allow_errors=allow_errors)
+        report.warnings.extend(source.warnings)
         if not report.usable:
             return report, None
         dataset = rows.finish(report.as_json())

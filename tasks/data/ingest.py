@@ -37,7 +37,7 @@ def ingest(settings: Settings, request: dict[str, Any]) -> Answer:
     dataset, options = request["dataset"], request["dataset"]["settings"]
     tokenizer = _tokenizer(request)
     report, stored = import_dataset(
-        open_source(_file_of(settings, dataset), options.get("columns")),
+        open_source(_file_of(settings, dataset), options.get("columns"), options.get("file_name")),
         tokenizer,
         options["max_seq_length"],
         settings.datasets_dir,

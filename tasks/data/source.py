@@ -12,7 +12,7 @@ class SourceExample:
     """A row of a file as an example, or why it can't be used."""
 
     number: int
-    """Line in the file (JSON lines, CSV, text), index from 1 (JSON), or row (Parquet)."""
+    """Line in the file (JSON lines, CSV, text), index from 1 (JSON), or row (Parquet, Arrow)."""
     example: Example | None
     error: str | None = None
     """One sentence, without the number."""
@@ -34,6 +34,11 @@ class ExampleSource(Protocol):
     @property
     def ignored_columns(self) -> Sequence[str]:
         """Columns that no field of the shape is taken from."""
+        ...
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """Sentences about the file as a whole that a person should know."""
         ...
 
     def __iter__(self) -> Iterator[SourceExample]: ...

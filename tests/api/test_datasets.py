@@ -33,15 +33,15 @@ def as_parquet(pairs) -> bytes:
     return buffer.getvalue()
 
 
-def upload(client, content: bytes, key=None, name="rows.data", **fields):
+def upload(client, content: bytes, key=None, file_name="rows.data", **fields):
     headers = {"Idempotency-Key": key} if key else {}
     data = {field: str(value) for field, value in fields.items()}
-    return client.post("/api/datasets", files={"file": (name, content)}, data=data, headers=headers)
+    return client.post("/api/datasets", files={"file": (file_name, content)}, data=data, headers=headers)
 
 
 @pytest.fixture(scope="module")
 def uploaded(client, tiny_model):
-    response = upload(client, as_jsonl(PAIRS), name="sums.jsonl", model_id=tiny_model["id"])
+    response = upload(client, as_jsonl(PAIRS), file_name="sums.jsonl", model_id=tiny_model["id"])
     assert response.status_code == 201, response.text
     return response.json()
 
@@ -120,6 +120,12 @@ def test_rows_in_error_can_be_left_out_and_are_counted(client, tiny_model):
     body = upload(client, content, model_id=tiny_model["id"], allow_errors=True).json()
     assert (body["rows"], body["report"]["error_count"]) == (20, 1)
     assert any("1 of 21 rows can't be used" in warning for warning in body["report"]["warnings"])
+
+
+def test_a_file_name_that_says_another_format_is_kept_and_warned_about(client, tiny_model):
+    body = upload(client, as_jsonl(PAIRS[:20]), file_name="sums.csv", model_id=tiny_model["id"], name="sums").json()
+    assert (body["name"], body["settings"]["file_name"]) == ("sums", "sums.csv")
+    assert "The file's name ends in .csv, but it was read as JSON lines." in body["report"]["warnings"]
 
 
 def test_columns_can_be_mapped(client, tiny_model):

@@ -36,7 +36,7 @@ def form_schema(fields_of: type[DatasetSettings]) -> dict[str, Any]:
         name: {"type": "string", "description": field.get("description", "")}
         for name, field in schema["properties"].items()
     }
-    file = {"type": "string", "format": "binary", "description": "JSONL, JSON, CSV, Parquet or plain text"}
+    file = {"type": "string", "format": "binary", "description": "JSONL, JSON, CSV, Parquet, Arrow or plain text"}
     return {
         "type": "object",
         "properties": {"file": file, **fields},

@@ -119,13 +119,15 @@ def _insert(session: Session, uid: str, upload: Upload) -> tuple[int, Answer]:
         source, name = settings.dataset, settings.dataset
     else:
         source, name = UPLOAD, upload.file_name or UPLOAD
+    # Its ending is compared with what the file holds; PostgreSQL's JSON has no NUL.
+    named = {"file_name": upload.file_name.replace("\0", "")[-200:]} if upload.file_name else {}
     dataset = DatasetRepository(session).add(
         Dataset(
             uid=uid,
             name=settings.name or name[:200],
             source=source,
             status="VALIDATING",
-            settings=settings.model_dump(exclude={"name"}),
+            settings=settings.model_dump(exclude={"name"}) | named,
         )
     )
     return dataset.id, {}

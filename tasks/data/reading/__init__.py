@@ -1,1 +1,1 @@
-"""Examples from the files that people have: JSON lines, JSON, CSV, Parquet and plain text, in the usual shapes."""
+"""Examples from the files that people have (JSON lines, JSON, CSV, Parquet, Arrow, plain text), in the usual shapes."""

@@ -1,7 +1,8 @@
-"""CSV with a header, the cells divided by commas, semicolons, tabs or bars."""
+"""CSV with a header, the cells divided by commas, semicolons, tabs or bars, or as Excel's first line says."""
 
 import csv
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -20,6 +21,8 @@ from tasks.data.reading.records import (
 DELIMITERS = ",;\t|"
 SAMPLE_BYTES = 2**16
 _SAMPLE_ROWS = 20
+# Written by hand a tab is often spelt.
+_DELIMITER_LINE = re.compile(rb'\s*"?sep=([^\w\s"\\]|\t|\\t)"? *(?:\r?\n|\Z)', re.IGNORECASE | re.ASCII)
 
 
 def read_delimited(path: Path) -> Iterator[SourceRow]:
@@ -32,9 +35,12 @@ def read_delimited(path: Path) -> Iterator[SourceRow]:
     csv.field_size_limit(MAX_RECORD_BYTES)
     with open_at_content(path) as file:
         start = file.tell()
-        delimiter = sniffed_delimiter(file.read(SAMPLE_BYTES))
+        sample = file.read(SAMPLE_BYTES)
         file.seek(start)
-        records = _records(file, delimiter)
+        declared = declared_delimiter(sample)
+        records = _records(file, declared or sniffed_delimiter(sample))
+        if declared:
+            next(records)
         _, header = next(records, (0, []))
         names = _names(header)
         for number, cells in records:
@@ -42,6 +48,12 @@ def read_delimited(path: Path) -> Iterator[SourceRow]:
                 yield SourceRow(number, dict(zip(names, cells, strict=True)))
             else:
                 yield SourceRow(number, None, f"the record has {len(cells)} cells and the header {len(names)}")
+
+
+def declared_delimiter(sample: bytes) -> str | None:
+    """Return the delimiter that a file's first line declares, as Excel has it (`sep=;`), or None."""
+    match = _DELIMITER_LINE.match(sample)
+    return match and match[1].decode().replace("\\t", "\t")
 
 
 def sniffed_delimiter(sample: bytes) -> str:

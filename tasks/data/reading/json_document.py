@@ -13,13 +13,17 @@ from typing import IO, Any
 
 from tasks.data.examples import DatasetError
 from tasks.data.reading.records import (
+    COMMENT_STARTS,
     MAX_RECORD_BYTES,
     TOO_DEEP,
     TOO_LONG,
+    RepeatedKeyError,
     SourceRow,
+    described,
     json_problem,
     not_utf8,
     open_at_content,
+    require_distinct_keys,
     require_object,
     require_shallow,
     shortened,
@@ -28,6 +32,7 @@ from tasks.data.reading.records import (
 LISTS_IN_A_ROW = frozenset({"messages", "conversations", "prompt", "completion", "response", "tools", "history"})
 """Lists by these names belong to one row; a list by another name, such as `data`, holds the rows."""
 
+_ACCEPTED = 'send a list of objects, or an object such as {"data": [...]}'
 _READ_BYTES = 2**20
 _BLANK = re.compile(r"[ \t\n\r]*")
 _SCANNER = json.JSONDecoder()
@@ -42,8 +47,10 @@ def read_json_document(path: Path) -> Iterator[SourceRow]:
         if text.peek() == "[":
             text.skip()
             yield from _rows(text)
-        else:
+        elif text.peek() == "{":
             yield from _rows_within_object(text)
+        else:
+            raise DatasetError(f"the file is {described(text.value('the file'))}; {_ACCEPTED}")
         if text.peek():
             raise DatasetError(f"more follows after the end of the JSON, {text.place()}; a JSON file is one value")
 
@@ -54,7 +61,12 @@ def holds_rows(name: str, value: Any) -> bool:
 
 
 def _rows(text: "_JsonText") -> Iterator[SourceRow]:
-    for number, value in enumerate(_elements(text), 1):
+    for number, name in enumerate(_elements(text), 1):
+        try:
+            value = text.value(name)
+        except RepeatedKeyError as error:
+            yield SourceRow(number, None, str(error))
+            continue
         try:
             yield SourceRow(number, require_object(value))
         except DatasetError as error:
@@ -71,8 +83,8 @@ def _rows_within_object(text: "_JsonText") -> Iterator[SourceRow]:
         if text.peek() == "[" and name not in LISTS_IN_A_ROW:
             text.skip()
             if text.peek() != "{":
-                for _ in _elements(text):
-                    pass
+                for element in _elements(text):
+                    text.value(element)
             elif found is not None:
                 raise DatasetError(f"holds two lists of rows, {found!r} and {shortened(name)}; send one list")
             else:
@@ -82,21 +94,26 @@ def _rows_within_object(text: "_JsonText") -> Iterator[SourceRow]:
             text.value(f"the value of {shortened(name)}")
         separator = text.expect(",}")
     if found is None:
-        raise DatasetError(
-            'is one JSON object without a list of rows; send a list of objects, or an object such as {"data": [...]}'
-        )
+        if text.peek() in {",", "{"}:
+            raise DatasetError(
+                f"another JSON object follows the first, {text.place()}; write each on one line, without commas "
+                "between them (JSON lines), or all of them in one list"
+            )
+        raise DatasetError(f"is one JSON object without a list of rows; {_ACCEPTED}")
 
 
-def _elements(text: "_JsonText") -> Iterator[Any]:
-    """Yield the elements of the list whose bracket was just read, and read its closing one."""
+def _elements(text: "_JsonText") -> Iterator[str]:
+    """Yield each element's name, for the caller to read it, of the list whose bracket was just read; then close it."""
     if text.peek() == "]":
         text.skip()
         return
     number = 1
-    yield text.value("row 1")
+    yield "row 1"
     while text.expect(",]") == ",":
+        if text.peek() == "]":
+            raise DatasetError(f"a comma stands after the last row, before the bracket {text.place()}; remove it")
         number += 1
-        yield text.value(f"row {number}")
+        yield f"row {number}"
 
 
 class _JsonText:
@@ -106,6 +123,8 @@ class _JsonText:
         self._file = file
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._bytes_read = file.tell()
+        self._first_line = 1
+        """The line on which `_text` starts."""
         self._text = ""
         self._at = 0
         self._ended = False
@@ -137,7 +156,8 @@ class _JsonText:
         if not rest:
             return "at the end of the file"
         before = self._bytes_read - len(self._decoder.getstate()[0]) - len(self._text[self._at :].encode())
-        return f"at byte {before + 1} ({rest!r})"
+        comment = ", a comment, which JSON does not have" if rest.startswith(COMMENT_STARTS) else ""
+        return f"at byte {before + 1}, on line {self._line(self._at)} ({rest!r}{comment})"
 
     def value(self, name: str) -> Any:
         """Read one JSON value, `name` in an error's sentence. Raises DatasetError if it is broken, too long or deep."""
@@ -166,16 +186,25 @@ class _JsonText:
             require_shallow(value, self._text.count("[", self._at, end) + self._text.count("{", self._at, end))
         except DatasetError as error:
             raise DatasetError(f"{name} {error}") from None
-        self._at = end
+        start, self._at = self._at, end
+        try:
+            require_distinct_keys(value, self._text[start:end])
+        except RepeatedKeyError as error:
+            raise RepeatedKeyError(f"{name} {error}") from None
         return value
 
     def _require_unfinished(self, name: str, error: json.JSONDecodeError) -> None:
         """Raise DatasetError unless the error may come from the value's not being read to its end yet."""
         near_the_end = error.pos > len(self._text) - _LONGEST_WORD or error.msg.startswith("Unterminated string")
         if self._ended or not near_the_end:
-            raise DatasetError(f"{name} is not valid JSON: {json_problem(error, self._at)}") from None
+            place = f"on line {self._line(error.pos)}"
+            raise DatasetError(f"{name} is not valid JSON {place}: {json_problem(error, self._at)}") from None
+
+    def _line(self, position: int) -> int:
+        return self._first_line + self._text.count("\n", 0, position)
 
     def _read_on(self) -> None:
+        self._first_line = self._line(self._at)
         rest = self._text[self._at :]
         # As much again as there is: a long value is then parsed a few times, not once a megabyte.
         data = self._file.read(max(_READ_BYTES, len(rest)))

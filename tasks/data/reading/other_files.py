@@ -1,13 +1,16 @@
 """Files that are no data set in an accepted format, recognised by their first bytes, and what to do with each."""
 
 import codecs
+import re
 import stat
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from tasks.data.examples import DatasetError
-from tasks.data.reading.records import not_utf8
+from tasks.data.reading.records import BYTE_ORDER_MARK, not_utf8, shortened
 
-ACCEPTED = "JSON lines, JSON, CSV, Parquet and plain text are accepted"
+ACCEPTED = "JSON lines, JSON, CSV, Parquet, Arrow and plain text are accepted"
 
 _ARCHIVES = {
     b"\x1f\x8b": "a gzip file",
@@ -25,7 +28,11 @@ _OTHERS = {
     b"\xff\xd8\xff": "an image (JPEG)",
     b"GIF8": "an image (GIF)",
     b"\xd0\xcf\x11\xe0": "an old Office file",
-    b"ARROW1": "an Arrow file",
+    b"FEA1": "a Feather file of version 1; write it as version 2, or as Parquet",
+    b"PARE": "an encrypted Parquet file",
+    b"ORC": "an ORC file",
+    b"Obj\x01": "an Avro file",
+    b"\x89HDF": "an HDF5 file",
     b"SQLite format 3\x00": "an SQLite database",
     b"\x93NUMPY": "a NumPy file",
     b"\x7fELF": "a program",
@@ -40,6 +47,35 @@ _WIDE_MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+
+
+_HTML = re.compile(rb"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
+_XML = re.compile(rb"\s*<(?:\?xml\b|Error>\s*<Code>|[\w:.-]+\s[^<>]*\bxmlns\b)")
+_HEADLINE = re.compile(rb"<(title|h1|Message)\b[^<>]*>\s*([^<]{1,200})", re.IGNORECASE)
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_LFS_SIZE = re.compile(rb"^size (\d{1,18})$", re.MULTILINE)
+_REFUSED = "was the download refused?"
+# What servers answer instead of a file: raw.githubusercontent.com, the Hugging Face hub, proxies.
+_ERROR_TEXTS = frozenset(
+    {
+        "404: not found",
+        "access denied",
+        "bad gateway",
+        "entry not found",
+        "forbidden",
+        "internal server error",
+        "invalid username or password",
+        "not found",
+        "repository not found",
+        "service unavailable",
+        "unauthorized",
+    }
+)
+_ERROR_SAID = ("error", "errors", "message", "detail", "error_description")
+_ERROR_KEYS = frozenset(
+    {*_ERROR_SAID, "code", "documentation_url", "path", "reason", "request_id", "requestId", "status", "statusCode"}
+    | {"status_code", "success", "timestamp", "title", "type"}
+)
 
 
 def require_readable_file(path: Path) -> None:
@@ -70,6 +106,32 @@ def refuse_other_kinds(head: bytes) -> None:
     for start, kind in _OTHERS.items():
         if head.startswith(start):
             raise DatasetError(f"this is {kind}; {ACCEPTED}")
+
+
+def refuse_answers(head: bytes, is_whole: bool) -> None:
+    """Raise DatasetError if this beginning of a file is what a server or Git gives in a file's place."""
+    text = head.removeprefix(BYTE_ORDER_MARK)
+    kind = "an HTML page" if _HTML.match(text) else "an XML document" if _XML.match(text) else None
+    if kind:
+        headline = _HEADLINE.search(text)
+        said = f" ({shortened(headline[2].decode('utf-8', 'replace').strip())})" if headline else ""
+        raise DatasetError(f"this is {kind}{said}, not a data set; {_REFUSED} {ACCEPTED}")
+    if text.startswith(_LFS_POINTER):
+        size = _LFS_SIZE.search(text)
+        of = f" of {int(size[1]):,} bytes" if size else ""
+        raise DatasetError(f"this is a Git LFS pointer to a file{of}, not the file itself; fetch it with git lfs pull")
+    answer = text.strip().rstrip(b".").decode("utf-8", "replace") if is_whole and len(text) < 100 else ""
+    if answer.lower() in _ERROR_TEXTS:
+        raise DatasetError(f"this is a server's error ({shortened(answer)}), not a data set; {_REFUSED}")
+
+
+def refuse_error_object(value: Any, known_columns: Collection[str]) -> None:
+    """Raise DatasetError if a whole file's only JSON value is a server's report of an error."""
+    if not isinstance(value, dict) or not _ERROR_KEYS.issuperset(value) or not value.keys().isdisjoint(known_columns):
+        return
+    said = next((value[key] for key in _ERROR_SAID if value.get(key)), None)
+    if said is not None:
+        raise DatasetError(f"this is a server's error ({shortened(said)}), not a data set; {_REFUSED}")
 
 
 def refuse_other_encodings(head: bytes, is_whole: bool) -> None:

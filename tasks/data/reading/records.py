@@ -1,6 +1,7 @@
 """Shared by the readers of all formats: a raw row with its number, the limits, and how errors describe a value."""
 
 import json
+import re
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ MAX_COLUMNS = 1_000
 
 TOO_LONG = f"is longer than {MAX_RECORD_BYTES >> 20} MiB, the most that one row may have"
 TOO_DEEP = f"nests lists and objects more than {MAX_JSON_DEPTH} deep"
+COMMENT_STARTS = ("//", "/*", "#")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -26,7 +28,7 @@ class SourceRow(NamedTuple):
     """
 
     number: int
-    """Line (JSON lines, CSV, text), index from 1 (JSON), or row (Parquet)."""
+    """Line (JSON lines, CSV, text), index from 1 (JSON), or row (Parquet, Arrow)."""
     value: dict[str, Any] | None
     error: str | None = None
 
@@ -69,10 +71,11 @@ def not_utf8(byte: int, place: str) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of one JSON text; of a key that occurs twice, the last.
+    """Return the value of one JSON text.
 
     NaN and Infinity, which Python and pandas write, are read as numbers: a number is refused where a text is needed,
-    and does no harm in a field that nobody reads. Raises DatasetError with the place and a few characters from there.
+    and does no harm in a field that nobody reads. Raises DatasetError with the place and a few characters from there,
+    and for a key that an object has twice.
     """
     try:
         value = _DECODER.decode(text)
@@ -83,15 +86,52 @@ def parse_json(text: str) -> Any:
     except ValueError:
         raise DatasetError("holds a number of more than 4,300 digits") from None
     require_shallow(value, text.count("[") + text.count("{"))
+    require_distinct_keys(value, text)
     return value
 
 
 _DECODER = json.JSONDecoder()
 
 
+class RepeatedKeyError(DatasetError):
+    """An object has a key twice; the JSON around it can be read on."""
+
+
+def require_distinct_keys(value: Any, text: str) -> None:
+    """Raise RepeatedKeyError if an object in `text`, of which `value` was parsed, has a key twice."""
+    # Parsing with a hook takes twice as long. It is needed only where the text has more colons after quotes than the
+    # value has keys: one of two equal keys is lost, or a string holds JSON.
+    keys = _count_keys(value) if isinstance(value, dict | list) else 0
+    if text.count('":') != keys or ('" ' in text and _SPACED_COLON.search(text)):
+        _PAIRS_DECODER.decode(text)
+
+
+def _count_keys(value: Any) -> int:
+    count, within = (len(value), value.values()) if type(value) is dict else (0, value)
+    for item in within:
+        if type(item) is dict or type(item) is list:
+            count += _count_keys(item)
+    return count
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = dict(pairs)
+    if len(keys) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RepeatedKeyError(f"has the key {shortened(twice)} twice in one object")
+    return keys
+
+
+_SPACED_COLON = re.compile(r'"[ \t\r\n]+:')
+_PAIRS_DECODER = json.JSONDecoder(object_pairs_hook=_distinct)
+
+
 def json_problem(error: json.JSONDecodeError, start: int) -> str:
     """Return what the parser found, counted from `start`, and the characters there."""
     found = error.doc[error.pos : error.pos + 20]
+    if found.startswith(COMMENT_STARTS):
+        return f"JSON has no comments, and one starts at character {error.pos - start + 1}: {found!r}"
     problem = error.msg[0].lower() + error.msg[1:].removesuffix(" at")
     return f"{problem} at character {error.pos - start + 1}" + (f": {found!r}" if found else ", where it ends")
 
@@ -118,6 +158,19 @@ def require_object(value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     raise DatasetError(f'is {described(value)}; a row is an object such as {{"question": "...", "answer": "..."}}')
+
+
+def is_object(line: bytes) -> bool:
+    """Whether these bytes are one JSON object."""
+    return isinstance(parsed_or_none(line), dict)
+
+
+def parsed_or_none(line: bytes) -> Any:
+    """Return the JSON value of these bytes, or None if they have none."""
+    try:
+        return parse_json(line.decode("utf-8"))
+    except (DatasetError, UnicodeDecodeError):
+        return None
 
 
 def described(value: Any) -> str:

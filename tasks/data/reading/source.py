@@ -1,12 +1,13 @@
 """A file's examples, whatever its format and shape."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tasks.data.examples import DatasetError
-from tasks.data.reading.formats import FileFormat, detect, read_rows
-from tasks.data.reading.parquet import parquet_columns
+from tasks.data.reading.columnar import column_names
+from tasks.data.reading.formats import COLUMNAR, FileFormat, contradiction, detect, read_rows
+from tasks.data.reading.plain_text import layout_of
 from tasks.data.reading.shapes import COLUMN_NAMES, Shape, shape_of, to_example
 from tasks.data.source import SourceExample
 
@@ -17,12 +18,15 @@ _MOST_UNREADABLE_ROWS = 1_000
 class FileSource:
     """The examples of a file, read again, row by row, each time it is iterated; an `ExampleSource`."""
 
-    def __init__(self, path: Path, file_format: FileFormat, shape: Shape, columns: list[str]) -> None:
+    def __init__(
+        self, path: Path, file_format: FileFormat, shape: Shape, columns: list[str], warnings: Sequence[str] = ()
+    ) -> None:
         self.file_format = file_format
-        self.shape = shape.name
+        self.shape = f"{shape.name}: {layout_of(path)}" if file_format == "text" else shape.name
         used = set(shape.columns.values())
         self.ignored_columns = [column for column in columns if column not in used]
         """The columns of the first rows that no field of the shape is read from."""
+        self.warnings = warnings
         self._path = path
         self._shape = shape
         self._columns = [column for column in columns if column in used]
@@ -40,22 +44,26 @@ class FileSource:
             yield SourceExample(number, example, error)
 
 
-def open_source(path: Path, columns: Mapping[str, str] | None = None) -> FileSource:
+def open_source(path: Path, columns: Mapping[str, str] | None = None, file_name: str | None = None) -> FileSource:
     """Find out a file's format and, from its first rows, the shape that all its rows must have.
 
-    `columns` names the file's column for fields whose name differs, {"question": "Frage"}. Raises DatasetError for a
-    file that is empty, none of the formats, broken within the first rows, or of no shape.
+    `columns` names the file's column for fields whose name differs, {"question": "Frage"}; `file_name` is the name that
+    its owner gave it, if that is not the path's. Raises DatasetError for a file that is empty, none of the formats,
+    broken within the first rows, or of no shape.
     """
     mapping = columns or {}
-    file_format = detect(path, COLUMN_NAMES.union(mapping.values()))
+    name = path.name if file_name is None else file_name
+    file_format = detect(path, COLUMN_NAMES.union(mapping.values()), name)
     names = _column_names(path, file_format)
-    return FileSource(path, file_format, shape_of(names, mapping), names)
+    contradicted = contradiction(file_format, name)
+    warnings = [contradicted] if contradicted else []
+    return FileSource(path, file_format, shape_of(names, mapping), names, warnings)
 
 
 def _column_names(path: Path, file_format: FileFormat) -> list[str]:
     """Return the names in the order of their first occurrence; rows of JSON need not have the same."""
-    if file_format == "parquet":
-        return parquet_columns(path)
+    if file_format in COLUMNAR:
+        return column_names(path)
     names: dict[str, None] = {}
     first_error: str | None = None
     good_rows = 0

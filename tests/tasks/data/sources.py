@@ -15,6 +15,7 @@ class ListedSource:
     ignored_columns: tuple[str, ...] = ()
     file_format: str = "jsonl"
     shape: str = "messages"
+    warnings: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[SourceExample]:
         for number, row in enumerate(self.rows, start=1):

@@ -16,6 +16,8 @@ import re, resource, sys
 from pathlib import Path
 from tasks.data.examples import DatasetError
 from tasks.data.reading.source import open_source
+if len(sys.argv) > 2:
+    resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[2]), int(sys.argv[2])))
 try:
     print(sum(len(row.example.text) for row in open_source(Path(sys.argv[1]))))
 except DatasetError as error:
@@ -31,9 +33,9 @@ def _repeated(length: int, times: int) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array([0] * times, pa.int32()), pa.array(["x" * length]))
 
 
-def _read_in_another_process(path) -> tuple[str, int, int]:
-    """Return what it printed, and the most MiB that it and the process which unpacks had."""
-    ran = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, check=True)
+def read_in_another_process(path, *limit: str) -> tuple[str, int, int]:
+    """Return what it printed, and the most MiB that it and the process which unpacks had; both have the limit."""
+    ran = subprocess.run([sys.executable, "-c", PEAK, str(path), *limit], capture_output=True, text=True, check=True)
     said, peaks = ran.stdout.splitlines()
     own, unpacking = (int(peak) >> 10 for peak in peaks.split())
     return said, own, unpacking
@@ -43,7 +45,7 @@ def test_tightly_packed_rows_are_read_a_few_at_a_time(tmp_path):
     path = tmp_path / "rows"
     pq.write_table(pa.table({"text": _repeated(2**19, 1_000)}), path, compression="zstd", store_schema=False)
     assert path.stat().st_size < 10_000
-    said, own, unpacking = _read_in_another_process(path)
+    said, own, unpacking = read_in_another_process(path)
     assert int(said) == 1_000 * 2**19
     assert own < 150
     assert unpacking < 400
@@ -60,7 +62,7 @@ def test_rows_that_unpack_to_gigabytes_are_refused(column, tmp_path):
     path = tmp_path / "rows"
     pq.write_table(pa.table({"text": column}), path, compression="zstd", store_schema=False)
     assert path.stat().st_size < 100_000
-    said, own, unpacking = _read_in_another_process(path)
+    said, own, unpacking = read_in_another_process(path)
     assert "unpack to more than 1024 MiB; write shorter rows" in said
     assert own < 150
     assert unpacking < 1_300

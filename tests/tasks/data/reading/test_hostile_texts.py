@@ -77,10 +77,29 @@ def test_first_line_may_be_the_broken_one(tmp_path):
     assert [row.example for row in open_source(path)][1] == ONE
 
 
-def test_of_a_key_that_occurs_twice_the_last_counts(tmp_path):
+@pytest.mark.parametrize(
+    ("row", "key"),
+    [
+        (b'{"question": "first", "answer": "a", "question": "q"}', "question"),
+        (b'{"question" : "first", "answer" :"a", "question": "q"}', "question"),
+        (b'{"question": "a \\":\\" b", "answer": "a", "answer":"b"}', "answer"),
+        (b'{"question": "q", "answer": "a", "more": [1, {"id": 1, "id": 2}]}', "id"),
+        (b'{"question": "q", "answer": "a", "\\u0061nswer": "b"}', "answer"),
+    ],
+)
+@pytest.mark.parametrize("in_list", [False, True])
+def test_key_that_occurs_twice_is_an_error_of_its_row(in_list, row, key, tmp_path):
     path = tmp_path / "rows"
-    path.write_bytes(b'{"question": "first", "answer": "a", "question": "q"}')
-    assert read_examples(path) == [ONE]
+    rows = [ROW.strip(), row, ROW.strip()]
+    path.write_bytes(b"[" + b",\n".join(rows) + b"]" if in_list else b"\n".join(rows))
+    assert read_errors(path) == {2: f"{'row 2' if in_list else 'the row'} has the key '{key}' twice in one object"}
+    assert [row.example for row in open_source(path)] == [ONE, None, ONE]
+
+
+def test_json_within_a_text_and_spaces_before_colons_repeat_no_key(tmp_path):
+    path = tmp_path / "rows"
+    path.write_bytes(rb'{"question" : "{\"a\": 1, \"a\": 2}", "answer"  : " \"b\" : "}')
+    assert read_examples(path) == [Example.question('{"a": 1, "a": 2}', ' "b" : ')]
 
 
 def test_separators_of_unicode_do_not_end_a_line(tmp_path):
@@ -127,16 +146,23 @@ def test_value_without_an_end_is_not_held_in_memory(start, sentence, tmp_path):
     assert sentence in str(caught.value)
 
 
-def test_paragraph_that_is_too_long_is_passed_over(tmp_path):
+def test_paragraph_that_is_too_long_is_cut_at_the_ends_of_lines(tmp_path):
     path = tmp_path / "rows"
-    path.write_bytes(b"One\n\n" + (b"x" * 9_999 + b"\n") * 8_000 + b"\nTwo\n\n" + b"x" * 2**25 + b"\nsame\n\nThree\n")
-    with memory_below(4 * MAX_RECORD_BYTES):
-        read = list(open_source(path))
-    assert [row.example and row.example.text for row in read] == ["One", None, "Two", None, "Three"]
-    assert [row.number for row in read] == [1, 3, 8_004, 8_006, 8_009]
-    assert {row.error for row in read if row.error} == {
-        "the paragraph is longer than 16 MiB, the most that one row may have"
-    }
+    path.write_bytes(b"One\n\n" + (b"x" * 9_999 + b"\n") * 4_000 + b"\nTwo\n\n" + b"x" * 2**25 + b"\nsame\n\nThree\n")
+    texts, sizes = [], []
+    with memory_below(5 * MAX_RECORD_BYTES):
+        for row in open_source(path):
+            texts.append(row.example.text[:5] if row.example else row.error)
+            sizes.append((row.number, len(row.example.text) if row.example else 0))
+    too_long = "the line is longer than 16 MiB, the most that one row may have"
+    assert texts == ["One", *["xxxxx"] * 3, "Two", too_long, "same", "Three"]
+    piece = 1_677
+    assert sizes[1:4] == [
+        (3, piece * 10_000),
+        (3 + piece, piece * 10_000),
+        (3 + 2 * piece, (4_000 - 2 * piece) * 10_000 - 1),
+    ]
+    assert [number for number, _ in sizes[4:]] == [4_004, 4_006, 4_007, 4_009]
 
 
 @pytest.mark.parametrize(
@@ -148,10 +174,13 @@ def test_paragraph_that_is_too_long_is_passed_over(tmp_path):
         (b'[{"question": "q", "answer": "a"}', "the JSON is broken at the end of the file: ',' or ']' must follow"),
         (
             b'[{"question": "q", "answer": "a"},',
-            "row 2 is not valid JSON: expecting value at character 1, where it ends",
+            "row 2 is not valid JSON on line 1: expecting value at character 1, where it ends",
         ),
-        (b'[{"question": "q"} {"question"', "broken at byte 20 ('{\"question\"'): ',' or ']' must follow"),
-        (b'[{"question": "q", "answer" "a"}]', "row 1 is not valid JSON: expecting ':' delimiter at character 28"),
+        (b'[{"question": "q"} {"question"', "broken at byte 20, on line 1 ('{\"question\"'): ',' or ']' must follow"),
+        (
+            b'[{"question": "q", "answer" "a"}]',
+            "row 1 is not valid JSON on line 1: expecting ':' delimiter at character 28",
+        ),
         (b'[{"question": "q"}]\n{"question": "q"}', "more follows after the end of the JSON, at byte 21"),
         (b'[{"question": "na\xefve"}]', "byte 18 of the file (0xef) is not UTF-8"),
         (b'[{"question": "na\xc3', "byte 18 of the file (0xc3) is not UTF-8"),

@@ -1,4 +1,4 @@
-"""Parquet files, unpacked by a process of their own.
+"""Parquet and Arrow files, unpacked by a process of their own.
 
 A kilobyte of Parquet can stand for terabytes of repeated text, and what unpacks it is native code that a crafted file
 may crash. So that is done in a process with limited memory, and only its output, JSON lines, is read here.
@@ -20,8 +20,8 @@ from tasks.data.reading.records import MAX_COLUMNS, SourceRow, parse_json
 _PIPE_BYTES = 2**20
 
 
-def parquet_columns(path: Path) -> list[str]:
-    """Return the names of the columns. Raises DatasetError for a file that is broken or has no rows."""
+def column_names(path: Path) -> list[str]:
+    """Return the names of the columns. Raises DatasetError for a file that is broken."""
     with _unpacked(path, []) as output:
         names = output.read()
     columns: list[str] = parse_json(names.decode())
@@ -30,10 +30,10 @@ def parquet_columns(path: Path) -> list[str]:
     return columns
 
 
-def read_parquet(path: Path, columns: Collection[str]) -> Iterator[SourceRow]:
+def read_columnar(path: Path, columns: Collection[str]) -> Iterator[SourceRow]:
     """Yield the rows, numbered from 1, with these columns, at least one; the others are not even unpacked.
 
-    Raises DatasetError where the file is broken, or where a few rows do not fit into memory.
+    Raises DatasetError where the file is broken or has no rows, or where a few rows do not fit into memory.
     """
     with _unpacked(path, columns) as output:
         yield from rows_of_lines(output)
@@ -42,7 +42,7 @@ def read_parquet(path: Path, columns: Collection[str]) -> Iterator[SourceRow]:
 @contextmanager
 def _unpacked(path: Path, columns: Collection[str]) -> Iterator[IO[bytes]]:
     """Run the process and give its output; raise DatasetError if it failed, end it if the reader stops."""
-    command = [sys.executable, "-m", "tasks.data.reading.parquet_process", str(path), *columns]
+    command = [sys.executable, "-m", "tasks.data.reading.columnar_process", str(path), *columns]
     with (
         tempfile.TemporaryFile() as errors,
         subprocess.Popen(
@@ -65,4 +65,9 @@ def _unpacked(path: Path, columns: Collection[str]) -> Iterator[IO[bytes]]:
             reason = errors.read().decode("utf-8", "replace").strip().splitlines()[-1:]
             # A crash leaves no sentence of ours: a negative code is the signal that ended the process.
             said = reason[0] if exit_code > 0 and reason else f"its reader ended with code {exit_code}"
-            raise DatasetError(f"the Parquet file cannot be read: {said}")
+            raise DatasetError(f"the {_title(path)} file cannot be read: {said}")
+
+
+def _title(path: Path) -> str:
+    with path.open("rb") as file:
+        return "Parquet" if file.read(4) == b"PAR1" else "Arrow"
