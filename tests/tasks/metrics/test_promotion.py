@@ -250,7 +250,7 @@ def test_a_test_of_other_evaluations_has_to_be_surer_and_the_same_evaluations_ar
 ):
     model = registrar.register("repeated")
     registrar.evaluate(registrar.base_of(model), draw(2.0))
-    tests = []
+    tests: list[tuple[int, float]] = []
     for seed in (2, 2, 3, 4):
         if seed != 2 or not tests:
             registrar.evaluate(model, draw(2.0, seed=seed))

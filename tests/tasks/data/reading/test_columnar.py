@@ -3,6 +3,7 @@
 import json
 import struct
 import uuid
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -92,7 +93,7 @@ def _call(name, **arguments):
 @pytest.mark.parametrize("write", [_parquet, _arrow_stream])
 def test_keys_that_only_other_rows_have_are_no_part_of_a_row(write, tmp_path):
     path = tmp_path / "rows"
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "messages": [
                 {"role": "user", "content": "q", "name": "Ann"},
