@@ -51,7 +51,8 @@ def test_status_progress_and_loss_move(trained):
 
 
 def test_the_new_model_beats_its_base_on_held_out_rows(platform, trained):
-    body = {"max_samples": 32, "max_new_tokens": 16}
+    length = trained["job"]["recipe"]["max_seq_length"]
+    body = {"max_samples": 32, "max_new_tokens": 16, "max_seq_length": length}
     answers = [
         platform.http.post(f"/models/{model_id}/evaluate", json=body | chosen).json()
         for model_id, chosen in ((1, {"metrics": ["perplexity"]}), (trained["job"]["output_model_id"], {}))

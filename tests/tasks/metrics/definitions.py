@@ -35,10 +35,17 @@ def random_words(rng: np.random.Generator, count: int) -> list[str]:
     return rng.choice(VOCABULARY, size=count, p=FREQUENCIES / FREQUENCIES.sum()).tolist()
 
 
+def spaced(text: str) -> str:
+    """Each character by itself of the only words here whose script has no spaces."""
+    return re.sub("[日本語]", r" \g<0> ", text)
+
+
 def bleu(responses: list[str], references: list[str], *, effective_order: bool = False) -> float:
     """Papineni et al. 2002, with NIST's exponential smoothing."""
     tokenize = Tokenizer13a()
-    pairs = [(tokenize(a).split(), tokenize(b).split()) for a, b in zip(responses, references, strict=True)]
+    pairs = [
+        (tokenize(spaced(a)).split(), tokenize(spaced(b)).split()) for a, b in zip(responses, references, strict=True)
+    ]
     matched, total = [0] * 4, [0] * 4
     for response, reference in pairs:
         for order in range(4):
@@ -69,7 +76,10 @@ def rouge_l(response: str, reference: str) -> float:
     """Lin 2004: F1 of the longest common subsequence, found as a longest increasing run of matching places."""
     stemmer = PorterStemmer()
     ours, theirs = (
-        [stemmer.stem(word) if len(word) > 3 else word for word in re.findall("[a-z0-9]+", text.lower())]
+        [
+            stemmer.stem(word) if len(word) > 3 and word.isascii() else word
+            for word in re.findall(r"[^\W_]+", spaced(text.lower()))
+        ]
         for text in (response, reference)
     )
     ends: list[int] = []
@@ -84,6 +94,6 @@ def distinct_2(responses: list[str]) -> float:
     """Li et al. 2016."""
     counts: Counter[tuple[str, str]] = Counter()
     for response in responses:
-        words = response.lower().split()
+        words = spaced(response.lower()).split()
         counts.update((words[at], words[at + 1]) for at in range(len(words) - 1))
     return len(counts) / counts.total() if counts else 0.0

@@ -70,7 +70,8 @@ def test_each_samples_own_metrics_follow_their_definitions(evaluated):
             "response_diversity": close(definitions.distinct_2([response])),
             "avg_response_length": evaluated.lengths[row],
         }
-        of_sacrebleu = sacrebleu.sentence_bleu(response, [reference]).score / 100
+        texts = definitions.spaced(response), [definitions.spaced(reference)]
+        of_sacrebleu = sacrebleu.sentence_bleu(*texts).score / 100
         assert sample.metrics()["bleu_score"] == close(of_sacrebleu)
 
 

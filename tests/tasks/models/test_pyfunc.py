@@ -1,4 +1,4 @@
-"""What MLflow loads back is the model that was trained: equal logits, from a real registry, champion included."""
+"""What MLflow loads back is the model that was trained: equal logits, from a real registry."""
 
 import shutil
 
@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from configs.recipe import TrainingRecipe
-from registry.champions import CHAMPION
 from registry.model_registry import register_version
 from registry.tracking import TrackedRun
 from tasks.models.loading import load_base_model, load_tokenizer
@@ -46,7 +45,7 @@ def test_the_registered_version_gives_the_trained_models_logits(tiny_models_dir,
 
     version = register()
     assert register() == version, "a second attempt finds the version of the first"
-    loaded = mlflow.pyfunc.load_model(f"models:/{name}@{CHAMPION}")
+    loaded = mlflow.pyfunc.load_model(f"models:/{name}/{version.version}")
     ids = torch.tensor([tokenizer("The future of")["input_ids"]])
     with torch.no_grad():
         trained, base = model.eval()(ids).logits[0], model.get_base_model()
@@ -76,8 +75,8 @@ def test_a_registered_full_model_needs_no_base(tiny_llama_dir, tmp_path, trackin
     tracked = TrackedRun(tracking_uri, "training", "a job", {"training_job_uid": "1"})
     config = {"base_model": "gone", "base_folder": str(tmp_path / "gone"), "dtype": "float32"}
     artifacts, tags = {"model": tmp_path / "kept"}, {"training_job_uid": "1"}
-    register_version(tracking_uri, tracked.run_id, "whole", PYFUNC_CODE, artifacts, config, tags)
+    version = register_version(tracking_uri, tracked.run_id, "whole", PYFUNC_CODE, artifacts, config, tags)
     shutil.rmtree(tmp_path / "kept")
-    loaded = mlflow.pyfunc.load_model(f"models:/whole@{CHAMPION}").unwrap_python_model()
+    loaded = mlflow.pyfunc.load_model(f"models:/whole/{version.version}").unwrap_python_model()
     torch.testing.assert_close(loaded.logits("The future of"), trained)
     assert not torch.allclose(trained, untrained)
