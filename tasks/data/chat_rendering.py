@@ -123,7 +123,7 @@ class ChatRendering:
         if opening is not None and begins:
             start = len(opening)
         else:
-            varies = self._varies(turn, self._turns)
+            varies = self._varies(turn, self._turns, text)
             start = self._start(turn, opening, varies[0]) if opening is not None else varies[0]
         if turn == len(self._turns) - 1:
             return start, len(text)
@@ -132,8 +132,8 @@ class ChatRendering:
         if text.startswith(closed) and len(closed) >= start:
             return start, len(closed)
         # The template shows a past turn otherwise than a last one: without its reasoning, or ended by another token.
-        _, varied = varies or self._varies(turn, self._turns)
-        after, closing = text[varied:], closed[self._varies(turn, past)[1] :]
+        _, varied = varies or self._varies(turn, self._turns, text)
+        after, closing = text[varied:], closed[self._varies(turn, past, closed)[1] :]
         shared = after[: _common_length(after, closing)]
         if length := self._control_tokens.length_to_last(shared):
             return start, varied + length
@@ -151,16 +151,15 @@ class ChatRendering:
         What the template itself writes before a call belongs to it, and so does the end of empty reasoning.
         """
         shared = min(_common_length(opening, self._text), varied)
-        before = self._varies(turn - 1, self._turns)[1]
+        before = self._varies(turn - 1, self._turns, self._text)[1]
         if shared >= before:
             return shared
         begins = opening[_common_length(opening, self._template.render(self._turns[:turn])) :]
         found = self._text.rfind(begins, before, varied) if begins else -1
         return varied if found < 0 else found + len(begins)
 
-    def _varies(self, turn: int, turns: list[Turn]) -> tuple[int, int]:
-        """Return the part of the rendering of `turns` that changes when another answer is put in a turn's place."""
-        text = self._text if turns is self._turns else self._template.render(turns)
+    def _varies(self, turn: int, turns: list[Turn], text: str) -> tuple[int, int]:
+        """Return the part of `text`, the rendering of `turns`, that changes with another answer in a turn's place."""
         start, end = len(text), 0
         # Two that differ in their first and last characters: no answer begins or ends like both.
         for mark in _MARKS:

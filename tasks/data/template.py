@@ -79,8 +79,10 @@ class Renderer:
     def _marked(self, example: Example) -> list[Segment]:
         turns, tools = self.control_tokens.mark(_as_values(example))
         segments = self._conversation(example, turns, tools)
-        if not self._marks_beginnings:
-            return [self._encoded(segment) for segment in segments]
+        return self._encoded_together(segments) if self._marks_beginnings else list(map(self._encoded, segments))
+
+    def _encoded_together(self, segments: list[Segment]) -> list[Segment]:
+        """Return the segments with the ids that each has after those before it."""
         encoded, text, before = [], "", list[int]()
         for segment in segments:
             text += segment.text

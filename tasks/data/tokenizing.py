@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from tasks.data.examples import Example
-from tasks.data.segments import IGNORED_LABEL, RenderedExample
+from tasks.data.segments import IGNORED_LABEL, RenderedExample, Segment
 from tasks.data.template import Renderer
 from tasks.data.tokenizers import marks_beginnings
 
@@ -22,6 +22,7 @@ CHARACTERS_PER_CALL = 4_000_000
 """Fewer rows go together where they are long."""
 
 T = TypeVar("T")
+_Piece = tuple[Sequence[int], Sequence[int]]
 Spans = tuple[tuple[int, int], ...]
 
 
@@ -132,12 +133,10 @@ class Encoder:
     def encode(self, rows: Sequence[RenderedExample]) -> TokenBatch:
         """Return the rows' token ids."""
         segments = [segment for row in rows for segment in row.segments]
-        pieces: list[tuple[Sequence[int], Sequence[int]]]
         if self._marks_beginnings:
-            pieces = [((), ids) for row in rows for ids in self._cut_from_whole(row)]
+            pieces = [piece for row in rows for piece in self._cut_from_whole(row)]
         else:
-            rest = self._token_ids([segment.text[segment.tokenized :] for segment in segments])
-            pieces = [(segment.token_ids, ids) for segment, ids in zip(segments, rest, strict=True)]
+            pieces = self._one_by_one(segments)
         widths = np.fromiter((len(known) + len(ids) for known, ids in pieces), np.int32, len(pieces))
         token_ids = np.fromiter(chain.from_iterable(chain.from_iterable(pieces)), np.int32, int(widths.sum()))
         row_of = np.repeat(np.arange(len(rows)), [len(row.segments) for row in rows])
@@ -147,20 +146,24 @@ class Encoder:
         spans = np.stack([ends - widths, ends], axis=1)[learned].astype(np.int32)
         return TokenBatch(token_ids, lengths, spans, np.bincount(row_of[learned], minlength=len(rows)).astype(np.int32))
 
-    def _cut_from_whole(self, row: RenderedExample) -> list[Sequence[int]]:
+    def _one_by_one(self, segments: Sequence[Segment]) -> list[_Piece]:
+        """Return each segment's ids, those of what is tokenized already before those of the rest."""
+        rest = self._token_ids([segment.text[segment.tokenized :] for segment in segments])
+        return [(segment.token_ids, ids) for segment, ids in zip(segments, rest, strict=True)]
+
+    def _cut_from_whole(self, row: RenderedExample) -> list[_Piece]:
         """Return each segment's ids as they are in the whole row; by themselves where a token straddles a border."""
         assert self._backend is not None
         if any(segment.token_ids for segment in row.segments):
             # Control tokens that the row spells as words are tokenized already, and can't be told in its text.
-            rest = self._token_ids([segment.text[segment.tokenized :] for segment in row.segments])
-            return [[*segment.token_ids, *ids] for segment, ids in zip(row.segments, rest, strict=True)]
+            return self._one_by_one(row.segments)
         whole = self._backend.encode(row.text, add_special_tokens=False)
         starts, ends = np.array(whole.offsets, np.int64).reshape(-1, 2).T
         borders = np.cumsum([len(segment.text) for segment in row.segments])
         if any(((starts < border) & (ends > border)).any() for border in borders):
-            return list(self._token_ids([segment.text for segment in row.segments]))
+            return self._one_by_one(row.segments)
         places = [0, *(int((ends <= border).sum()) for border in borders)]
-        return [whole.ids[start:end] for start, end in pairwise(places)]
+        return [((), whole.ids[start:end]) for start, end in pairwise(places)]
 
     def _token_ids(self, texts: list[str]) -> Sequence[Sequence[int]]:
         # Rendered text spells its special tokens out, so the tokenizer must not add them a second time; and a row
