@@ -20,7 +20,7 @@ from tasks.data.importing import import_dataset
 from tasks.data.local_files import local_file
 from tasks.data.reading.source import open_source
 from tasks.data.rows import ExampleRows
-from tasks.data.split import split_by_hash, split_from_held_out
+from tasks.data.split import split_rows
 from tasks.data.store import StoredDataset
 from tasks.data.template import Renderer
 from tasks.data.tokenizing import Encoder, cut
@@ -97,10 +97,8 @@ class _Reader:
 
 def _training_positions(settings: Settings, rows: ExampleRows, options: dict[str, Any]) -> np.ndarray[Any, Any]:
     held_out = options.get("held_out_content")
-    if held_out is not None:
-        own = rows_of(settings.datasets_dir, held_out["source"], held_out["content_hash"])
-        return split_from_held_out(rows.hashes, own.hashes).train
-    return split_by_hash(rows.hashes, options.get("held_out_fraction", 0.1)).train
+    own = rows_of(settings.datasets_dir, held_out["source"], held_out["content_hash"]).hashes if held_out else None
+    return split_rows(rows.hashes, options.get("held_out_fraction", 0.1), own).train
 
 
 def fetch(settings: Settings, request: dict[str, Any]) -> Answer:

@@ -11,7 +11,7 @@ from tasks.data.examples import DatasetError, Example
 from tasks.data.fingerprint import dataset_fingerprint, tokenizer_content
 from tasks.data.report import PreparationReport, Side, preparation_report
 from tasks.data.rows import ExampleRows
-from tasks.data.split import split_by_hash, split_from_held_out
+from tasks.data.split import split_rows
 from tasks.data.token_cache import cached_tokens, tokens_folder
 from tasks.data.tokenized_rows import TokenizedRows
 
@@ -74,13 +74,12 @@ def prepare(
     """
     hashes, content = examples.hashes, tokenizer_content(tokenizer)
     table = cached_tokens(examples, tokenizer, tokens_folder(cache_dir, hashes, content))
-    if held_out is None:
-        split = split_by_hash(hashes, held_out_fraction)
+    own = held_out.hashes if held_out is not None else None
+    split = split_rows(hashes, held_out_fraction, own)
+    if held_out is None or own is None:
         fingerprint = dataset_fingerprint(hashes, content, max_seq_length, held_out_fraction)
         held_out, held_out_table = examples, table
     else:
-        own = held_out.hashes
-        split = split_from_held_out(hashes, own)
         fingerprint = dataset_fingerprint(hashes, content, max_seq_length, 0.0, own)
         held_out_table = cached_tokens(held_out, tokenizer, tokens_folder(cache_dir, own, content))
     train_side = Side.of(table, split.train, max_seq_length)

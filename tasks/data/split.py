@@ -24,6 +24,11 @@ class Split:
     """Rows left out of training because the own held-out data set has them too."""
 
 
+def split_rows(hashes: NDArray[np.uint8], held_out_fraction: float, held_out: NDArray[np.uint8] | None = None) -> Split:
+    """Split by an own held-out data set's hashes if there are any (`split_from_held_out`), else by `split_by_hash`."""
+    return split_by_hash(hashes, held_out_fraction) if held_out is None else split_from_held_out(hashes, held_out)
+
+
 def split_by_hash(hashes: NDArray[np.uint8], held_out_fraction: float = 0.1) -> Split:
     """Hold a row out when its hash lies in the lowest `held_out_fraction` of hashes; `hashes` are (rows, 32) bytes.
 

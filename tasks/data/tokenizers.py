@@ -15,7 +15,7 @@ def marks_beginnings(tokenizer: PreTrainedTokenizerBase) -> bool:
     if not tokenizer.is_fast:
         return False
     backend = tokenizer.backend_tokenizer
-    # What it is pickled as, JSON: that of the whole tokenizer has the vocabulary in it, which takes hundreds of times as long.
+    # What they are pickled as, JSON: that of the whole tokenizer has the vocabulary in it, and takes 300 times as long.
     steps = [json.loads(part.__getstate__()) for part in (backend.normalizer, backend.pre_tokenizer) if part]
     while steps:
         step = steps.pop()

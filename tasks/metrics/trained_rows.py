@@ -14,7 +14,7 @@ from registry.repositories.models import ModelRepository
 from registry.tables import Model
 from tasks.data.dataset_rows import rows_of
 from tasks.data.examples import DatasetError
-from tasks.data.split import split_by_hash, split_from_held_out
+from tasks.data.split import split_rows
 
 HELD_OUT_FRACTION = DatasetSettings.model_fields["held_out_fraction"].default
 PREFIX = 16
@@ -72,10 +72,8 @@ def _training_hashes(
         return None
     try:
         hashes = rows_of(folder, dataset.source, dataset.content_hash).hashes
-        if held_out is not None:
-            split = split_from_held_out(hashes, rows_of(folder, held_out.source, held_out.content_hash).hashes)
-        else:
-            split = split_by_hash(hashes, dataset.settings.get("held_out_fraction", HELD_OUT_FRACTION))
+        others = rows_of(folder, held_out.source, held_out.content_hash).hashes if held_out is not None else None
+        split = split_rows(hashes, dataset.settings.get("held_out_fraction", HELD_OUT_FRACTION), others)
     except DatasetError:
         return None
     return hashes[split.train]
