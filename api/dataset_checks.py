@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from api.dataset_process import Answer, DatasetProcess
-from api.errors import ServiceDown
+from api.errors import Invalid, ServiceDown
+from configs.chat_format import ChatFormat
 from configs.settings import Settings
 from registry.database import Database
 from registry.repositories.datasets import DatasetRepository
 from registry.repositories.models import ModelRepository
 from registry.tables import Dataset
-from registry.weights import weights_on_disk
+from registry.weights import locate, weights_on_disk
 
 NO_TOKENIZER = "No model's tokenizer is on this machine to check the rows with; `make model` fetches the starter model."
 
@@ -33,27 +34,58 @@ class DatasetChecks:
 
         Raises `ServiceDown` if there is nothing to check with, or if it takes too long.
         """
-        tokenizer = await asyncio.to_thread(self._tokenizer, dataset.settings.get("model_id"))
+        model_id, chosen = dataset.settings.get("model_id"), _chosen(dataset)
+        reader = await asyncio.to_thread(self._reader, model_id, chosen)
         described = await asyncio.to_thread(self._describe, dataset)
-        return await self._process.ingest({"dataset": described, "tokenizer": str(tokenizer)})
+        return await self._process.ingest({"dataset": described, **reader})
 
-    async def preview(self, dataset: Dataset, rows: int, rendered: bool, model_id: int | None) -> list[dict[str, Any]]:
-        """Return the first rows, with `rendered` as the model with this id would read them.
+    async def preview(
+        self, dataset: Dataset, rows: int, rendered: bool, model_id: int | None, chosen: ChatFormat
+    ) -> list[dict[str, Any]]:
+        """Return the first rows, with `rendered` as the model with this id would read them, in this format.
 
-        Raises `Busy` where too many wait, and `ServiceDown` as `check`.
+        Without either as they were checked. Raises `Invalid` for a format that the model can't have, `Busy` where too
+        many wait, and `ServiceDown` as `check`.
         """
-        tokenizer = await asyncio.to_thread(self._tokenizer, model_id or dataset.settings.get("model_id"))
+        if model_id is None and chosen.is_own:
+            chosen = _chosen(dataset)
+        reader = await asyncio.to_thread(self._reader, model_id or dataset.settings.get("model_id"), chosen)
         described = await asyncio.to_thread(self._describe, dataset)
-        answer = await self._process.preview(
-            {"dataset": described, "rows": rows, "rendered": rendered, "tokenizer": str(tokenizer)}
-        )
+        answer = await self._process.preview({"dataset": described, "rows": rows, "rendered": rendered, **reader})
         if not answer["ok"]:
             raise ServiceDown("datasets", answer["error"])
         found: list[dict[str, Any]] = answer["rows"]
         return found
 
-    def _tokenizer(self, model_id: int | None) -> Path:
-        """Return the folder of the tokenizer to check with; `ServiceDown` if there is none on this machine."""
+    async def require_format(self, model_id: int, chosen: ChatFormat) -> None:
+        """Raise `Invalid` if the model can't have this chat format, or no conversation can be learned in it.
+
+        Nothing is said of a model that is not on this machine: the trainer sees it. Raises `Busy` where too many wait.
+        """
+        if chosen.is_own:
+            return
+        try:
+            reader = await asyncio.to_thread(self._reader, model_id, chosen)
+        except ServiceDown:
+            return
+        await self._require(reader)
+
+    async def require_format_of_base(self, base_model: str, chosen: ChatFormat) -> None:
+        """Raise what `require_format` raises, for a base model that is to be added."""
+        folder = await asyncio.to_thread(locate, base_model, self._settings.models_dir)
+        if not chosen.is_own and folder is not None:
+            await self._require({"tokenizer": str(folder), "chat_formats": [chosen.model_dump()]})
+
+    async def _require(self, reader: dict[str, Any]) -> None:
+        answer = await self._process.check_format(reader)
+        if not answer["ok"]:
+            raise Invalid(f"{answer['error']}.")
+
+    def _reader(self, model_id: int | None, chosen: ChatFormat) -> dict[str, Any]:
+        """Return what rows are read with: a tokenizer and its chat formats, of which a later one is put on the others.
+
+        `ServiceDown` if there is none on this machine.
+        """
         with self._database.reading() as session:
             models = ModelRepository(session)
             wanted = [models.get(model_id)] if model_id is not None else models.list()
@@ -61,10 +93,12 @@ class DatasetChecks:
             if model is None or model.status != "AVAILABLE":
                 continue
             if model.adapter is not None:
-                return self._settings.adapters_dir / model.adapter
-            folder = weights_on_disk(model, self._settings)
+                folder: Path | None = self._settings.adapters_dir / model.adapter
+            else:
+                folder = weights_on_disk(model, self._settings)
             if folder is not None:
-                return folder
+                formats = [model.chat_format] if model.chat_format else []
+                return {"tokenizer": str(folder), "chat_formats": [*formats, chosen.model_dump()]}
         raise ServiceDown("datasets", NO_TOKENIZER)
 
     def _describe(self, dataset: Dataset) -> dict[str, Any]:
@@ -82,3 +116,8 @@ class DatasetChecks:
             "content_hash": dataset.content_hash,
             "settings": settings,
         }
+
+
+def _chosen(dataset: Dataset) -> ChatFormat:
+    """Return the chat format that the data set's rows are checked in."""
+    return ChatFormat.model_validate({name: dataset.settings.get(name) for name in ChatFormat.model_fields})

@@ -48,6 +48,14 @@ class DatasetProcess:
             async with self._previews.one():
                 return await self._ask(request | {"action": "preview"}, self._settings.preview_timeout_seconds)
 
+    async def check_format(self, request: Answer) -> Answer:
+        """Return whether a chat format writes conversations; raises `Busy` and `ServiceDown` as `preview`."""
+        with self._previews.admission(1):
+            async with self._previews.one():
+                return await self._ask(
+                    request | {"action": "check_format"}, self._settings.preview_timeout_seconds, "the chat template"
+                )
+
     async def ingest(self, request: Answer) -> Answer:
         """Return the answer to the checks of a data set; raises `ServiceDown` if they take too long."""
         return await self._ask(request | {"action": "ingest"}, self._settings.ingest_timeout_seconds)
@@ -77,7 +85,7 @@ class DatasetProcess:
         folder = self._settings.datasets_dir
         hub.require_room(f"fetching {name}", needed, folder, self._settings.min_free_disk_bytes)
 
-    async def _ask(self, request: Answer, seconds: float | None) -> Answer:
+    async def _ask(self, request: Answer, seconds: float | None, what: str = "the data set") -> Answer:
         """Return the child's answer; a child that dies is an answer too. Without `seconds` it may take its time.
 
         Raises `ServiceDown` after `seconds`, or `HubError` where a child without a limit stalls.
@@ -96,14 +104,14 @@ class DatasetProcess:
                 else:
                     output, _ = await process.communicate(body)
         except TimeoutError as error:
-            message = f"Reading the data set took longer than {seconds:g} s, the most that it may; try again."
+            message = f"Reading {what} took longer than {seconds:g} s, the most that it may; try again."
             raise ServiceDown("datasets", message) from error
         finally:
             await _end(process)
         if process.returncode != 0 or not output:
             logger.error("tasks.data.ingest ended with %s", process.returncode)
             limit = self._settings.ingest_memory_gb
-            reason = f"Its rows could not be read within {limit:g} GB of memory (LLM_PLATFORM_INGEST_MEMORY_GB)."
+            reason = f"{what} could not be read within {limit:g} GB of memory (LLM_PLATFORM_INGEST_MEMORY_GB)"
             return _refusal(reason)
         answer: Answer = json.loads(output)
         return answer

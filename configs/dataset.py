@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
+from configs.chat_format import ChatFormat
 from configs.recipe import NO_NUL, JobName, RecordId, TrainingRecipe
-from configs.strict import StrictModel
 
 BUILT_IN_DATASET_ID = 1
 STDLIB_DOCSTRINGS, UPLOAD = "stdlib-docstrings", "upload"
@@ -13,7 +13,7 @@ STDLIB_DOCSTRINGS, UPLOAD = "stdlib-docstrings", "upload"
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=NO_NUL)]
 
 
-class DatasetSettings(StrictModel):
+class DatasetSettings(ChatFormat):
     """Settings of a data set; everything has a default."""
 
     name: JobName | None = Field(None, description="Name of the data set; none: the file's name")

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from configs.chat_format import ChatFormat
 from configs.strict import StrictModel
 
 TargetModule = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$", max_length=200)]
@@ -30,7 +31,7 @@ ADAPTER_FIELDS = ("lora_r", "lora_alpha", "lora_dropout", "target_modules")
 """Fields that shape an adapter: they mean nothing where every weight is trained."""
 
 
-class TrainingRecipe(StrictModel):
+class TrainingRecipe(ChatFormat):
     """Hyperparameters of one fine-tuning run. Unknown fields are refused: a misspelled one must not be ignored."""
 
     method: Method = Field(
@@ -63,6 +64,11 @@ class TrainingRecipe(StrictModel):
         None, ge=1, description="Stop after this many optimizer steps, whatever `epochs` says"
     )
     max_seq_length: int = Field(512, ge=8, le=1_048_576, description="Tokens per row; longer rows are cut and counted")
+    add_eos: bool | None = Field(
+        None,
+        description="Whether the end-of-sequence token is learned after a text, and after an answer that nothing else "
+        "ends; none: as in the model's own training, true for a base model",
+    )
     lora_r: int = Field(8, ge=1, le=1024, description="Rank of the LoRA update")
     lora_alpha: int = Field(
         32, ge=1, le=65_536, description="LoRA scale is lora_alpha / lora_r (with `rslora` / √lora_r)"
@@ -194,7 +200,7 @@ MetricNames = Annotated[
 ]
 
 
-class EvaluationSettings(StrictModel):
+class EvaluationSettings(ChatFormat):
     """What an evaluation computes; everything has a default."""
 
     eval_name: JobName = Field("Standard Evaluation", description="Name of the evaluation")

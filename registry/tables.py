@@ -104,6 +104,8 @@ class Model(MadeByKey, Base):
     weights: Mapped[str | None] = mapped_column(String(200))
     """Name of the folder under `weights_dir` with the whole model, if a job trained it or the model it came from as a
     whole; none: the weights are the base model's."""
+    chat_format: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """`configs.chat_format.ChatFormat` in the place of the one in its files; none: that one."""
     parent_model_id: Mapped[int | None] = mapped_column(ForeignKey("models.id"), index=True)
     training_job_id: Mapped[int | None] = mapped_column(unique=True)
     """The job that made it; no foreign key, as jobs point at models already (a cycle can't be created in order)."""

@@ -163,8 +163,8 @@ def measure(context: EvaluationContext) -> Measured:
     """Compute the metrics that were asked for, and their intervals, over the first held-out rows in hash order."""
     # An attempt that died may have come further, but left nothing to go on from.
     context.record_progress(0, context.parameters.max_samples)
-    source = ModelSource(context.settings, context.model)
     named = context.parameters
+    source = ModelSource(context.settings, context.model, named.chat_format)
     dataset_id, held_out_dataset_id = evaluated_rows(named.dataset_id, named.held_out_dataset_id, context.model)
     length = min(evaluated_length(named.max_seq_length, context.model), source.context_length)
     dataset = source.prepare(context.database, dataset_id, length, held_out_dataset_id)

@@ -23,15 +23,22 @@ class Prepared:
 @task(cache_policy=NO_CACHE, persist_result=False)
 def prepare(attempt: Attempt) -> Prepared:
     """Find the weights, tokenize the data set (once for each content), and log what was cut."""
-    source = ModelSource(attempt.settings, attempt.model)
     recipe = attempt.recipe
+    source = ModelSource(attempt.settings, attempt.model, recipe.chat_format, recipe.add_eos)
     require_method(recipe.method, source.device)
     require_devices(recipe.devices, source.device)
     if recipe.max_seq_length > source.context_length:
         attempt.log.line(
             f"max_seq_length {recipe.max_seq_length} is cut to the model's context, {source.context_length}"
         )
-    dataset = source.prepare(attempt.database, recipe.dataset_id, recipe.max_seq_length, recipe.held_out_dataset_id)
+    dataset = source.prepare(
+        attempt.database,
+        recipe.dataset_id,
+        recipe.max_seq_length,
+        recipe.held_out_dataset_id,
+        # A job of an older version says nothing of templates, and goes on as it began.
+        default_template="chat_template" in recipe.model_fields_set,
+    )
     report = dataset.prepared.report
     attempt.log.line(
         f"Data set {dataset.name}: {report.train_rows} rows to train on, {report.held_out_rows} held out, "

@@ -154,6 +154,8 @@ def _request_evaluations(
             # Both at the length that the new model was trained with: numbers of a model and its base must be about
             # the same tokens.
             max_seq_length=recipe.max_seq_length,
+            # The new model has its format by itself.
+            **(recipe.chat_format.model_dump() if model_id == parent_model_id else {}),
         )
 
     before = parameters(parent_model_id, "Before")

@@ -8,6 +8,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.atomic_files import StagingFolder
+from tasks.data.chosen_format import save_template
 from tasks.job.attempt import Attempt
 from tasks.job.flow_run import RunWatch
 from tasks.prepare import Prepared
@@ -111,6 +112,7 @@ def _save_untrained(attempt: Attempt, prepared: Prepared, model: TrainedModel) -
     staging = StagingFolder(folder.parent, folder.name)
     try:
         save_adapter(model, staging.path, prepared.source.base_reference)
+        save_template(prepared.source.tokenizer, staging.path)
         staging.publish(folder)
     finally:
         staging.close()

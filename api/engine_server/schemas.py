@@ -21,6 +21,9 @@ class EngineInput(BaseModel):
     model: str = Field("", description="What a backend calls these weights; the engine does not need it")
     weights: str = Field(min_length=1, description="Absolute path of the base model's folder")
     adapter: str | None = Field(None, min_length=1, description="Absolute path of the adapter's folder")
+    chat_format: dict[str, Any] | None = Field(
+        None, description="`configs.chat_format.ChatFormat` in the place of the base model's own"
+    )
     prompt: str | None = Field(None, description="Raw text, without a chat template")
     prompt_ids: list[int] | None = Field(None, min_length=1, description="Or token ids")
 
@@ -35,9 +38,11 @@ class EngineInput(BaseModel):
 class EngineGenerateRequest(EngineInput):
     """Continue one of `prompt`, `prompt_ids` and `messages`."""
 
-    messages: list[dict[str, str]] | None = Field(
-        None, min_length=1, description="Or a conversation, rendered by the model's chat template"
+    messages: list[dict[str, Any]] | None = Field(
+        None, min_length=1, description="Or a conversation in OpenAI's format, rendered by the model's chat template"
     )
+    tools: list[dict[str, Any]] | None = Field(None, min_length=1, description="Tools that the template is given")
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="What the template is given besides")
     temperature: float = Field(0.7, ge=0, le=100, description="0 is greedy")
     max_length: int | None = Field(None, ge=1, description="Tokens of prompt and continuation together")
     max_new_tokens: int | None = Field(None, ge=1, description="Tokens of the continuation; wins over max_length")

@@ -1,5 +1,6 @@
 """Text in, text out: tokenizes prompts, hands them to the engine, and turns its tokens back into text."""
 
+import json
 import time
 from dataclasses import asdict
 from functools import cached_property, lru_cache
@@ -22,9 +23,13 @@ from api.engine_server.schemas import (
     TopLogprob,
     Usage,
 )
+from configs.chat_format import ChatFormat
 from configs.settings import Settings
-from tasks.data.examples import DatasetError, Message
+from tasks.data.chosen_format import choose_format, saved_template, use_template
+from tasks.data.examples import DatasetError, canonical_json
 from tasks.data.generation_prompt import GenerationPrompts
+from tasks.data.reading.turns import read_turns
+from tasks.data.template import turn_end_ids
 from tasks.inference.constraint import JsonConstraint, constraint_tokenizer
 from tasks.inference.engine import (
     Embedding,
@@ -46,9 +51,14 @@ from tasks.models.loading import end_token_ids, load_tokenizer
 class Vocabulary:
     """What is known of a model's tokenizer, made once: ends of text, chat format, and on demand the tokens' bytes."""
 
-    def __init__(self, weights: Path) -> None:
+    def __init__(self, weights: Path, trained_template: str | None = None, chosen: str | None = None) -> None:
+        """With the template that an adapter was trained with, or else a format (JSON) chosen for the base model."""
         self.tokenizer = load_tokenizer(weights)
-        self.ends = end_token_ids(weights, self.tokenizer)
+        if trained_template is not None:
+            use_template(self.tokenizer, trained_template)
+        elif chosen is not None:
+            choose_format(self.tokenizer, ChatFormat.model_validate_json(chosen))
+        self.ends = end_token_ids(weights, self.tokenizer) | turn_end_ids(self.tokenizer)
 
     @cached_property
     def prompts(self) -> GenerationPrompts:
@@ -69,10 +79,13 @@ class Vocabulary:
         """Return the ids of a text; raises `EmptyPrompt`."""
         return request.prompt_ids or _prompt_ids(self.tokenizer, request.prompt or "")
 
-    def rendered_ids(self, messages: list[dict[str, str]]) -> list[int]:
+    def rendered_ids(self, request: EngineGenerateRequest) -> list[int]:
         """Return the ids of a conversation that is to be answered; raises `InvalidRequest` if it can't be rendered."""
         try:
-            return self.prompts.token_ids([Message(**message) for message in messages])  # type: ignore[arg-type]
+            tools = canonical_json(request.tools) if request.tools else None
+            return self.prompts.token_ids(
+                read_turns(request.messages, "messages"), tools, request.chat_template_kwargs or {}
+            )
         except DatasetError as error:
             raise InvalidRequest(str(error)) from error
 
@@ -169,6 +182,7 @@ class TextEngine:
         self.metrics = EngineMetrics(self.health)
         self._folders = allowed_folders(settings)
         self._vocabulary = lru_cache(maxsize=32)(Vocabulary)
+        self._trained_template = lru_cache(maxsize=1024)(saved_template)
         transformers_logging.disable_progress_bar()
 
     def start(self, request: EngineGenerateRequest, listener: Listener) -> TextGeneration:
@@ -184,11 +198,11 @@ class TextEngine:
         """
         started = time.monotonic()
         model = self._model(request)
-        vocabulary = self._vocabulary(model.weights)
-        if request.messages is not None:
-            prompt_ids = vocabulary.rendered_ids(request.messages)
-        else:
-            prompt_ids = vocabulary.input_ids(request)
+        try:
+            vocabulary = self._vocabulary_of(model, request)
+        except DatasetError as error:
+            raise InvalidRequest(str(error)) from error
+        prompt_ids = (vocabulary.input_ids if request.messages is None else vocabulary.rendered_ids)(request)
         room = _room(request, len(prompt_ids), self._engine.context_length(model.weights))
         try:
             generation = self._engine.submit(
@@ -230,6 +244,12 @@ class TextEngine:
     def close(self, timeout: float) -> bool:
         """Cancel everything; return whether the engine's threads ended within `timeout` seconds."""
         return self._engine.close(timeout)
+
+    def _vocabulary_of(self, model: ModelRef, request: EngineInput) -> Vocabulary:
+        """Return the base's vocabulary with the model's chat format; raises `DatasetError` for one it can't have."""
+        trained = None if model.adapter is None else self._trained_template(model.adapter)
+        chosen = None if request.chat_format is None else json.dumps(request.chat_format, sort_keys=True)
+        return self._vocabulary(model.weights, trained, chosen)
 
     def _model(self, request: EngineInput) -> ModelRef:
         """Return the folders of the request's model; raises `PathRefused`."""

@@ -25,7 +25,7 @@ class ModelInputs:
         self._settings = settings
         self._database = database
 
-    def fields(self, model: Model, adapter: Path | None = None) -> dict[str, str | None]:
+    def fields(self, model: Model, adapter: Path | None = None) -> dict[str, Any]:
         """Return the fields of `EngineInput` that name the model.
 
         `adapter` is a folder with a checkpoint's adapter, to answer in the place of the model's own.
@@ -42,6 +42,7 @@ class ModelInputs:
             "model": model.weights or model.base_model,
             "weights": str(folder),
             "adapter": str(adapter) if adapter is not None else None,
+            "chat_format": model.chat_format,
         }
 
     def request(self, model: Model, adapter: Path | None = None, **settings: Any) -> EngineGenerateRequest:

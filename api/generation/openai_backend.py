@@ -119,6 +119,11 @@ class OpenAIBackend:
         body: dict[str, Any] = {"temperature": request.temperature, "top_p": request.top_p}
         if request.messages is not None:
             body["messages"] = request.messages
+            if request.tools:
+                # The server's template writes them; what calls there are is read from the text, as from the engine's.
+                body |= {"tools": request.tools, "tool_choice": "none"}
+            if request.chat_template_kwargs:
+                body["chat_template_kwargs"] = request.chat_template_kwargs
         else:
             body["prompt"] = request.prompt if request.prompt is not None else request.prompt_ids
         # Only what is on: each of these has another way to say that it is off.

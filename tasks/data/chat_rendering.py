@@ -10,6 +10,7 @@ from tasks.data.control_tokens import ControlTokens
 from tasks.data.examples import DatasetError
 from tasks.data.learned_words import require_all_words
 from tasks.data.segments import Segment
+from tasks.data.tokenizers import adds_eos
 
 _OPENS_REASONING = ("<think>", "<thinking>", "<reasoning>", "[THINK]")
 _MARKS = ("[another answer]", "{one more answer}")
@@ -82,7 +83,7 @@ class ChatRendering:
             if not done <= start <= end:
                 raise DatasetError(
                     f"in the chat template's format it can't be told where message {turn + 1} begins and ends, so it "
-                    "can't be learned; give it weight 0, or choose another model"
+                    "can't be learned; give it weight 0, or choose another chat_template"
                 )
             before = self._text[done:start]
             if (
@@ -142,7 +143,7 @@ class ChatRendering:
             return start, first.end()
         raise DatasetError(
             f"in the chat template's format it can't be told where message {turn + 1} ends, so it can't be learned; "
-            "give it weight 0, or choose another model"
+            "give it weight 0, or choose another chat_template"
         )
 
     def _start(self, turn: int, opening: str, varied: int) -> int:
@@ -202,7 +203,9 @@ def _common_length(one: str, other: str) -> int:
 
 
 def end_of_sequence(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the token that ends a text; raises DatasetError if the tokenizer has none."""
+    """Return the token that ends a text, "" where none is wanted; raises DatasetError if the tokenizer has none."""
+    if not adds_eos(tokenizer):
+        return ""
     if not tokenizer.eos_token:
         raise DatasetError("the tokenizer has no end-of-sequence token, so a model could not learn to stop")
     return str(tokenizer.eos_token)

@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import TemplateError
@@ -26,9 +27,17 @@ _ASKS_FOR_THE_DAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 class ChatTemplate:
     """The template for conversations with these tools; renders turns as `Message.for_template` returns them."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, tools: Any, *, today: bool = False) -> None:
-        """With `today` it knows the real date, for generation."""
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        tools: Any,
+        *,
+        today: bool = False,
+        arguments: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """With `today` it knows the real date, for generation; `arguments` are what the template gets besides."""
         self._tokenizer = tokenizer
+        self._arguments = {**tokenizer.special_tokens_map, **arguments}
         self._tools = tools
         source = str(tokenizer.get_chat_template(None, tools))
         self._in_parts = False
@@ -95,7 +104,7 @@ class ChatTemplate:
                 chat_template=self._source,
                 return_assistant_tokens_mask=marking,
                 add_generation_prompt=generating,
-                **self._tokenizer.special_tokens_map,
+                **self._arguments,
             )
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise DatasetError(f"the tokenizer's chat template cannot render the conversation: {error}") from error

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from tasks.data.tokenizers import has_plain_format
+from tasks.data.tokenizers import adds_eos, has_plain_format
 
 FORMAT_VERSION = 1
 """Raise it whenever rendering, tokenizing or splitting change: a paused job must not go on with other token ids."""
@@ -66,6 +66,8 @@ def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> TokenizerContent:
     }
     if not has_plain_format(tokenizer):
         content["format"] = CONVERSATION_VERSION
+    if not adds_eos(tokenizer):
+        content["adds_eos"] = False
     return content
 
 

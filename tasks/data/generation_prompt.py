@@ -1,6 +1,8 @@
 """The generation prompt of a conversation: the same tokens that preceded the answer in training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -16,10 +18,14 @@ class GenerationPrompts:
         self._renderer = Renderer(tokenizer)
         self._encoder = Encoder(tokenizer)
 
-    def token_ids(self, messages: Sequence[Message]) -> list[int]:
+    def token_ids(
+        self, messages: Sequence[Message], tools: str | None = None, arguments: Mapping[str, Any] = MappingProxyType({})
+    ) -> list[int]:
         """Return the ids of the text before the answer; control tokens that a message spells are text in it.
 
-        Raises DatasetError if the chat template can't render the messages.
+        `tools` are those of `Example`, `arguments` what the chat template is given besides. Raises DatasetError if the
+        chat template can't render the messages.
         """
-        token_ids: list[int] = self._encoder.encode([self._renderer.prompt(messages)]).token_ids.tolist()
+        prompt = self._renderer.prompt(messages, tools, arguments)
+        token_ids: list[int] = self._encoder.encode([prompt]).token_ids.tolist()
         return token_ids

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from configs.chat_format import ChatFormat
 from configs.dataset import UPLOAD
 from configs.settings import Settings
+from tasks.data.chosen_format import choose_format, try_format
 from tasks.data.dataset_rows import rows_of
 from tasks.data.examples import DatasetError, Example
 from tasks.data.importing import import_dataset
@@ -122,6 +124,12 @@ def fetch(settings: Settings, request: dict[str, Any]) -> Answer:
     return {"ok": True}
 
 
+def check_format(settings: Settings, request: dict[str, Any]) -> Answer:
+    """Say whether a chat format can be had with the tokenizer, and writes conversations."""
+    try_format(_tokenizer(request))
+    return {"ok": True}
+
+
 def _file_of(settings: Settings, dataset: dict[str, Any]) -> Path:
     """Return the file that holds the rows: what was uploaded or fetched, or a local one."""
     received: Path = settings.uploads_dir / dataset["uid"]
@@ -137,6 +145,8 @@ def _tokenizer(request: dict[str, Any]) -> PreTrainedTokenizerBase:
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         request["tokenizer"], local_files_only=True, trust_remote_code=False
     )
+    for chosen in request["chat_formats"]:
+        choose_format(tokenizer, ChatFormat.model_validate(chosen))
     return tokenizer
 
 
@@ -157,13 +167,16 @@ def _limit(settings: Settings) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
+ACTIONS = {"fetch": fetch, "ingest": ingest, "preview": preview, "check_format": check_format}
+
+
 def main() -> None:
     """Answer one request."""
     request = json.load(sys.stdin)
     settings = Settings(**request["settings"])
     _limit(settings)
     try:
-        answer = {"fetch": fetch, "ingest": ingest, "preview": preview}[request["action"]](settings, request)
+        answer = ACTIONS[request["action"]](settings, request)
     except DatasetError as error:
         answer = {"ok": False, "error": str(error), "report": None}
     except MemoryError:

@@ -11,7 +11,7 @@ from tasks.data.examples import DatasetError
 _MARK = "[something else]"
 _REASONING = "reasoning_content"
 _REASONING_TAG = re.compile(r"</?think>")
-_REMEDY = "choose a model whose template writes it, or leave it out of the rows"
+_REMEDY = "choose a chat_template or a model that writes it, or leave it out"
 
 
 def require_all_words(
@@ -27,6 +27,11 @@ def require_all_words(
             _require_in_answer(place, turn, answers[place])
         else:
             _require_in_text(template, turns, place, text)
+    require_tools(template, turns, tools, text)
+
+
+def require_tools(template: ChatTemplate, turns: list[Turn], tools: Any, text: str) -> None:
+    """Raise DatasetError if the template has left the tools out of a conversation's `text`."""
     has_all_tools = all(_is_written(words, text) for tool in tools or () for words in _leaves(tool))
     if not has_all_tools and template.render(turns, with_tools=_other_tools(tools)) == text:
         raise DatasetError(f"the model's chat template leaves out tools; {_REMEDY}")
@@ -47,13 +52,20 @@ def _require_in_answer(place: int, turn: Turn, answer: str) -> None:
     if not (_has_words(content, answer) or _has_words(content.lstrip().removeprefix("<think>"), answer)):
         raise DatasetError(
             f"the model's chat template changes messages[{place}].content or leaves part of it out (as some do with "
-            "the reasoning of an earlier turn), so it can't be learned; give the turn weight 0, or choose another model"
+            "the reasoning of an earlier turn), so it can't be learned; give the turn weight 0, or choose another "
+            "chat_template"
         )
 
 
-def _require_in_text(template: ChatTemplate, turns: list[Turn], place: int, text: str) -> None:
+def _require_in_text(
+    template: ChatTemplate,
+    turns: list[Turn],
+    place: int,
+    text: str,
+    fields: tuple[str, ...] = ("content", "tool_calls"),
+) -> None:
     turn = turns[place]
-    for field in ("content", "tool_calls"):
+    for field in fields:
         value = turn.get(field)
         if not value or (field == "content" and value.strip() in text):
             continue
@@ -65,6 +77,13 @@ def _require_in_text(template: ChatTemplate, turns: list[Turn], place: int, text
             is_left_out = False
         if is_left_out:
             raise DatasetError(f"the model's chat template leaves out messages[{place}].{field}; {_REMEDY}")
+
+
+def require_calls(template: ChatTemplate, turns: list[Turn], text: str) -> None:
+    """Raise DatasetError if the template has left the calls of a turn out of a conversation's `text`."""
+    for place, turn in enumerate(turns):
+        if turn.get("tool_calls"):
+            _require_in_text(template, turns, place, text, ("tool_calls",))
 
 
 def _other_calls(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:

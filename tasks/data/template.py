@@ -1,8 +1,9 @@
 """From an example to the text that is trained on, in the tokenizer's own chat format."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -11,10 +12,12 @@ from tasks.data.chat_rendering import ChatRendering, end_of_sequence
 from tasks.data.chat_template import ChatTemplate
 from tasks.data.control_tokens import ControlTokens, without_marks
 from tasks.data.examples import DatasetError, Example, Message
+from tasks.data.learned_words import require_calls, require_tools
 from tasks.data.patterns import Patterns
 from tasks.data.segments import RenderedExample, Segment
-from tasks.data.tokenizers import marks_beginnings
+from tasks.data.tokenizers import marks_beginnings, text_begins_with_bos
 
+_ASKED = Message("user", "q")
 _ANY_ANSWER = Message("assistant", "a")
 
 
@@ -35,7 +38,7 @@ class Renderer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self.control_tokens = ControlTokens(tokenizer)
-        self._start = _start_of_text(tokenizer)
+        self._start = str(tokenizer.bos_token) if text_begins_with_bos(tokenizer) else ""
         self._marks_beginnings = marks_beginnings(tokenizer)
         self._patterns = Patterns(tokenizer, self.control_tokens)
 
@@ -56,18 +59,27 @@ class Renderer:
             segments = self._conversation(example, *_as_values(example))
         return RenderedExample(tuple(segments), spelled)
 
-    def prompt(self, messages: Sequence[Message]) -> RenderedExample:
-        """Return what a model is given before it answers these messages; raises DatasetError as `render` does."""
+    def prompt(
+        self, messages: Sequence[Message], tools: str | None = None, arguments: Mapping[str, Any] = MappingProxyType({})
+    ) -> RenderedExample:
+        """Return what a model is given before it answers these messages, and may call these `tools`.
+
+        The template gets `arguments` besides. Raises DatasetError as `render` does.
+        """
         before = tuple(replace(message, learned=False) for message in messages)
-        example = Example((*before, _ANY_ANSWER))
+        example = Example((*before, _ANY_ANSWER), tools=tools)
         spelled = self.control_tokens.spelled_in(example)
         if not self._tokenizer.chat_template:
             rendered = self.render(example)
             return RenderedExample(rendered.segments[:-1], spelled)
-        turns = [message.for_template() for message in before]
+        turns, values = _as_values(example)
         marked = spelled and self.control_tokens.must_be_marked(example)
-        template = ChatTemplate(self._tokenizer, None, today=True)
-        form, _ = template.suited(self.control_tokens.mark(turns) if marked else turns)
+        if marked:
+            turns, values = self.control_tokens.mark((turns, values))
+        template = ChatTemplate(self._tokenizer, values, today=True, arguments=arguments)
+        form, text = template.suited(turns[:-1])
+        require_calls(template, form, text)
+        require_tools(template, form, values, text)
         segment = Segment(template.render(form, generating=True), learned=False)
         return RenderedExample((self._encoded(segment) if marked else segment,), spelled)
 
@@ -131,14 +143,21 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> RenderedExam
     return Renderer(tokenizer).render(example)
 
 
+def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the id of the token that the chat template ends an answer with; empty if it has none, or no template."""
+    if not tokenizer.chat_template:
+        return frozenset()
+    renderer = Renderer(tokenizer)
+    try:
+        rendered = renderer.render(Example((_ASKED, _ANY_ANSWER)))
+    except DatasetError:
+        return frozenset()
+    learned = [segment.text for segment in rendered.segments if segment.learned]
+    ending = renderer.control_tokens.last_in("".join(learned[-1:]).rstrip())
+    return frozenset() if ending is None else frozenset([tokenizer.convert_tokens_to_ids(ending)])
+
+
 def _as_values(example: Example) -> tuple[list[dict[str, Any]], Any]:
     """Return the turns and the tools as chat templates expect them."""
     tools = json.loads(example.tools) if example.tools is not None else None
     return [message.for_template() for message in example.messages], tools
-
-
-def _start_of_text(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the begin-of-sequence token if the tokenizer puts it before a text by itself, as Llama's do."""
-    if tokenizer.bos_token and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]:
-        return str(tokenizer.bos_token)
-    return ""

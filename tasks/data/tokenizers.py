@@ -7,6 +7,8 @@ from transformers import PreTrainedTokenizerBase
 
 from tasks.data.copying_template import only_copies
 
+_ADDS_EOS = "llm_platform_add_eos"
+"""A name among the tokenizer's settings that no other tool reads."""
 _TWO_ROUNDS = [{"role": role, "content": role} for role in ("user", "assistant")] * 2
 
 
@@ -25,6 +27,21 @@ def marks_beginnings(tokenizer: PreTrainedTokenizerBase) -> bool:
         if step.get("type") == "Metaspace" and step.get("prepend_scheme", "always") != "never":
             return True
     return False
+
+
+def text_begins_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the tokenizer puts its begin-of-sequence token before a text by itself, as Llama's do."""
+    return bool(tokenizer.bos_token) and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
+
+
+def adds_eos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether texts and answers get an end-of-sequence token where nothing else ends them."""
+    return bool(tokenizer.init_kwargs.get(_ADDS_EOS, True))
+
+
+def set_adds_eos(tokenizer: PreTrainedTokenizerBase, adds: bool) -> None:
+    """Decide `adds_eos`; it is saved with the tokenizer."""
+    tokenizer.init_kwargs[_ADDS_EOS] = adds
 
 
 def has_plain_format(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -4,6 +4,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+CONVERSATIONS = ("messages", "conversations", "prompt/completion: turns")
+"""Shapes of rows that are lists of turns."""
+
 
 @dataclass(frozen=True, slots=True)
 class RowError:
@@ -58,6 +61,11 @@ class ValidationReport:
     def as_json(self) -> dict[str, Any]:
         """Return JSON values."""
         return asdict(self)
+
+
+def is_of_conversations(report: dict[str, Any] | None) -> bool:
+    """Return whether a data set with this report, as JSON, has turns with roles, and not questions or texts alone."""
+    return report is not None and report.get("shape") in CONVERSATIONS
 
 
 def warnings_of(report: ValidationReport) -> Iterator[str]:

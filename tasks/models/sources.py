@@ -7,16 +7,21 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from configs.chat_format import ChatFormat
 from configs.dataset import BUILT_IN_DATASET_ID, DatasetSettings
 from configs.settings import Settings
 from registry.database import Database
 from registry.repositories.datasets import DatasetRepository
 from registry.tables import Model
 from registry.weights import obtain
+from tasks.data.chosen_format import PLAIN, choose_format
 from tasks.data.dataset_rows import rows_of, tokens_dir
 from tasks.data.examples import DatasetError
 from tasks.data.prepared import PreparedDataset
 from tasks.data.prepared import prepare as prepare_examples
+from tasks.data.template import turn_end_ids
+from tasks.data.tokenizers import set_adds_eos
+from tasks.data.validation_report import is_of_conversations
 from tasks.models.device import choose_device, choose_dtype
 from tasks.models.loading import (
     attach_adapter,
@@ -46,20 +51,40 @@ class NamedDataset:
 class ModelSource:
     """The folders of a model's weights and adapter on this machine, and how they are loaded on its device."""
 
-    def __init__(self, settings: Settings, model: Model) -> None:
-        """Find the weights, fetching them if need be; raises `registry.weights.WeightsUnavailable`."""
+    def __init__(
+        self,
+        settings: Settings,
+        model: Model,
+        chosen: ChatFormat | None = None,
+        add_eos: bool | None = None,
+    ) -> None:
+        """Find the weights, fetching them if need be; raises `registry.weights.WeightsUnavailable`.
+
+        `chosen` and `add_eos` take the place of the model's own format. Raises `DatasetError` for one that it can't
+        have.
+        """
         self._settings = settings
         self.base_model = model.base_model
         self.base_folder, self.base_reference = _weights(settings, model)
         self.adapter_folder: Path | None = settings.adapters_dir / model.adapter if model.adapter else None
+        self._is_base = model.is_base
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.adapter_folder or self.base_folder)
-        self.end_token_ids = end_token_ids(self.base_folder, self.tokenizer)
+        choose_format(self.tokenizer, ChatFormat.model_validate(model.chat_format or {}))
+        if chosen is not None:
+            choose_format(self.tokenizer, chosen)
+        if add_eos is not None:
+            set_adds_eos(self.tokenizer, add_eos)
         config = load_config(self.base_folder)
         self.context_length = context_length(config)
         self.vocabulary: int = config.get_text_config().vocab_size
         """Tokens that the model has an embedding of; a tokenizer may know more."""
         self.device = choose_device(settings.device)
         self.dtype: torch.dtype = choose_dtype(settings.compute_dtype, self.device)
+
+    @property
+    def end_token_ids(self) -> frozenset[int]:
+        """Ids of the tokens that end an answer."""
+        return end_token_ids(self.base_folder, self.tokenizer) | turn_end_ids(self.tokenizer)
 
     @property
     def pad_token_id(self) -> int:
@@ -79,9 +104,18 @@ class ModelSource:
         return base if self.adapter_folder is None else attach_adapter(base, self.adapter_folder)
 
     def prepare(
-        self, database: Database, dataset_id: int | None, max_seq_length: int, held_out_dataset_id: int | None = None
+        self,
+        database: Database,
+        dataset_id: int | None,
+        max_seq_length: int,
+        held_out_dataset_id: int | None = None,
+        *,
+        default_template: bool | None = None,
     ) -> NamedDataset:
         """Return a data set tokenized for this model, with all rows of another one held out where one is named.
+
+        Conversations need a chat template: a model without one gets the default, if `default_template` says so (None:
+        if no job has made it; a fine-tune's format is the one that it was trained with, even if that is none).
 
         Raises `UnknownDataset`, or `DatasetError` for unusable rows, such as those with tokens that the model lacks.
         """
@@ -95,6 +129,10 @@ class ModelSource:
             held_out = datasets.get(own) if own is not None else None
             if own is not None and held_out is None:
                 raise UnknownDataset(f"Data set {own}, the held-out rows of data set {wanted}, has been deleted.")
+        if default_template is None:
+            default_template = self._is_base
+        if default_template and not self.tokenizer.chat_template and is_of_conversations(dataset.report):
+            choose_format(self.tokenizer, ChatFormat(chat_template=PLAIN))
         folder = self._settings.datasets_dir
         prepared = prepare_examples(
             rows_of(folder, dataset.source, dataset.content_hash),

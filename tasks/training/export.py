@@ -3,12 +3,14 @@
 import hashlib
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, load_file, save
 
+from configs.chat_format import CHAT_TEMPLATE_FILE
 from tasks.atomic_files import StagingFolder
 from tasks.training.checkpoint_list import MANIFEST
 
@@ -44,6 +46,8 @@ def export_adapter(checkpoint: Path, untrained: Path, adapters: Path, prefix: st
     staging = StagingFolder(adapters, "checkpoint")
     try:
         (staging.path / CONFIG).write_bytes(config)
+        if (untrained / CHAT_TEMPLATE_FILE).is_file():
+            shutil.copyfile(untrained / CHAT_TEMPLATE_FILE, staging.path / CHAT_TEMPLATE_FILE)
         (staging.path / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
         staging.publish(folder)
     finally:

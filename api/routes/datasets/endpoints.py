@@ -20,6 +20,7 @@ from api.routes.datasets.schemas import (
     Status,
 )
 from api.schemas import DatasetId, Deleted
+from configs.chat_format import ChatFormat, TemplateText
 from configs.dataset import DatasetSettings
 from configs.recipe import LARGEST_ID
 from registry.repositories.paging import Filters
@@ -101,9 +102,13 @@ async def preview_dataset(
     model_id: Annotated[
         int | None, Query(ge=1, le=LARGEST_ID, description="Model that reads them; none: the one it was checked with")
     ] = None,
+    chat_template: Annotated[
+        TemplateText | None, Query(description="Chat template, by name or text; none: the one it was checked with")
+    ] = None,
 ) -> DatasetPreview | Response:
     """Get the first rows, and on demand what the model is trained on, token by token."""
-    return await answered(request, service.preview(platform, dataset_id, rows, rendered, model_id))
+    chosen = ChatFormat(chat_template=chat_template)
+    return await answered(request, service.preview(platform, dataset_id, rows, rendered, model_id, chosen))
 
 
 @router.delete("/{dataset_id}")

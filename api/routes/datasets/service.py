@@ -20,6 +20,7 @@ from api.platform import Platform
 from api.routes.datasets.schemas import DatasetCreated, DatasetDetail, DatasetImport, DatasetPreview, PreviewRow
 from api.routes.datasets.uploads import Upload, receive
 from api.routes.models.service import model_in
+from configs.chat_format import ChatFormat
 from configs.dataset import UPLOAD
 from registry.database import Database
 from registry.repositories.datasets import DatasetRepository
@@ -134,11 +135,11 @@ def _insert(session: Session, uid: str, upload: Upload) -> tuple[int, Answer]:
 
 
 async def preview(
-    platform: Platform, dataset_id: int, rows: int, rendered: bool, model_id: int | None
+    platform: Platform, dataset_id: int, rows: int, rendered: bool, model_id: int | None, chosen: ChatFormat
 ) -> DatasetPreview:
-    """Return the first rows of a data set that is ready."""
+    """Return the first rows of a data set that is ready, in the chat format that was chosen."""
     dataset = await asyncio.to_thread(_ready, platform.database, dataset_id, model_id)
-    found = await platform.dataset_checks.preview(dataset, rows, rendered, model_id)
+    found = await platform.dataset_checks.preview(dataset, rows, rendered, model_id, chosen)
     return DatasetPreview(id=dataset_id, rows=[PreviewRow(**row) for row in found])
 
 

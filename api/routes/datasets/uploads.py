@@ -19,6 +19,8 @@ from api.routes.datasets.schemas import DatasetImport
 from configs.dataset import DatasetSettings
 
 COPY_BYTES = 2**20
+JSON_FIELDS = {"columns": "field and column names", "chat_template_kwargs": "the template's arguments"}
+"""Fields of the form that are objects, and of what."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,13 @@ async def _read_form(form: FormData, target: Path, fields_of: type[DatasetSettin
 
 
 def _parsed(name: str, value: str) -> Any:
-    """Return a form field's value: text, but for the mapping, which is JSON."""
-    if name != "columns":
+    """Return a form field's value: text, but for those that are JSON."""
+    if name not in JSON_FIELDS:
         return value
     try:
         return json.loads(value)
     except ValueError as error:
-        raise Invalid(f"columns is {value[:80]!r}, but must be a JSON object of field and column names.") from error
+        raise Invalid(f"{name} is {value[:80]!r}, but must be a JSON object of {JSON_FIELDS[name]}.") from error
 
 
 def _validated(validate: Any, body: Any) -> Any:

@@ -83,6 +83,7 @@ async def evaluate(
     """
     await asyncio.to_thread(platform.monitor.require, "controller", "prefect", "mlflow", "worker")
     parameters = EvaluationParameters(model_id=model_id, **body.model_dump())
+    await platform.dataset_checks.require_format(model_id, body.chat_format)
 
     def insert(session: Session) -> tuple[int, Answer]:
         require_disk(platform.settings)

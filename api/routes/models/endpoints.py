@@ -61,9 +61,11 @@ def delete_model(platform: CurrentPlatform, model_id: ModelId) -> ModelDeleted:
 
 
 @router.post("", status_code=http.HTTP_201_CREATED)
-def create_model(platform: CurrentPlatform, body: ModelCreate, once: OnceOnly) -> ModelCreated:
+async def create_model(platform: CurrentPlatform, body: ModelCreate, once: OnceOnly) -> ModelCreated:
     """Create a new model."""
-    return ModelCreated(**service.create_model(platform, body, once).answer)
+    await platform.dataset_checks.require_format_of_base(body.base_model, body.chat_format)
+    created = await asyncio.to_thread(service.create_model, platform, body, once)
+    return ModelCreated(**created.answer)
 
 
 @router.post("/{model_id}/generate", response_model=GenerateResponse, responses=EVENT_STREAM)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from api.schemas import CREATED_BY, Deleted, NextAfter, ResponseBody, Timestamp
+from configs.chat_format import ChatFormat
 from configs.recipe import NO_NUL, JobName, PromotionSettings
 from configs.strict import StrictModel
 
@@ -65,7 +66,7 @@ class ModelList(ResponseBody):
     next_after: NextAfter
 
 
-class ModelCreate(StrictModel):
+class ModelCreate(ChatFormat):
     """A model to add."""
 
     name: JobName

@@ -97,6 +97,7 @@ def _insert_model(session: Session, body: ModelCreate, found: Availability) -> t
             base_model=body.base_model,
             description=body.description,
             model_size=body.model_size or found.model_size,
+            chat_format=None if body.is_own else body.chat_format.model_dump(),
             status=found.status,
             status_reason=found.reason,
         )

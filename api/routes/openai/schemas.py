@@ -1,20 +1,24 @@
 """Shapes of OpenAI's API, as its SDK sends and reads them; what would be ignored is refused instead."""
 
+import json
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 from pydantic.config import JsonDict
 
 from api.routes.models.schemas import StopString, StopStrings
 from api.schemas import ResponseBody
+from configs.chat_format import TemplateArguments
 from configs.strict import JsonObject, StrictModel, as_integer
 
 MOST_CHOICES = 128
 MOST_LOGPROBS = 20
 MOST_LABELS = 16
+MOST_TOOLS = 128
 DEFAULT_COMPLETION_TOKENS = 16
 DEFAULT_CHAT_TOKENS = 1024
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Tokens = Annotated[int, Field(ge=1, le=1_048_576)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(as_integer)]
 # A list of a million wrong items is wrong at its first one.
@@ -114,19 +118,88 @@ class TextPart(StrictModel):
     text: str
 
 
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text or "{}"), dict)
+    except ValueError:
+        return False
+
+
+class CalledFunction(StrictModel):
+    """The function of a call that an assistant made."""
+
+    name: FunctionName
+    arguments: str = Field(description="JSON text of an object")
+
+    @field_validator("arguments")
+    @classmethod
+    def _an_object(cls, text: str) -> str:
+        if not _is_object(text):
+            raise ValueError(f"it is {text[:80]!r}, but must be the JSON text of an object")
+        return text
+
+
+class MessageToolCall(StrictModel):
+    """A call that an assistant made."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class ChatMessage(StrictModel):
     """One turn of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
     name: str | None = None
+    tool_calls: list[MessageToolCall] | None = Field(None, description="Of an assistant's turn")
+    tool_call_id: str | None = Field(None, description="Of a tool's turn: the call that it answers")
 
-    def rendered(self) -> dict[str, str]:
+    def rendered(self) -> dict[str, Any]:
         """Return what the model's chat template gets."""
         content = self.content or ""
         text = content if isinstance(content, str) else "".join(part.text for part in content)
         # The older name is the one that chat templates know.
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+        turn: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": text}
+        if self.tool_calls:
+            turn |= {"content": text or None, "tool_calls": [call.model_dump() for call in self.tool_calls]}
+        if self.tool_call_id is not None:
+            turn["tool_call_id"] = self.tool_call_id
+        return turn
+
+    @model_validator(mode="after")
+    def _of_their_roles(self) -> Self:
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError(f"tool_calls are for an assistant's message, and this is the {self.role}'s")
+        return self
+
+
+class Function(StrictModel):
+    """A function that the model may call."""
+
+    name: FunctionName
+    description: str | None = None
+    parameters: JsonObject | None = Field(None, description="JSON schema of the arguments; none: it takes none")
+    strict: Annotated[bool, Field(description="Only false: not supported")] | None = None
+
+    @field_validator("strict")
+    @classmethod
+    def _not_strict(cls, strict: bool | None) -> bool | None:
+        if strict:
+            raise ValueError("calls are not held to their schema yet; leave strict out")
+        return strict
+
+
+class Tool(StrictModel):
+    """A tool that the model may use: a function."""
+
+    type: Literal["function"]
+    function: Function
+
+    def rendered(self) -> dict[str, Any]:
+        """Return what the model's chat template gets."""
+        return {"type": "function", "function": self.function.model_dump(exclude={"strict"}, exclude_none=True)}
 
 
 class JsonSchema(StrictModel):
@@ -183,6 +256,19 @@ class ChatRequest(GenerationOptions):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS, description="Needs `logprobs`")
     response_format: ResponseFormat | None = None
+    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = Field(
+        None, description="Functions that the model may call, as its chat template writes them"
+    )
+    tool_choice: Literal["auto", "none"] | None = Field(None, description="`none`: the model is not told of the tools")
+    parallel_tool_calls: Literal[True] | None = None
+    chat_template_kwargs: TemplateArguments | None = Field(
+        None, description='What the chat template is given besides, such as {"enable_thinking": false}; not OpenAI\'s'
+    )
+
+    @property
+    def offered(self) -> list[Tool]:
+        """The tools that the model is told of."""
+        return [] if self.tool_choice == "none" else self.tools or []
 
     @model_validator(mode="after")
     def _logprobs_asked_for(self) -> Self:

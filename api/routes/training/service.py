@@ -103,6 +103,7 @@ async def create_job(platform: Platform, body: TrainingCreate, once: IdempotentR
     # Looked at before the transaction, and for its eyes only: the answer to a repeated key does not depend on it.
     await asyncio.to_thread(_require_devices, platform, body.devices)
     message += await asyncio.to_thread(_require_layers, platform, body)
+    await platform.dataset_checks.require_format(body.model_id, body.chat_format)
     lack = await asyncio.to_thread(lack_of_memory, platform, body)
 
     def insert(session: Session) -> tuple[int, Answer]:

@@ -144,6 +144,10 @@ def _listed(columns: Collection[str]) -> str:
     return f"the columns are {', '.join(names)}{more}" if names else "there are no columns"
 
 
+PROMPT_COMPLETION = "prompt/completion"
+TURNS = "turns"
+"""What prompts and completions are where they are lists of messages, and no texts."""
+
 _Reader = Callable[[Mapping[str, Any], Mapping[str, str]], Example]
 _OTHER_NAMES = {"response": "completion"}
 
@@ -152,7 +156,7 @@ _SHAPES: tuple[tuple[str, tuple[str, ...], tuple[str, ...], _Reader], ...] = (
     ("messages", ("messages",), ("tools",), _messages),
     ("conversations", ("conversations",), ("system", "tools"), _conversations),
     ("alpaca", ("instruction", "output"), ("input", "system", "history", "tools"), _alpaca),
-    ("prompt/completion", ("prompt", "completion"), ("system", "tools"), _prompt_completion),
+    (PROMPT_COMPLETION, ("prompt", "completion"), ("system", "tools"), _prompt_completion),
     ("question/answer", ("question", "answer"), ("system", "tools"), _question_answer),
     ("text", ("text",), (), _plain_text),
 )

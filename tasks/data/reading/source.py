@@ -8,7 +8,7 @@ from tasks.data.examples import DatasetError
 from tasks.data.reading.columnar import column_names
 from tasks.data.reading.formats import COLUMNAR, FileFormat, contradiction, detect, read_rows
 from tasks.data.reading.plain_text import layout_of
-from tasks.data.reading.shapes import COLUMN_NAMES, Shape, shape_of, to_example
+from tasks.data.reading.shapes import COLUMN_NAMES, PROMPT_COMPLETION, TURNS, Shape, shape_of, to_example
 from tasks.data.source import SourceExample
 
 _FIRST_ROWS = 20
@@ -22,7 +22,7 @@ class FileSource:
         self, path: Path, file_format: FileFormat, shape: Shape, columns: list[str], warnings: Sequence[str] = ()
     ) -> None:
         self.file_format = file_format
-        self.shape = f"{shape.name}: {layout_of(path)}" if file_format == "text" else shape.name
+        self._layout: str = layout_of(path) if file_format == "text" else ""
         used = set(shape.columns.values())
         self.ignored_columns = [column for column in columns if column not in used]
         """The columns of the first rows that no field of the shape is read from."""
@@ -30,6 +30,12 @@ class FileSource:
         self._path = path
         self._shape = shape
         self._columns = [column for column in columns if column in used]
+        self._turns_in = [shape.columns[field] for field in ("prompt", "completion") if shape.name == PROMPT_COMPLETION]
+
+    @property
+    def shape(self) -> str:
+        """The rows' shape, and what is known of it more exactly once they have been read."""
+        return f"{self._shape.name}: {self._layout}" if self._layout else self._shape.name
 
     def __iter__(self) -> Iterator[SourceExample]:
         """Yield every row in order. Raises DatasetError where the rest of the file cannot be read."""
@@ -37,6 +43,8 @@ class FileSource:
         for number, row, error in read_rows(self._path, self.file_format, self._columns):
             example = None
             if row is not None:
+                if any(isinstance(row.get(column), list) for column in self._turns_in):
+                    self._layout = TURNS
                 try:
                     example = to_example(row, shape)
                 except DatasetError as problem:

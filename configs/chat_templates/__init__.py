@@ -1,0 +1,1 @@
+"""The chat templates that the platform brings, by the names of their files."""
