@@ -49,12 +49,14 @@ class DatasetProcess:
                 return await self._ask(request | {"action": "preview"}, self._settings.preview_timeout_seconds)
 
     async def check_format(self, request: Answer) -> Answer:
-        """Return whether a chat format writes conversations; raises `Busy` and `ServiceDown` as `preview`."""
+        """Return whether a chat format writes conversations; raises `Busy` where too many wait."""
+        limit = self._settings.preview_timeout_seconds
         with self._previews.admission(1):
             async with self._previews.one():
-                return await self._ask(
-                    request | {"action": "check_format"}, self._settings.preview_timeout_seconds, "the chat template"
-                )
+                try:
+                    return await self._ask(request | {"action": "check_format"}, limit, "the chat template")
+                except ServiceDown:
+                    return _refusal(f"chat_template takes longer than {limit:g} s to write a few short conversations")
 
     async def ingest(self, request: Answer) -> Answer:
         """Return the answer to the checks of a data set; raises `ServiceDown` if they take too long."""

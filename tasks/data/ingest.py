@@ -5,9 +5,10 @@ Whatever a file does to its reader (memory, a crash of native code) ends here. T
 
 import json
 import resource
+import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -31,7 +32,14 @@ GIGABYTE = 1024**3
 UNPACKED_TO_UPLOADED = 4
 """Rows may take this many times the largest upload on disk: compressed files can hold far more than they weigh."""
 
+TEMPLATE_SECONDS = 5
+"""Processor time that a chat template may take for a few conversations, its tokenizer's loading included."""
+
 Answer = dict[str, Any]
+
+
+class OutOfTime(Exception):
+    """What was asked takes too long; no `DatasetError`, as those of single renderings are expected."""
 
 
 def ingest(settings: Settings, request: dict[str, Any]) -> Answer:
@@ -125,9 +133,17 @@ def fetch(settings: Settings, request: dict[str, Any]) -> Answer:
 
 
 def check_format(settings: Settings, request: dict[str, Any]) -> Answer:
-    """Say whether a chat format can be had with the tokenizer, and writes conversations."""
+    """Say whether a chat format can be had with the tokenizer, and writes conversations in a few seconds."""
+    signal.signal(signal.SIGVTALRM, _out_of_time)
+    signal.setitimer(signal.ITIMER_VIRTUAL, TEMPLATE_SECONDS)
     try_format(_tokenizer(request))
     return {"ok": True}
+
+
+def _out_of_time(*_: object) -> NoReturn:
+    raise OutOfTime(
+        f"chat_template takes longer than {TEMPLATE_SECONDS} s of processor time to write a few short conversations"
+    )
 
 
 def _file_of(settings: Settings, dataset: dict[str, Any]) -> Path:
@@ -177,7 +193,7 @@ def main() -> None:
     _limit(settings)
     try:
         answer = ACTIONS[request["action"]](settings, request)
-    except DatasetError as error:
+    except (DatasetError, OutOfTime) as error:
         answer = {"ok": False, "error": str(error), "report": None}
     except MemoryError:
         answer = {"ok": False, "error": f"reading it takes more than {settings.ingest_memory_gb:g} GB of memory"}

@@ -44,13 +44,21 @@ def read_turns(value: Any, column: str) -> tuple[Message, ...]:
 
 
 def read_tools(value: Any, column: str) -> str | None:
-    """Return a list of tools, or one as JSON text, as canonical JSON; None where there is none."""
+    """Return a list of tools, or one as JSON text, as canonical JSON in OpenAI's format; None where there is none."""
     if value is None or value == "":
         return None
     tools = _parsed(value, column)
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise DatasetError(f"{column} is {described(value)}; a list of tools, each an object, is accepted")
-    return _exact_json(tools, column) if tools else None
+    return _exact_json([_openai_tool(tool) for tool in tools], column) if tools else None
+
+
+def _openai_tool(tool: dict[str, Any]) -> dict[str, Any]:
+    """Return a tool as OpenAI's chat API has it: requests for answers have them so, and must find what was learned."""
+    is_bare = isinstance(tool.get("name"), str) and "function" not in tool and tool.get("type") in (None, "function")
+    if not is_bare:
+        return tool
+    return {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}
 
 
 def _turn(turn: Any, place: str) -> Message:
