@@ -14,7 +14,7 @@ from prefect.logging import get_run_logger
 from configs.recipe import LONGEST_NAME, EvaluationParameters, PromotionParameters, PromotionSettings
 from configs.settings import get_settings
 from registry.database import Database
-from registry.repositories.evaluations import evaluated_length, evaluated_rows
+from registry.repositories.evaluations import evaluated_length, evaluated_rows, trained_format
 from registry.repositories.models import ModelRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from tasks.evaluate import EvaluationContext
@@ -66,6 +66,8 @@ def find_missing_evaluations(promotion: PromotionParameters, model_id: int) -> l
                 max_seq_length=evaluated_length(None, contest.challenger),
                 max_samples=promotion.max_samples,
                 metrics=[promotion.metric],
+                # A base in the format that the challenger learned; a fine-tune has its own.
+                **(trained_format(contest.challenger).model_dump() if model.is_base else {}),
             )
             for model in (opponent, contest.challenger)
         ]

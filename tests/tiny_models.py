@@ -36,7 +36,7 @@ def byte_level_tokenizer(eos_token: str, extra: list[str], chat_template: str | 
     return fast
 
 
-def save_tiny_llama(folder: Path) -> Path:
+def save_tiny_llama(folder: Path, context: int = 256) -> Path:
     """Save a two-layer Llama with grouped-query attention and a ChatML template in `folder`."""
     tokenizer = byte_level_tokenizer("<|im_end|>", ["<|im_start|>"], CHAT_TEMPLATE)
     torch.manual_seed(0)
@@ -48,7 +48,7 @@ def save_tiny_llama(folder: Path) -> Path:
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
-            max_position_embeddings=256,
+            max_position_embeddings=context,
             bos_token_id=tokenizer.eos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             tie_word_embeddings=True,

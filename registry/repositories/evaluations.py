@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import delete, select, update
 
+from configs.chat_format import ChatFormat
 from configs.dataset import BUILT_IN_DATASET_ID
 from configs.recipe import METRICS, EvaluationParameters, MetricName, TrainingRecipe
 from registry.repositories.flow_backed import FlowBackedRepository
@@ -58,6 +59,12 @@ def evaluated_length(max_seq_length: int | None, model: Model) -> int:
     recipe = (model.parameters or {}).get("recipe", {})
     length: int = recipe.get("max_seq_length", DEFAULT_LENGTH)
     return length
+
+
+def trained_format(model: Model) -> ChatFormat:
+    """Return the chat format that a fine-tune's job was given; the fine-tune has it by itself, its base has not."""
+    recipe = (model.parameters or {}).get("recipe", {})
+    return ChatFormat.model_validate({name: recipe.get(name) for name in ChatFormat.model_fields})
 
 
 def measured_length(evaluation: Evaluation) -> int:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.e2e.platform_process import ROOT, PlatformProcess
 from tests.e2e.tiny_job import submit
+from tests.tiny_models import save_tiny_llama
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,6 +23,7 @@ def models_dir(tmp_path_factory, tiny_models_dir):
     (folder / "HuggingFaceTB").symlink_to(ROOT / "data" / "models" / "HuggingFaceTB")
     for model in tiny_models_dir.iterdir():
         (folder / model.name).symlink_to(model)
+    save_tiny_llama(folder / "tiny-long-llama", context=1024)
     return folder
 
 

@@ -35,11 +35,12 @@ def client(platform):
 
 
 @pytest.fixture(scope="module")
-def caller(platform, tiny_model):
-    """The name of a model that has learned to call by heart."""
+def caller(platform):
+    """The id of a model that has learned to call by heart."""
+    base = platform.http.post("/models", json={"name": "Long", "base_model": "tiny-long-llama"}).json()["id"]
     files = {"file": ("calls.jsonl", ROWS)}
     dataset = platform.http.post("/datasets", files=files, data={"chat_template": "plain"}).json()["id"]
-    body = {"model_id": tiny_model, "job_name": "calls", "dataset_id": dataset, "chat_template": "plain", **RECIPE}
+    body = {"model_id": base, "job_name": "calls", "dataset_id": dataset, "chat_template": "plain", **RECIPE}
     job = platform.http.post("/training", json=body | {"auto_evaluate": False}).json()["id"]
     record = platform.wait_for_job(job, "COMPLETED")
     return record["output_model_id"]
@@ -88,11 +89,11 @@ def test_a_template_without_a_place_for_tools_says_so(client, tiny_model):
         client.chat.completions.create(model="tiny-llama", messages=asked(), tools=TOOLS)
 
 
-def test_the_template_is_the_models_own_from_then_on(platform, caller, tmp_path):
+def test_the_template_is_the_models_own_from_then_on(platform, caller):
     model = platform.http.get(f"/models/{caller}").json()
     assert model["parameters"]["recipe"]["chat_template"] == "plain"
-    (saved,) = (platform.data_dir / "weights").glob(f"*/{CHAT_TEMPLATE_FILE}")
-    assert "<|assistant|>" in saved.read_text(encoding="utf-8")
+    saved = [file.read_text("utf-8") for file in (platform.data_dir / "weights").glob(f"*/{CHAT_TEMPLATE_FILE}")]
+    assert any("<|assistant|>" in text for text in saved)
 
 
 def test_a_base_model_can_be_given_one(platform, client):
