@@ -15,6 +15,8 @@ def chat_line(example: Example) -> bytes:
         row = {"messages": [_turn(message) for message in example.messages]}
         if example.tools is not None:
             row["tools"] = json.loads(example.tools)
+    if example.weight != 1:
+        row["loss_weight"] = example.weight
     return canonical_json(row).encode() + b"\n"
 
 
@@ -24,5 +26,5 @@ def chat_lines(examples: Iterable[Example]) -> Iterator[bytes]:
 
 
 def _turn(message: Message) -> dict[str, Any]:
-    turn = message.as_read()
-    return turn if message.learned else turn | {"weight": 0}
+    turn, weight = message.as_read(), message.weight if message.learned else 0
+    return turn if weight == 1 else turn | {"weight": weight}

@@ -37,6 +37,8 @@ class Message:
     name: str | None = None
     reasoning: str | None = None
     """What an assistant thought before it answered (`reasoning_content`)."""
+    weight: float = 1.0
+    """What each token of a learned turn counts in the loss; more than 0, and 1 where the turn is not learned."""
 
     def __post_init__(self) -> None:
         for field in ("content", *_OPTIONAL_TEXTS):
@@ -97,6 +99,8 @@ class Example:
     text: str | None = None
     tools: str | None = None
     """JSON list of the tools that the assistant could call, as in OpenAI's chat API."""
+    weight: float = 1.0
+    """What the whole row counts in the loss, more than 0: the turns' own weights are multiplied with it."""
 
     def __post_init__(self) -> None:
         if (self.text is None) == (not self.messages):
@@ -116,6 +120,11 @@ class Example:
     def question(cls, prompt: str, answer: str) -> "Example":
         """Return the conversation of one question and its answer."""
         return cls((Message("user", prompt), Message("assistant", answer)))
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether any token that is learned counts otherwise than once."""
+        return self.weight != 1 or any(message.weight != 1 for message in self.messages)
 
     @property
     def prompt(self) -> str:
@@ -142,6 +151,8 @@ class Example:
         return hashlib.sha256(json.dumps(self._content()).encode("ascii")).hexdigest()
 
     def _content(self) -> list[Any]:
+        if self.is_weighted:
+            return ["weighted", self.as_json()]
         if self.text is not None:
             return ["text", "", self.text]
         if len(self.messages) == 2 and self.tools is None:
@@ -152,17 +163,18 @@ class Example:
 
     def as_json(self) -> str:
         """Return the whole example as canonical JSON; `Example.from_json` reads it back."""
+        value: dict[str, Any] = {"weight": self.weight} if self.weight != 1 else {}
         if self.text is not None:
-            return canonical_json({"text": self.text})
-        messages = [_as_value(message) for message in self.messages]
-        return canonical_json({"messages": messages} | ({"tools": self.tools} if self.tools is not None else {}))
+            return canonical_json(value | {"text": self.text})
+        value["messages"] = [_as_value(message) for message in self.messages]
+        return canonical_json(value | ({"tools": self.tools} if self.tools is not None else {}))
 
     @classmethod
     def from_json(cls, content: str) -> "Example":
         """Return what `as_json` wrote."""
         value: Mapping[str, Any] = json.loads(content)
         messages = tuple(Message(**message) for message in value.get("messages", ()))
-        return cls(messages, value.get("text"), value.get("tools"))
+        return cls(messages, value.get("text"), value.get("tools"), value.get("weight", 1.0))
 
 
 def _as_value(message: Message) -> dict[str, Any]:
@@ -172,6 +184,8 @@ def _as_value(message: Message) -> dict[str, Any]:
         value |= {field: text for field in _OPTIONAL_TEXTS if (text := getattr(message, field)) is not None}
     if not message.learned:
         value["learned"] = False
+    if message.weight != 1:
+        value["weight"] = message.weight
     return value
 
 

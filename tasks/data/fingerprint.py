@@ -17,7 +17,7 @@ FORMAT_VERSION = 1
 CONVERSATION_VERSION = 2
 """The same for what only changes where a tokenizer's format is not plain (`has_plain_format`): jobs that were paused on
 the others go on."""
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """Raise it whenever the files of the token cache change, or what is refused, so that old ones are not read."""
 
 

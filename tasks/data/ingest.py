@@ -20,10 +20,11 @@ from tasks.data.importing import import_dataset
 from tasks.data.local_files import local_file
 from tasks.data.reading.source import open_source
 from tasks.data.rows import ExampleRows
+from tasks.data.segments import IGNORED_LABEL
 from tasks.data.split import split_rows
 from tasks.data.store import StoredDataset
 from tasks.data.template import Renderer
-from tasks.data.tokenizing import Encoder, cut
+from tasks.data.tokenizing import Encoder
 
 GIGABYTE = 1024**3
 UNPACKED_TO_UPLOADED = 4
@@ -83,13 +84,11 @@ class _Reader:
     def read(self, example: Example) -> Answer:
         rendered = self._renderer.render(example)
         batch = self._encoder.encode([rendered])
-        tokenized = cut(batch.token_ids, batch.spans, len(batch.token_ids))
-        learned = np.zeros(len(tokenized.input_ids), dtype=bool)
-        for start, end in tokenized.learned_spans:
-            learned[start:end] = True
+        tokenized = next(batch.cut_rows(len(batch.token_ids)))
+        counted = tokenized.weights or [float(label != IGNORED_LABEL) for label in tokenized.labels]
         tokens = [
-            {"id": token_id, "text": self._tokenizer.decode([token_id]), "learned": bool(is_learned)}
-            for token_id, is_learned in zip(tokenized.input_ids, learned, strict=True)
+            {"id": token_id, "text": self._tokenizer.decode([token_id]), "learned": weight > 0, "weight": weight}
+            for token_id, weight in zip(tokenized.input_ids, counted, strict=True)
         ]
         is_cut = self._max_seq_length is not None and len(tokens) > self._max_seq_length
         return {"rendered": rendered.text, "tokens": tokens, "cut": is_cut}

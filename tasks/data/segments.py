@@ -24,6 +24,8 @@ class RenderedExample:
     segments: tuple[Segment, ...]
     spells_special_tokens: bool = False
     """Whether the row's own words spell any special token of the tokenizer."""
+    weights: tuple[float, ...] = ()
+    """What each token of the learned segments counts in the loss, a number for each segment; none if all are 1."""
 
     @property
     def text(self) -> str:

@@ -13,6 +13,7 @@ from tasks.data.control_tokens import ControlTokens, without_marks
 from tasks.data.examples import DatasetError, Example, Message
 from tasks.data.patterns import Patterns
 from tasks.data.segments import RenderedExample, Segment
+from tasks.data.span_weights import span_weights
 from tasks.data.tokenizers import marks_beginnings
 
 _ANY_ANSWER = Message("assistant", "a")
@@ -54,7 +55,7 @@ class Renderer:
             segments = pattern.filled(example.messages)
         else:
             segments = self._conversation(example, *_as_values(example))
-        return RenderedExample(tuple(segments), spelled)
+        return RenderedExample(tuple(segments), spelled, span_weights(example, segments, self.render))
 
     def prompt(self, messages: Sequence[Message]) -> RenderedExample:
         """Return what a model is given before it answers these messages; raises DatasetError as `render` does."""

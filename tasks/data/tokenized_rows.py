@@ -11,8 +11,16 @@ from numpy.typing import NDArray
 from tasks.data.arrow_file import ROWS_PER_BATCH, SIZE_PER_BATCH, MappedFile
 from tasks.data.tokenizing import TokenBatch, TokenizedExample, answer_tokens, cut, joined
 
-SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "length": pa.int32(), "spans": pa.list_(pa.int32())})
-"""`spans` has the start and the end of each learned segment, one after the other."""
+SCHEMA = pa.schema(
+    {
+        "input_ids": pa.list_(pa.int32()),
+        "length": pa.int32(),
+        "spans": pa.list_(pa.int32()),
+        "weights": pa.list_(pa.float32()),
+    }
+)
+"""`spans` has the start and the end of each learned segment, one after the other; `weights` what each of a segment's
+tokens counts in the loss, a number for each segment, and nothing for a row where all are 1."""
 
 
 class TokenWriter:
@@ -46,6 +54,7 @@ class TokenWriter:
             _lists(batch.token_ids, batch.lengths),
             pa.array(batch.lengths),
             _lists(batch.spans.ravel(), 2 * batch.span_counts),
+            _weights(batch),
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         self._waiting = []
@@ -77,7 +86,13 @@ class TokenTable:
     def row(self, position: int, max_seq_length: int) -> TokenizedExample:
         """Return one row, cut to `max_seq_length` tokens."""
         batch, place = self._rows.find(position)
-        return cut(_at(batch, "input_ids", place), _at(batch, "spans", place).reshape(-1, 2), max_seq_length)
+        weights: NDArray[np.float32] = batch.column("weights")[place].values.to_numpy()
+        return cut(
+            _at(batch, "input_ids", place),
+            _at(batch, "spans", place).reshape(-1, 2),
+            max_seq_length,
+            weights if len(weights) else None,
+        )
 
     def answer_tokens(self, max_seq_length: int) -> NDArray[np.int64]:
         """Return for each row how many tokens carry a loss when it is cut; see `TokenizedExample.answer_tokens`."""
@@ -117,7 +132,16 @@ def _at(batch: pa.RecordBatch, name: str, place: int) -> NDArray[np.int32]:
     return values
 
 
-def _lists(values: NDArray[np.int32], lengths: NDArray[np.int32]) -> pa.ListArray:
+def _weights(batch: TokenBatch) -> pa.ListArray:
+    """Return the weights of each row that has any but 1."""
+    if batch.span_weights is None:
+        return _lists(np.empty(0, np.float32), np.zeros(len(batch), np.int32))
+    row_of = np.repeat(np.arange(len(batch)), batch.span_counts)
+    weighted = np.bincount(row_of[batch.span_weights != 1], minlength=len(batch)) > 0
+    return _lists(batch.span_weights[weighted[row_of]], np.where(weighted, batch.span_counts, 0))
+
+
+def _lists(values: NDArray[np.int32] | NDArray[np.float32], lengths: NDArray[np.int32]) -> pa.ListArray:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
 

@@ -34,6 +34,8 @@ class TokenizedExample:
     learned_spans: Spans
     """(start, end) of each answer that is left, in order."""
     full_length: int
+    span_weights: tuple[float, ...] | None = None
+    """What each token of the spans counts in the loss, a number for each span; None where all are 1."""
 
     @property
     def labels(self) -> list[int]:
@@ -42,6 +44,16 @@ class TokenizedExample:
         for start, end in self.learned_spans:
             labels[start:end] = self.input_ids[start:end]
         return labels
+
+    @property
+    def weights(self) -> list[float] | None:
+        """What each label counts in the loss, as long as `input_ids`; None where all count 1."""
+        if self.span_weights is None:
+            return None
+        weights = [0.0] * len(self.input_ids)
+        for (start, end), weight in zip(self.learned_spans, self.span_weights, strict=True):
+            weights[start:end] = [weight] * (end - start)
+        return weights
 
     @property
     def prompt_length(self) -> int:
@@ -70,6 +82,8 @@ class TokenBatch:
     """(learned segments, 2): where each starts and ends in its row."""
     span_counts: NDArray[np.int32]
     """Learned segments of each row."""
+    span_weights: NDArray[np.float32] | None = None
+    """What each token of the learned segments counts in the loss, a number for each; None where all are 1."""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -82,7 +96,9 @@ class TokenBatch:
         """Yield the rows, each cut to `max_seq_length` tokens."""
         ends, span_ends = np.cumsum(self.lengths), np.cumsum(self.span_counts)
         for end, length, span_end, count in zip(ends, self.lengths, span_ends, self.span_counts, strict=True):
-            yield cut(self.token_ids[end - length : end], self.spans[span_end - count : span_end], max_seq_length)
+            ids, spans = self.token_ids[end - length : end], self.spans[span_end - count : span_end]
+            weights = None if self.span_weights is None else self.span_weights[span_end - count : span_end]
+            yield cut(ids, spans, max_seq_length, weights)
 
 
 def joined(batches: Sequence[TokenBatch]) -> TokenBatch:
@@ -92,10 +108,25 @@ def joined(batches: Sequence[TokenBatch]) -> TokenBatch:
         np.concatenate([batch.lengths for batch in batches]),
         np.concatenate([batch.spans for batch in batches]),
         np.concatenate([batch.span_counts for batch in batches]),
+        _joined_weights(batches),
     )
 
 
-def cut(token_ids: NDArray[np.int32], spans: NDArray[np.int32], max_seq_length: int) -> TokenizedExample:
+def _joined_weights(batches: Sequence[TokenBatch]) -> NDArray[np.float32] | None:
+    if all(batch.span_weights is None for batch in batches):
+        return None
+    ones = (np.ones(len(batch.spans), np.float32) for batch in batches)
+    return np.concatenate(
+        [one if batch.span_weights is None else batch.span_weights for batch, one in zip(batches, ones, strict=True)]
+    )
+
+
+def cut(
+    token_ids: NDArray[np.int32],
+    spans: NDArray[np.int32],
+    max_seq_length: int,
+    span_weights: NDArray[np.float32] | None = None,
+) -> TokenizedExample:
     """Return a row with its first `max_seq_length` tokens.
 
     A longer row loses its end, and with it the token that ends it: the model must not learn to stop in the middle of a
@@ -103,7 +134,8 @@ def cut(token_ids: NDArray[np.int32], spans: NDArray[np.int32], max_seq_length: 
     """
     kept = token_ids[:max_seq_length].tolist()
     within = tuple((start, min(end, len(kept))) for start, end in spans.tolist() if start < len(kept))
-    return TokenizedExample(kept, within, len(token_ids))
+    weights = None if span_weights is None or (span_weights == 1).all() else tuple(span_weights[: len(within)].tolist())
+    return TokenizedExample(kept, within, len(token_ids), weights)
 
 
 def answer_tokens(
@@ -144,7 +176,12 @@ class Encoder:
         learned = np.fromiter((segment.learned for segment in segments), np.bool_, len(segments))
         ends = np.cumsum(widths) - (np.cumsum(lengths) - lengths)[row_of]
         spans = np.stack([ends - widths, ends], axis=1)[learned].astype(np.int32)
-        return TokenBatch(token_ids, lengths, spans, np.bincount(row_of[learned], minlength=len(rows)).astype(np.int32))
+        span_counts = np.bincount(row_of[learned], minlength=len(rows)).astype(np.int32)
+        weights = np.ones(len(spans), np.float32) if any(row.weights for row in rows) else None
+        if weights is not None:
+            for row, end, count in zip(rows, np.cumsum(span_counts), span_counts, strict=True):
+                weights[end - count : end] = row.weights or 1
+        return TokenBatch(token_ids, lengths, spans, span_counts, weights)
 
     def _one_by_one(self, segments: Sequence[Segment]) -> list[_Piece]:
         """Return each segment's ids, those of what is tokenized already before those of the rest."""

@@ -74,7 +74,7 @@ class _Validation:
         self._lengths: list[NDArray[np.int32]] = []
         self._prefixes: list[NDArray[np.uint64]] = []
         self._bytes = self._answer_tokens = self._cut_rows = self._lost_rows = 0
-        self._empty_answers = self._rows_losing_text = self._rows_with_special_tokens = 0
+        self._empty_answers = self._rows_losing_text = self._rows_with_special_tokens = self._weighted_rows = 0
 
     def run(self, allow_errors: bool) -> ValidationReport:
         for batch in encoded_ahead(self._rendered(), self._tokenizer):
@@ -110,6 +110,7 @@ class _Validation:
         self._empty_answers += _has_empty_answer(example)
         self._rows_losing_text += self._renderer.loses_text(example, rendered)
         self._rows_with_special_tokens += rendered.spells_special_tokens
+        self._weighted_rows += example.is_weighted
 
     def _count(self, batch: TokenBatch) -> None:
         self._lengths.append(batch.lengths)
@@ -151,6 +152,7 @@ class _Validation:
             empty_answers=self._empty_answers,
             rows_losing_text=self._rows_losing_text,
             rows_with_special_tokens=self._rows_with_special_tokens,
+            weighted_rows=self._weighted_rows,
         )
         report.warnings.extend(warnings_of(report))
         return report

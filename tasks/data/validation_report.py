@@ -52,6 +52,8 @@ class ValidationReport:
     """Rows of which the model's chat template leaves words out, or changes them."""
     rows_with_special_tokens: int
     """Rows that spell special tokens of the tokenizer; see `ControlTokens` for what becomes of them."""
+    weighted_rows: int
+    """Rows with a weight that is not 1, of the row or of a learned turn."""
     warnings: list[str] = field(default_factory=list)
     """Sentences for people."""
 

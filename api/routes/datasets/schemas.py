@@ -59,6 +59,7 @@ class PreviewToken(ResponseBody):
     id: int
     text: str
     learned: bool = Field(description="Whether the loss is on this token")
+    weight: float = Field(description="What the token counts in the loss; 0 where it is not learned")
 
 
 class PreviewRow(ResponseBody):

@@ -44,6 +44,7 @@ class Row:
 
     input_ids: list[int]
     labels: list[int]
+    weights: list[float] | None = None
 
 
 class Killed(Exception):
