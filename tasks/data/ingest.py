@@ -13,7 +13,9 @@ import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from configs.dataset import UPLOAD
+from configs.recipe import CutRows
 from configs.settings import Settings
+from tasks.data.chat_windows import Splitter
 from tasks.data.dataset_rows import rows_of
 from tasks.data.examples import DatasetError, Example
 from tasks.data.importing import import_dataset
@@ -25,6 +27,7 @@ from tasks.data.split import split_rows
 from tasks.data.store import StoredDataset
 from tasks.data.template import Renderer
 from tasks.data.tokenizing import Encoder
+from tasks.data.windows import window_lengths
 
 GIGABYTE = 1024**3
 UNPACKED_TO_UPLOADED = 4
@@ -43,6 +46,7 @@ def ingest(settings: Settings, request: dict[str, Any]) -> Answer:
         options["max_seq_length"],
         settings.datasets_dir,
         allow_errors=options.get("allow_errors", False),
+        cut_rows=options.get("cut_rows", "truncate"),
     )
     answer: Answer = {"ok": stored is not None, "report": report.as_json()}
     if stored is None:
@@ -58,7 +62,9 @@ def preview(settings: Settings, request: dict[str, Any]) -> Answer:
     options = dataset["settings"]
     rows = rows_of(settings.datasets_dir, dataset["source"], dataset["content_hash"])
     training = set(_training_positions(settings, rows, options).tolist())
-    reader = _Reader(_tokenizer(request), options.get("max_seq_length")) if request["rendered"] else None
+    reader = None
+    if request["rendered"]:
+        reader = _Reader(_tokenizer(request), options.get("max_seq_length"), options.get("cut_rows", "truncate"))
     shown = []
     for position in range(min(request["rows"], len(rows))):
         example = rows.example(position)
@@ -76,9 +82,10 @@ def preview(settings: Settings, request: dict[str, Any]) -> Answer:
 class _Reader:
     """Shows examples as a model reads them."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int | None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int | None, cut_rows: CutRows) -> None:
         self._tokenizer = tokenizer
         self._max_seq_length = max_seq_length
+        self._cut_rows = cut_rows
         self._renderer, self._encoder = Renderer(tokenizer), Encoder(tokenizer)
 
     def read(self, example: Example) -> Answer:
@@ -90,8 +97,25 @@ class _Reader:
             {"id": token_id, "text": self._tokenizer.decode([token_id]), "learned": weight > 0, "weight": weight}
             for token_id, weight in zip(tokenized.input_ids, counted, strict=True)
         ]
-        is_cut = self._max_seq_length is not None and len(tokens) > self._max_seq_length
-        return {"rendered": rendered.text, "tokens": tokens, "cut": is_cut}
+        windows = self._windows(example, len(tokens))
+        return {
+            "rendered": rendered.text,
+            "tokens": tokens,
+            "cut": len(windows) == 1 and windows[0] < len(tokens),
+            "windows": windows,
+        }
+
+    def _windows(self, example: Example, tokens: int) -> list[int]:
+        """Return the tokens of each window that training reads of a row."""
+        longest = self._max_seq_length
+        if longest is None or tokens <= longest:
+            return [tokens]
+        if example.text is not None:
+            return window_lengths(tokens, longest)
+        if self._cut_rows != "split":
+            return [longest]
+        windows = Splitter(self._tokenizer, longest).windows(example)
+        return list(map(int, self._encoder.encode([self._renderer.render(window) for window in windows]).lengths))
 
 
 def _training_positions(settings: Settings, rows: ExampleRows, options: dict[str, Any]) -> np.ndarray[Any, Any]:

@@ -26,6 +26,8 @@ class RenderedExample:
     """Whether the row's own words spell any special token of the tokenizer."""
     weights: tuple[float, ...] = ()
     """What each token of the learned segments counts in the loss, a number for each segment; none if all are 1."""
+    is_text: bool = False
+    """Whether it is a plain text, learned from its first token to its last."""
 
     @property
     def text(self) -> str:

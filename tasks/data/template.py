@@ -55,7 +55,8 @@ class Renderer:
             segments = pattern.filled(example.messages)
         else:
             segments = self._conversation(example, *_as_values(example))
-        return RenderedExample(tuple(segments), spelled, span_weights(example, segments, self.render))
+        weights = span_weights(example, segments, self.render)
+        return RenderedExample(tuple(segments), spelled, weights, is_text=example.text is not None)
 
     def prompt(self, messages: Sequence[Message]) -> RenderedExample:
         """Return what a model is given before it answers these messages; raises DatasetError as `render` does."""

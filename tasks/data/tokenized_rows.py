@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +17,11 @@ SCHEMA = pa.schema(
         "length": pa.int32(),
         "spans": pa.list_(pa.int32()),
         "weights": pa.list_(pa.float32()),
+        "kind": pa.int8(),
     }
 )
 """`spans` has the start and the end of each learned segment, one after the other; `weights` what each of a segment's
-tokens counts in the loss, a number for each segment, and nothing for a row where all are 1."""
+tokens counts in the loss, a number for each segment, and nothing for a row where all are 1; `kind` the row's flags."""
 
 
 class TokenWriter:
@@ -55,6 +56,7 @@ class TokenWriter:
             pa.array(batch.lengths),
             _lists(batch.spans.ravel(), 2 * batch.span_counts),
             _weights(batch),
+            pa.array(batch.all_kinds),
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         self._waiting = []
@@ -72,6 +74,8 @@ class TokenTable:
         batches = self._rows.batches
         self.lengths = _joined([batch.column("length").to_numpy() for batch in batches])
         """Tokens of each row."""
+        self.kinds: NDArray[np.int8] = _joined([batch.column("kind").to_numpy() for batch in batches])
+        """Flags of each row."""
         spans = [batch.column("spans") for batch in batches]
         self._spans = _joined([column.values.to_numpy() for column in spans]).reshape(-1, 2)
         self._span_counts = _joined([np.diff(column.offsets.to_numpy()) // 2 for column in spans])
@@ -93,6 +97,22 @@ class TokenTable:
             max_seq_length,
             weights if len(weights) else None,
         )
+
+    def text(self, position: int, start: int, length: int) -> TokenizedExample:
+        """Return `length` tokens of texts, from token `start` of the row at `position` on into the next rows."""
+        ids: list[int] = []
+        spans, weights = [], []
+        while len(ids) < length:
+            batch, place = self._rows.find(position)
+            part = _at(batch, "input_ids", place)[start : start + length - len(ids)].tolist()
+            weight = batch.column("weights")[place].as_py()
+            spans.append((len(ids), len(ids) + len(part)))
+            weights.append(weight[0] if weight else 1.0)
+            ids += part
+            position, start = position + 1, 0
+        if all(weight == 1 for weight in weights):
+            return TokenizedExample(ids, ((0, length),), length)
+        return TokenizedExample(ids, tuple(spans), length, tuple(weights))
 
     def answer_tokens(self, max_seq_length: int) -> NDArray[np.int64]:
         """Return for each row how many tokens carry a loss when it is cut; see `TokenizedExample.answer_tokens`."""
@@ -146,5 +166,5 @@ def _lists(values: NDArray[np.int32] | NDArray[np.float32], lengths: NDArray[np.
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
 
 
-def _joined(parts: list[NDArray[np.int32]]) -> NDArray[np.int32]:
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
     return np.concatenate(parts) if parts else np.empty(0, np.int32)

@@ -21,6 +21,10 @@ ROWS_PER_CALL = 256
 CHARACTERS_PER_CALL = 4_000_000
 """Fewer rows go together where they are long."""
 
+TEXT, GOES_ON = 1, 2
+"""Flags of a row's kind. TEXT: a plain text, learned from its first token to its last. GOES_ON: what it is a part of
+has more, in the next row."""
+
 T = TypeVar("T")
 _Piece = tuple[Sequence[int], Sequence[int]]
 Spans = tuple[tuple[int, int], ...]
@@ -84,9 +88,28 @@ class TokenBatch:
     """Learned segments of each row."""
     span_weights: NDArray[np.float32] | None = None
     """What each token of the learned segments counts in the loss, a number for each; None where all are 1."""
+    kinds: NDArray[np.int8] | None = None
+    """Flags of each row; None where none is set."""
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def all_kinds(self) -> NDArray[np.int8]:
+        """Flags of each row."""
+        return np.zeros(len(self), np.int8) if self.kinds is None else self.kinds
+
+    def only(self, wanted: NDArray[np.bool_]) -> "TokenBatch":
+        """Return the wanted rows."""
+        row_of_span = np.repeat(wanted, self.span_counts)
+        return TokenBatch(
+            self.token_ids[np.repeat(wanted, self.lengths)],
+            self.lengths[wanted],
+            self.spans[row_of_span],
+            self.span_counts[wanted],
+            None if self.span_weights is None else self.span_weights[row_of_span],
+            None if self.kinds is None else self.kinds[wanted],
+        )
 
     def answer_tokens(self, max_seq_length: int | None = None) -> NDArray[np.int64]:
         """Return for each row how many tokens carry a loss, whole or cut; see `TokenizedExample.answer_tokens`."""
@@ -109,6 +132,7 @@ def joined(batches: Sequence[TokenBatch]) -> TokenBatch:
         np.concatenate([batch.spans for batch in batches]),
         np.concatenate([batch.span_counts for batch in batches]),
         _joined_weights(batches),
+        np.concatenate([batch.all_kinds for batch in batches]),
     )
 
 
@@ -181,7 +205,8 @@ class Encoder:
         if weights is not None:
             for row, end, count in zip(rows, np.cumsum(span_counts), span_counts, strict=True):
                 weights[end - count : end] = row.weights or 1
-        return TokenBatch(token_ids, lengths, spans, span_counts, weights)
+        kinds = np.fromiter((TEXT * row.is_text for row in rows), np.int8, len(rows)) if rows else None
+        return TokenBatch(token_ids, lengths, spans, span_counts, weights, kinds)
 
     def _one_by_one(self, segments: Sequence[Segment]) -> list[_Piece]:
         """Return each segment's ids, those of what is tokenized already before those of the rest."""

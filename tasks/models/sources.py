@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.dataset import BUILT_IN_DATASET_ID, DatasetSettings
+from configs.recipe import TrainingRecipe
 from configs.settings import Settings
 from registry.database import Database
 from registry.repositories.datasets import DatasetRepository
@@ -15,8 +16,9 @@ from registry.tables import Model
 from registry.weights import obtain
 from tasks.data.dataset_rows import rows_of, tokens_dir
 from tasks.data.examples import DatasetError
-from tasks.data.prepared import PreparedDataset
+from tasks.data.prepared import PreparedDataset, PreparedRows, prepare_training
 from tasks.data.prepared import prepare as prepare_examples
+from tasks.data.rows import ExampleRows
 from tasks.models.device import choose_device, choose_dtype
 from tasks.models.loading import (
     attach_adapter,
@@ -35,11 +37,18 @@ class UnknownDataset(Exception):
 
 
 @dataclass(frozen=True)
-class NamedDataset:
-    """A prepared data set with the name that MLflow shows."""
+class NamedRows:
+    """What a data set gives to train on, with the name that MLflow shows."""
 
     name: str
     source: str
+    prepared: PreparedRows
+
+
+@dataclass(frozen=True)
+class NamedDataset(NamedRows):
+    """A data set that is prepared for an evaluation."""
+
     prepared: PreparedDataset
 
 
@@ -81,10 +90,29 @@ class ModelSource:
     def prepare(
         self, database: Database, dataset_id: int | None, max_seq_length: int, held_out_dataset_id: int | None = None
     ) -> NamedDataset:
-        """Return a data set tokenized for this model, with all rows of another one held out where one is named.
+        """Return a data set tokenized for an evaluation of this model, with all rows of another held out if named.
 
         Raises `UnknownDataset`, or `DatasetError` for unusable rows, such as those with tokens that the model lacks.
         """
+        files = self._files(database, dataset_id, held_out_dataset_id)
+        length = min(max_seq_length, self.context_length)
+        prepared = prepare_examples(
+            files.rows, self.tokenizer, length, files.tokens, files.held_out_fraction, files.held_out
+        )
+        require_embeddings(prepared, self.tokenizer, self.vocabulary)
+        return NamedDataset(files.name, files.source, prepared)
+
+    def prepare_training(self, database: Database, recipe: TrainingRecipe) -> NamedRows:
+        """Return the recipe's data set tokenized for training this model; raises what `prepare` does."""
+        files = self._files(database, recipe.dataset_id, recipe.held_out_dataset_id)
+        length = min(recipe.max_seq_length, self.context_length)
+        prepared = prepare_training(
+            files.rows, self.tokenizer, length, files.tokens, recipe.cut_rows, files.held_out_fraction, files.held_out
+        )
+        require_embeddings(prepared, self.tokenizer, self.vocabulary)
+        return NamedRows(files.name, files.source, prepared)
+
+    def _files(self, database: Database, dataset_id: int | None, held_out_dataset_id: int | None) -> "_Files":
         wanted = dataset_id or BUILT_IN_DATASET_ID
         with database.reading() as session:
             datasets = DatasetRepository(session)
@@ -96,19 +124,29 @@ class ModelSource:
             if own is not None and held_out is None:
                 raise UnknownDataset(f"Data set {own}, the held-out rows of data set {wanted}, has been deleted.")
         folder = self._settings.datasets_dir
-        prepared = prepare_examples(
+        return _Files(
+            dataset.name,
+            dataset.source,
             rows_of(folder, dataset.source, dataset.content_hash),
-            self.tokenizer,
-            min(max_seq_length, self.context_length),
             tokens_dir(folder, dataset.content_hash),
             dataset.settings.get("held_out_fraction", HELD_OUT_FRACTION),
             rows_of(folder, held_out.source, held_out.content_hash) if held_out is not None else None,
         )
-        require_embeddings(prepared, self.tokenizer, self.vocabulary)
-        return NamedDataset(dataset.name, dataset.source, prepared)
 
 
-def require_embeddings(prepared: PreparedDataset, tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> None:
+@dataclass(frozen=True)
+class _Files:
+    """A data set on this machine, and what is held out of it."""
+
+    name: str
+    source: str
+    rows: ExampleRows
+    tokens: Path
+    held_out_fraction: float
+    held_out: ExampleRows | None
+
+
+def require_embeddings(prepared: PreparedRows, tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> None:
     """Raise `DatasetError` for a row with a token beyond the `vocabulary` tokens that the model has embeddings of."""
     if max(tokenizer.get_vocab().values()) < vocabulary:
         return
