@@ -11,6 +11,7 @@ def chat_line(example: Example) -> bytes:
     """Return a row as one line: `messages` and perhaps `tools` of OpenAI's chat format, or `text`."""
     if example.text is not None:
         row: dict[str, Any] = {"text": example.text}
+        row |= {f"text_{name}": text for name in ("before", "after") if (text := getattr(example, name))}
     else:
         row = {"messages": [_turn(message) for message in example.messages]}
         if example.tools is not None:

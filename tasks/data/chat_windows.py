@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from tasks.data.rows import ExampleRows
 from tasks.data.template import Renderer
 from tasks.data.token_cache import cached_table
 from tasks.data.tokenized_rows import TokenTable
-from tasks.data.tokenizing import GOES_ON, TEXT, Encoder, TokenBatch, token_batches
+from tasks.data.tokenizing import Encoder, TokenBatch, token_batches
 
 
 class Splitter:
@@ -101,7 +102,7 @@ def _furthest(low: int, high: int, fits: Callable[[int], bool]) -> int:
 
 def too_long_rows(table: TokenTable, max_seq_length: int) -> NDArray[np.int64]:
     """Return the positions of the conversations that are longer than a row may be."""
-    return np.flatnonzero((table.lengths > max_seq_length) & (table.kinds & TEXT == 0))
+    return np.flatnonzero((table.lengths > max_seq_length) & ~table.is_text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +134,14 @@ def split_conversations(
         return None
     folder = cache_dir / f"tokens-{split_fingerprint(examples.hashes, content, max_seq_length)}"
     windows = cached_table(folder, lambda: _window_batches(examples, positions, tokenizer, max_seq_length))
-    ends = np.flatnonzero(windows.kinds & GOES_ON == 0)
+    ends = np.flatnonzero(~windows.goes_on)
     return SplitRows(windows, positions, np.diff(ends, prepend=-1))
 
 
 def _window_batches(
     examples: ExampleRows, positions: NDArray[np.int64], tokenizer: PreTrainedTokenizerBase, max_seq_length: int
 ) -> Iterator[TokenBatch]:
-    splitter, kinds = Splitter(tokenizer, max_seq_length), deque[int]()
+    splitter, links = Splitter(tokenizer, max_seq_length), deque[tuple[int, int]]()
 
     def windows() -> Iterator[Example]:
         for position in positions.tolist():
@@ -148,8 +149,9 @@ def _window_batches(
                 made = splitter.windows(examples.example(position))
             except DatasetError as error:
                 raise DatasetError(f"row {examples.number(position)}: {error}") from error
-            kinds.extend([GOES_ON] * (len(made) - 1) + [0])
+            borders = [0, *[position + 1] * (len(made) - 1), 0]
+            links.extend(pairwise(borders))
             yield from made
 
     for batch in token_batches(windows(), tokenizer):
-        yield replace(batch, kinds=np.array([kinds.popleft() for _ in range(len(batch))], np.int8))
+        yield replace(batch, links=np.array([links.popleft() for _ in range(len(batch))], np.int32))

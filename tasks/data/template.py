@@ -48,7 +48,9 @@ class Renderer:
         """
         spelled = self.control_tokens.spelled_in(example)
         if example.text is not None:
-            segments = [Segment(self._start + example.text + end_of_sequence(self._tokenizer), learned=True)]
+            start = "" if example.before else self._start
+            end = "" if example.after else end_of_sequence(self._tokenizer)
+            segments = [Segment(start + example.text + end, learned=True)]
         elif spelled and self.control_tokens.must_be_marked(example):
             segments = self._marked(example)
         elif (pattern := self._patterns.of(example)) is not None:
@@ -56,7 +58,8 @@ class Renderer:
         else:
             segments = self._conversation(example, *_as_values(example))
         weights = span_weights(example, segments, self.render)
-        return RenderedExample(tuple(segments), spelled, weights, is_text=example.text is not None)
+        is_text = example.text is not None
+        return RenderedExample(tuple(segments), spelled, weights, is_text, example.before, example.after, example.links)
 
     def prompt(self, messages: Sequence[Message]) -> RenderedExample:
         """Return what a model is given before it answers these messages; raises DatasetError as `render` does."""

@@ -17,11 +17,14 @@ SCHEMA = pa.schema(
         "length": pa.int32(),
         "spans": pa.list_(pa.int32()),
         "weights": pa.list_(pa.float32()),
-        "kind": pa.int8(),
+        "is_text": pa.bool_(),
+        "link_before": pa.int32(),
+        "link_after": pa.int32(),
     }
 )
 """`spans` has the start and the end of each learned segment, one after the other; `weights` what each of a segment's
-tokens counts in the loss, a number for each segment, and nothing for a row where all are 1; `kind` the row's flags."""
+tokens counts in the loss, a number for each segment, and nothing for a row where all are 1; the last three are as in
+`TokenBatch`."""
 
 
 class TokenWriter:
@@ -56,7 +59,9 @@ class TokenWriter:
             pa.array(batch.lengths),
             _lists(batch.spans.ravel(), 2 * batch.span_counts),
             _weights(batch),
-            pa.array(batch.all_kinds),
+            pa.array(batch.is_text),
+            pa.array(batch.all_links[:, 0]),
+            pa.array(batch.all_links[:, 1]),
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         self._waiting = []
@@ -74,8 +79,16 @@ class TokenTable:
         batches = self._rows.batches
         self.lengths = _joined([batch.column("length").to_numpy() for batch in batches])
         """Tokens of each row."""
-        self.kinds: NDArray[np.int8] = _joined([batch.column("kind").to_numpy() for batch in batches])
-        """Flags of each row."""
+        self.is_text: NDArray[np.bool_] = _joined(
+            [batch.column("is_text").to_numpy(zero_copy_only=False) for batch in batches]
+        ).astype(np.bool_)
+        """Which rows are plain texts."""
+        before, after = (
+            _joined([batch.column(name).to_numpy() for batch in batches]) for name in ("link_before", "link_after")
+        )
+        self.goes_on = np.zeros(len(self.lengths), np.bool_)
+        """Which rows are parts of what the next one is a part of, too."""
+        self.goes_on[:-1] = (after[:-1] != 0) & (after[:-1] == before[1:])
         spans = [batch.column("spans") for batch in batches]
         self._spans = _joined([column.values.to_numpy() for column in spans]).reshape(-1, 2)
         self._span_counts = _joined([np.diff(column.offsets.to_numpy()) // 2 for column in spans])

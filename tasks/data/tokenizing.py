@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from tasks.data.examples import Example
+from tasks.data.long_texts import LONG, LongTexts
 from tasks.data.segments import IGNORED_LABEL, RenderedExample, Segment
 from tasks.data.template import Renderer
 from tasks.data.tokenizers import marks_beginnings
@@ -21,9 +22,6 @@ ROWS_PER_CALL = 256
 CHARACTERS_PER_CALL = 4_000_000
 """Fewer rows go together where they are long."""
 
-TEXT, GOES_ON = 1, 2
-"""Flags of a row's kind. TEXT: a plain text, learned from its first token to its last. GOES_ON: what it is a part of
-has more, in the next row."""
 
 T = TypeVar("T")
 _Piece = tuple[Sequence[int], Sequence[int]]
@@ -88,16 +86,24 @@ class TokenBatch:
     """Learned segments of each row."""
     span_weights: NDArray[np.float32] | None = None
     """What each token of the learned segments counts in the loss, a number for each; None where all are 1."""
-    kinds: NDArray[np.int8] | None = None
-    """Flags of each row; None where none is set."""
+    are_texts: NDArray[np.bool_] | None = None
+    """Which rows are plain texts, learned from their first token to their last; None where none is."""
+    links: NDArray[np.int32] | None = None
+    """(rows, 2): two rows that follow each other are parts of one if the second number of the one is the first of the
+    other, and not 0; None where all are 0."""
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     @property
-    def all_kinds(self) -> NDArray[np.int8]:
-        """Flags of each row."""
-        return np.zeros(len(self), np.int8) if self.kinds is None else self.kinds
+    def is_text(self) -> NDArray[np.bool_]:
+        """Which rows are plain texts."""
+        return np.zeros(len(self), np.bool_) if self.are_texts is None else self.are_texts
+
+    @property
+    def all_links(self) -> NDArray[np.int32]:
+        """The links of each row."""
+        return np.zeros((len(self), 2), np.int32) if self.links is None else self.links
 
     def only(self, wanted: NDArray[np.bool_]) -> "TokenBatch":
         """Return the wanted rows."""
@@ -108,7 +114,8 @@ class TokenBatch:
             self.spans[row_of_span],
             self.span_counts[wanted],
             None if self.span_weights is None else self.span_weights[row_of_span],
-            None if self.kinds is None else self.kinds[wanted],
+            None if self.are_texts is None else self.are_texts[wanted],
+            None if self.links is None else self.links[wanted],
         )
 
     def answer_tokens(self, max_seq_length: int | None = None) -> NDArray[np.int64]:
@@ -132,7 +139,8 @@ def joined(batches: Sequence[TokenBatch]) -> TokenBatch:
         np.concatenate([batch.spans for batch in batches]),
         np.concatenate([batch.span_counts for batch in batches]),
         _joined_weights(batches),
-        np.concatenate([batch.all_kinds for batch in batches]),
+        np.concatenate([batch.is_text for batch in batches]),
+        np.concatenate([batch.all_links for batch in batches]),
     )
 
 
@@ -185,14 +193,12 @@ class Encoder:
         self._tokenizer = tokenizer
         self._backend = _own_copy(tokenizer) if tokenizer.is_fast else None
         self._marks_beginnings = marks_beginnings(tokenizer)
+        self._long_texts: LongTexts | None = None
 
     def encode(self, rows: Sequence[RenderedExample]) -> TokenBatch:
         """Return the rows' token ids."""
         segments = [segment for row in rows for segment in row.segments]
-        if self._marks_beginnings:
-            pieces = [piece for row in rows for piece in self._cut_from_whole(row)]
-        else:
-            pieces = self._one_by_one(segments)
+        pieces = self._pieces(rows)
         widths = np.fromiter((len(known) + len(ids) for known, ids in pieces), np.int32, len(pieces))
         token_ids = np.fromiter(chain.from_iterable(chain.from_iterable(pieces)), np.int32, int(widths.sum()))
         row_of = np.repeat(np.arange(len(rows)), [len(row.segments) for row in rows])
@@ -205,8 +211,29 @@ class Encoder:
         if weights is not None:
             for row, end, count in zip(rows, np.cumsum(span_counts), span_counts, strict=True):
                 weights[end - count : end] = row.weights or 1
-        kinds = np.fromiter((TEXT * row.is_text for row in rows), np.int8, len(rows)) if rows else None
-        return TokenBatch(token_ids, lengths, spans, span_counts, weights, kinds)
+        are_texts = np.fromiter((row.is_text for row in rows), np.bool_, len(rows))
+        links = np.array([row.links for row in rows], np.int32) if any(any(row.links) for row in rows) else None
+        return TokenBatch(token_ids, lengths, spans, span_counts, weights, are_texts, links)
+
+    def _pieces(self, rows: Sequence[RenderedExample]) -> list[_Piece]:
+        """Return the ids of each row's segments."""
+        long = {number: self._long(row) for number, row in enumerate(rows) if _is_long(row)}
+        if self._marks_beginnings:
+            short = [self._cut_from_whole(row) for number, row in enumerate(rows) if number not in long]
+        else:
+            others = [row for number, row in enumerate(rows) if number not in long]
+            ids = iter(self._one_by_one([segment for row in others for segment in row.segments]))
+            short = [[next(ids) for _ in row.segments] for row in others]
+        rest = iter(short)
+        return [piece for number in range(len(rows)) for piece in (long[number] if number in long else next(rest))]
+
+    def _long(self, row: RenderedExample) -> list[_Piece]:
+        """Return the ids of a long text, or of a piece of one."""
+        if self._backend is None:
+            return self._one_by_one(row.segments)
+        if self._long_texts is None:
+            self._long_texts = LongTexts(self._backend)
+        return [((), self._long_texts.ids(row.text, row.before, row.after).tolist())]
 
     def _one_by_one(self, segments: Sequence[Segment]) -> list[_Piece]:
         """Return each segment's ids, those of what is tokenized already before those of the rest."""
@@ -233,6 +260,10 @@ class Encoder:
         if self._backend is None:
             return self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]  # type: ignore[no-any-return]
         return [row.ids for row in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _is_long(row: RenderedExample) -> bool:
+    return row.is_text and bool(row.before or row.after or len(row.segments[0].text) >= LONG)
 
 
 def _own_copy(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

@@ -17,7 +17,7 @@ from tasks.data.segments import RenderedExample
 from tasks.data.source import ExampleSource, SourceExample
 from tasks.data.split import count_duplicates
 from tasks.data.template import Renderer
-from tasks.data.tokenizing import GOES_ON, TEXT, TokenBatch, batched_by_size, characters_of, encoded_ahead
+from tasks.data.tokenizing import TokenBatch, batched_by_size, characters_of, encoded_ahead
 from tasks.data.validation_report import RowError, ValidationReport, warnings_of
 
 ERRORS_SHOWN = 20
@@ -124,7 +124,7 @@ class _Validation:
     def _take(self, rows: list[_Read], batch: TokenBatch) -> None:
         """Write the rows that are good, and count them."""
         is_good = np.ones(len(rows), np.bool_)
-        is_long = (batch.lengths > self._max_seq_length) & (batch.all_kinds & TEXT == 0)
+        is_long = (batch.lengths > self._max_seq_length) & ~batch.is_text
         extra_windows = 0
         for place in np.flatnonzero(is_long).tolist() if self._long_rows != "truncate" else ():
             try:
@@ -168,14 +168,14 @@ class _Validation:
     def _count(self, batch: TokenBatch) -> None:
         self._lengths.append(batch.lengths)
         self._answer_tokens += int(batch.answer_tokens().sum())
-        is_text = batch.all_kinds & TEXT > 0
+        is_text = batch.is_text
         is_long = ~is_text & (batch.lengths > self._max_seq_length)
         is_split = is_long if self._splitter is not None else np.zeros_like(is_long)
         lost = (batch.answer_tokens(self._max_seq_length) == 0) & ~is_split
         self._lost_rows += int(lost.sum())
         self._cut_rows += int((~lost & ~is_split & is_long).sum())
         self._windows += int((~is_text & ~lost).sum())
-        self._documents.count(batch.lengths[is_text], batch.all_kinds[is_text])
+        self._documents.count(batch.lengths[is_text], batch.all_links[is_text])
         if self._tokens is not None:
             self._tokens.write(batch)
 
@@ -192,6 +192,7 @@ class _Validation:
     def _report(self, allow_errors: bool) -> ValidationReport:
         lengths = np.sort(np.concatenate(self._lengths)) if self._lengths else np.zeros(1, np.int32)
         good = sum(map(len, self._lengths))
+        document_max, text_windows = self._documents.totals()
         report = ValidationReport(
             file_format=self._source.file_format,
             shape=self._source.shape,
@@ -210,8 +211,8 @@ class _Validation:
             length_p99=percentile(lengths, 0.99),
             length_max=int(lengths[-1]),
             longest_row=-self._longest_row[1] or None,
-            document_max=self._documents.longest,
-            windows=self._windows + self._documents.windows,
+            document_max=document_max,
+            windows=self._windows + text_windows,
             cut_rows=self._cut_rows,
             lost_rows=self._lost_rows,
             duplicate_rows=count_duplicates(np.concatenate(self._prefixes)) if self._prefixes else 0,
@@ -229,20 +230,29 @@ class _Documents:
 
     def __init__(self, max_seq_length: int) -> None:
         self._max_seq_length = max_seq_length
-        self._begun = 0
-        self.longest = 0
-        self.windows = 0
+        self._link = self._begun = 0
+        self._longest = self._windows = 0
 
-    def count(self, lengths: NDArray[np.int32], kinds: NDArray[np.int8]) -> None:
+    def count(self, lengths: NDArray[np.int32], links: NDArray[np.int32]) -> None:
         """Count rows of plain text, which follow those before."""
         if len(lengths) == 0:
             return
-        is_end = kinds & GOES_ON == 0
-        totals = np.cumsum(lengths, dtype=np.int64) + self._begun
-        documents = np.diff(totals[is_end], prepend=0)
-        self._begun = int(totals[-1] - documents.sum())
-        self.longest = max(self.longest, int(documents.max(initial=0)))
-        self.windows += int(-(-documents[documents > 1] // self._max_seq_length).sum())
+        befores, afters = links[:, 0], np.concatenate([[self._link], links[:-1, 1]])
+        begins = np.flatnonzero((afters == 0) | (afters != befores))
+        totals = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]) + self._begun
+        ended = np.diff(totals[begins], prepend=0)
+        self._link, self._begun = int(links[-1, 1]), int(totals[-1] - ended.sum())
+        self._add(ended)
+
+    def _add(self, documents: NDArray[np.int64]) -> None:
+        self._longest = max(self._longest, int(documents.max(initial=0)))
+        self._windows += int(-(-documents[documents > 1] // self._max_seq_length).sum())
+
+    def totals(self) -> tuple[int, int]:
+        """Return the tokens of the longest document, and the windows of all."""
+        self._add(np.array([self._begun], np.int64))
+        self._begun = 0
+        return self._longest, self._windows
 
 
 def _has_empty_answer(example: Example) -> bool:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tasks.data.chat_windows import SplitRows
 from tasks.data.split import Positions
 from tasks.data.tokenized_rows import TokenTable
-from tasks.data.tokenizing import GOES_ON, TEXT, TokenizedExample
+from tasks.data.tokenizing import TokenizedExample
 
 
 class WindowedRows(Sequence[TokenizedExample]):
@@ -33,7 +33,7 @@ class WindowedRows(Sequence[TokenizedExample]):
             return [self[place] for place in range(*index.indices(len(self)))]
         number, position, start, length = map(int, self._places[index])
         table = self._tables[number]
-        if table.kinds[position] & TEXT:
+        if table.is_text[position]:
             return table.text(position, start, length)
         return table.row(position, length)
 
@@ -145,12 +145,12 @@ class _Runs:
         wanted = np.zeros(len(table), np.bool_)
         wanted[positions] = True
         begins = wanted.copy()
-        begins[1:] &= ~(wanted[:-1] & (table.kinds[:-1] & GOES_ON > 0))
+        begins[1:] &= ~(wanted[:-1] & table.goes_on[:-1])
         members, run_of = np.flatnonzero(wanted), np.cumsum(begins)[wanted] - 1
         lengths = np.bincount(run_of, table.lengths[members]).astype(np.int64)
         starts = positions[begins[positions]]
         order = np.searchsorted(np.flatnonzero(begins), starts)
-        return cls(starts, np.bincount(run_of)[order], lengths[order], table.kinds[starts] & TEXT > 0)
+        return cls(starts, np.bincount(run_of)[order], lengths[order], table.is_text[starts])
 
 
 def _mixed(hashes: NDArray[np.uint8], number: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -7,6 +7,7 @@ from typing import Any
 from tasks.data.examples import DatasetError, Example, Message
 from tasks.data.reading.records import described, shortened
 from tasks.data.reading.turns import WEIGHTS, read_tools, read_turns, read_weight
+from tasks.data.segments import CONTEXT
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,8 @@ def _question_answer(row: Mapping[str, Any], columns: Mapping[str, str]) -> Exam
 
 
 def _plain_text(row: Mapping[str, Any], columns: Mapping[str, str]) -> Example:
-    return Example(text=_text(row, columns["text"]))
+    before, after = (_optional_text(row, columns[field]) for field in ("text_before", "text_after"))
+    return Example(text=_text(row, columns["text"]), before=before[-CONTEXT:], after=after[:CONTEXT])
 
 
 def _asked(row: Mapping[str, Any], columns: Mapping[str, str], prompt: str, answer: str) -> Example:
@@ -182,7 +184,7 @@ _SHAPES: tuple[tuple[str, tuple[str, ...], tuple[str, ...], _Reader], ...] = (
     ("alpaca", ("instruction", "output"), ("input", "system", "history", "tools", _WEIGHT), _alpaca),
     ("prompt/completion", ("prompt", "completion"), ("system", "tools", _WEIGHT), _prompt_completion),
     ("question/answer", ("question", "answer"), ("system", "tools", _WEIGHT), _question_answer),
-    ("text", ("text",), (_WEIGHT,), _plain_text),
+    ("text", ("text",), ("text_before", "text_after", _WEIGHT), _plain_text),
 )
 _READERS = {name: reader for name, _, _, reader in _SHAPES}
 FIELDS = frozenset(field for _, required, optional, _ in _SHAPES for field in (*required, *optional))

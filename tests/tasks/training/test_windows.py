@@ -6,6 +6,7 @@ from transformers import AutoTokenizer
 from tasks.data.examples import Example, Message
 from tasks.data.prepared import PreparedRows, prepare_training
 from tasks.data.rows import ListedExamples
+from tasks.training.observer import TrainOutcome
 from tests.tasks.training import test_devices
 from tests.tasks.training.job import Recorder, adapter_bytes, load_adapted, run
 from tests.tasks.training.test_resume import RECIPE
@@ -24,6 +25,12 @@ def prepare(folder, cache) -> PreparedRows:
     return prepare_training(ListedExamples(examples), tokenizer, 96, cache, "split", held_out_fraction=0.25)
 
 
+def train(model, recipe, folder, recorder, data: PreparedRows) -> TrainOutcome:
+    """Train on the prepared rows."""
+    rows, held_out, fingerprint = data.train, data.held_out, data.fingerprint
+    return run(model, recipe, folder, recorder, rows=rows, held_out=held_out, fingerprint=fingerprint)
+
+
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-gpt2"])
 def test_paused_run_on_windows_equals_an_uninterrupted_one(tiny_models_dir, tmp_path, name):
     recipe = RECIPE.model_copy(update={"epochs": 1, "cut_rows": "split"})
@@ -32,8 +39,7 @@ def test_paused_run_on_windows_equals_an_uninterrupted_one(tiny_models_dir, tmp_
     assert any(row.weights for row in data.train)
     whole, paused = Recorder(), Recorder()
     model = load_adapted(tiny_models_dir / name, recipe)
-    rows = {"rows": data.train, "held_out": data.held_out, "fingerprint": data.fingerprint}
-    outcome = run(model, recipe, tmp_path / "whole", whole, **rows)
+    outcome = train(model, recipe, tmp_path / "whole", whole, data)
     assert outcome.total_steps == -(-data.report.train_windows // 4)
     expected = adapter_bytes(model, tmp_path / "whole-adapter")
     for pause_after in (1, 3, None):
@@ -41,8 +47,7 @@ def test_paused_run_on_windows_equals_an_uninterrupted_one(tiny_models_dir, tmp_
         again = prepare(tiny_models_dir / "tiny-llama", tmp_path / "cache")
         assert again.fingerprint == data.fingerprint
         model = load_adapted(tiny_models_dir / name, recipe)
-        rows = {"rows": again.train, "held_out": again.held_out, "fingerprint": again.fingerprint}
-        run(model, recipe, tmp_path / "paused", paused, **rows)
+        train(model, recipe, tmp_path / "paused", paused, again)
     assert (paused.trace(), paused.events) == (whole.trace(), whole.events)
     assert adapter_bytes(model, tmp_path / "paused-adapter") == expected
 
