@@ -28,6 +28,7 @@ class Row:
     """Tokens whose second half is learned."""
 
     input_ids: list[int]
+    weights: None = None
 
     @property
     def labels(self) -> list[int]:

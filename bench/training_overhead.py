@@ -80,7 +80,7 @@ def train_bare(steps: int) -> Timing:
         model = ModelRepository(session).get(1)
     assert model is not None
     source = ModelSource(settings, model)
-    data = source.prepare(database, recipe.dataset_id, recipe.max_seq_length).prepared
+    data = source.prepare_training(database, recipe).prepared
     database.close()
     stopwatch = Stopwatch()
     model_to_train = attach_lora(source.load_base(), recipe)

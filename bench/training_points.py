@@ -86,7 +86,7 @@ def train(point: Point) -> Figures:
     )
     plan = StepPlan(point.rows, point.recompute)
     ids = torch.randint(3, 300, (point.rows, point.length), generator=torch.Generator().manual_seed(0)).tolist()
-    rows = [SimpleNamespace(input_ids=row, labels=row) for row in ids]
+    rows = [SimpleNamespace(input_ids=row, labels=row, weights=None) for row in ids]
     before = psutil.Process().memory_info().rss
     dtype = getattr(torch, point.dtype)
     if point.method == "full":

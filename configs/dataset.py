@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from configs.chat_format import ChatFormat
-from configs.recipe import NO_NUL, JobName, RecordId, TrainingRecipe
+from configs.recipe import NO_NUL, CutRows, JobName, RecordId, TrainingRecipe
 
 BUILT_IN_DATASET_ID = 1
 STDLIB_DOCSTRINGS, UPLOAD = "stdlib-docstrings", "upload"
@@ -30,6 +30,11 @@ class DatasetSettings(ChatFormat):
         ge=8,
         le=1_048_576,
         description="Length at which the report counts rows as cut",
+    )
+    cut_rows: CutRows = Field(
+        TrainingRecipe.model_fields["cut_rows"].default,
+        description="What the report makes of conversations longer than that: counted as cut (`truncate`), errors of "
+        "their rows (`error`), or counted as the windows that they are split into (`split`)",
     )
     held_out_fraction: float = Field(0.1, gt=0, lt=1, description="Share of the rows kept from training, by their hash")
     held_out_dataset_id: RecordId | None = Field(

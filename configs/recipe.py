@@ -24,6 +24,8 @@ JobName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, 
 TaskName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=NAME)]
 
 
+CutRows = Literal["truncate", "error", "split"]
+"""What becomes of a conversation that is longer than `max_seq_length`."""
 Method = Literal["lora", "rslora", "dora", "full", "qlora"]
 SHARDED_METHODS: tuple[Method, ...] = ("lora", "rslora", "full")
 """Methods whose weights can be divided among devices."""
@@ -63,11 +65,22 @@ class TrainingRecipe(ChatFormat):
     max_steps: int | None = Field(
         None, ge=1, description="Stop after this many optimizer steps, whatever `epochs` says"
     )
-    max_seq_length: int = Field(512, ge=8, le=1_048_576, description="Tokens per row; longer rows are cut and counted")
     add_eos: bool | None = Field(
         None,
         description="Whether the end-of-sequence token is learned after a text, and after an answer that nothing else "
         "ends; none: as in the model's own training, true for a base model",
+    )
+    max_seq_length: int = Field(
+        512,
+        ge=8,
+        le=1_048_576,
+        description="Tokens per row; a longer text is read as several, a longer chat as `cut_rows` says",
+    )
+    cut_rows: CutRows = Field(
+        "truncate",
+        description="What becomes of a conversation longer than `max_seq_length`: it loses its end and is counted "
+        "(`truncate`), ends the job before anything is trained (`error`), or is split between its turns, each "
+        "assistant turn learned once (`split`)",
     )
     lora_r: int = Field(8, ge=1, le=1024, description="Rank of the LoRA update")
     lora_alpha: int = Field(

@@ -17,6 +17,7 @@ from registry.repositories.evaluations import EvaluationRepository, evaluated_le
 from registry.submissions import EVALUATION_TAG, evaluation_of_parameters
 from registry.tables import Evaluation, Model
 from registry.tracking import TrackedRun, until_available, version_tags
+from tasks.data.examples import DatasetError
 from tasks.job.attempt import Attempt
 from tasks.job.before_and_after import describe_change
 from tasks.job.flow_run import (
@@ -223,8 +224,15 @@ def publish(context: EvaluationContext, measured: Measured) -> None:
 def sample_model(attempt: Attempt, prepared: Prepared, trained: Trained) -> None:
     """Log what the fresh fine-tune answers to a few held-out prompts."""
     attempt.watch.check()
-    first = range(min(SAMPLE_ROWS, len(prepared.dataset.prepared.held_out)))
-    places = places_that_fit(prepared.source, prepared.dataset, first, SAMPLE_NEW_TOKENS)
-    samples = generate_samples(trained.model, prepared.source, prepared.dataset, places, SAMPLE_NEW_TOKENS)
+    source, recipe = prepared.source, attempt.recipe
+    try:
+        # As an evaluation reads them: training may have read windows of them.
+        dataset = source.prepare(attempt.database, recipe.dataset_id, recipe.max_seq_length, recipe.held_out_dataset_id)
+    except DatasetError as error:
+        attempt.log.line(f"No samples from held-out prompts: {error}")
+        return
+    first = range(min(SAMPLE_ROWS, len(dataset.prepared.held_out)))
+    places = places_that_fit(source, dataset, first, SAMPLE_NEW_TOKENS)
+    samples = generate_samples(trained.model, source, dataset, places, SAMPLE_NEW_TOKENS)
     attempt.deliver(lambda: attempt.run.log_table(samples.table(), "samples.json"), "take the sample generations")
     attempt.log.line(f"Generated {len(places)} samples from held-out prompts")

@@ -7,7 +7,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.job.attempt import Attempt
-from tasks.models.sources import ModelSource, NamedDataset
+from tasks.models.sources import ModelSource, NamedRows
 from tasks.training.devices import require_devices
 from tasks.training.methods import require_method
 
@@ -15,7 +15,7 @@ from tasks.training.methods import require_method
 class Prepared:
     """What training works on: where the model's parts lie, and the data set."""
 
-    def __init__(self, source: ModelSource, dataset: NamedDataset) -> None:
+    def __init__(self, source: ModelSource, dataset: NamedRows) -> None:
         self.source = source
         self.dataset = dataset
 
@@ -31,19 +31,17 @@ def prepare(attempt: Attempt) -> Prepared:
         attempt.log.line(
             f"max_seq_length {recipe.max_seq_length} is cut to the model's context, {source.context_length}"
         )
-    dataset = source.prepare(
-        attempt.database,
-        recipe.dataset_id,
-        recipe.max_seq_length,
-        recipe.held_out_dataset_id,
-        # A job of an older version says nothing of templates, and goes on as it began.
-        default_template="chat_template" in recipe.model_fields_set,
-    )
+    dataset = source.prepare_training(attempt.database, recipe)
     report = dataset.prepared.report
     attempt.log.line(
         f"Data set {dataset.name}: {report.train_rows} rows to train on, {report.held_out_rows} held out, "
         f"{report.cut_rows} cut at max_seq_length, {report.unusable_rows} unusable"
     )
+    if (report.train_windows, report.held_out_windows) != (report.train_rows, report.held_out_rows):
+        attempt.log.line(
+            f"They are read as windows of at most max_seq_length tokens: {report.train_windows} to train on, "
+            f"{report.held_out_windows} held out"
+        )
     profile = json.dumps(asdict(report))
     attempt.deliver(
         lambda: attempt.run.log_dataset(

@@ -59,7 +59,7 @@ def main(kind: BackendName) -> None:
     """Train with the recipe of the other tools."""
     meter = bench.Meter(f"ours-{kind}", hook=False)
     tokenizer = AutoTokenizer.from_pretrained(bench.MODEL)
-    rows = [SimpleNamespace(**bench.encode(tokenizer, *example)) for example in bench.examples()]
+    rows = [SimpleNamespace(**bench.encode(tokenizer, *example), weights=None) for example in bench.examples()]
     recipe = TrainingRecipe(
         batch_size=bench.BATCH,
         max_steps=bench.WARMUP + bench.STEPS,

@@ -11,10 +11,13 @@ def chat_line(example: Example) -> bytes:
     """Return a row as one line: `messages` and perhaps `tools` of OpenAI's chat format, or `text`."""
     if example.text is not None:
         row: dict[str, Any] = {"text": example.text}
+        row |= {f"text_{name}": text for name in ("before", "after") if (text := getattr(example, name))}
     else:
         row = {"messages": [_turn(message) for message in example.messages]}
         if example.tools is not None:
             row["tools"] = json.loads(example.tools)
+    if example.weight != 1:
+        row["loss_weight"] = example.weight
     return canonical_json(row).encode() + b"\n"
 
 
@@ -24,5 +27,5 @@ def chat_lines(examples: Iterable[Example]) -> Iterator[bytes]:
 
 
 def _turn(message: Message) -> dict[str, Any]:
-    turn = message.as_read()
-    return turn if message.learned else turn | {"weight": 0}
+    turn, weight = message.as_read(), message.weight if message.learned else 0
+    return turn if weight == 1 else turn | {"weight": weight}

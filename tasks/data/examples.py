@@ -5,6 +5,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+from zlib import crc32
+
+from tasks.data.segments import CONTEXT
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
@@ -37,6 +40,8 @@ class Message:
     name: str | None = None
     reasoning: str | None = None
     """What an assistant thought before it answered (`reasoning_content`)."""
+    weight: float = 1.0
+    """What each token of a learned turn counts in the loss; more than 0, and 1 where the turn is not learned."""
 
     def __post_init__(self) -> None:
         for field in ("content", *_OPTIONAL_TEXTS):
@@ -97,12 +102,18 @@ class Example:
     text: str | None = None
     tools: str | None = None
     """JSON list of the tools that the assistant could call, as in OpenAI's chat API."""
+    weight: float = 1.0
+    """What the whole row counts in the loss, more than 0: the turns' own weights are multiplied with it."""
+    before: str = ""
+    """Where the text is a piece of a longer one, the last characters before it, and in `after` the first behind it."""
+    after: str = ""
 
     def __post_init__(self) -> None:
         if (self.text is None) == (not self.messages):
             raise DatasetError("a row is either a conversation or a plain text")
         if self.text is not None:
-            _require_whole_characters("the text", self.text)
+            for part in (self.before, self.text, self.after):
+                _require_whole_characters("the text", part)
             return
         _require_whole_characters("tools", self.tools or "")
         if self.messages[-1].role != "assistant":
@@ -116,6 +127,20 @@ class Example:
     def question(cls, prompt: str, answer: str) -> "Example":
         """Return the conversation of one question and its answer."""
         return cls((Message("user", prompt), Message("assistant", answer)))
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether any token that is learned counts otherwise than once."""
+        return self.weight != 1 or any(message.weight != 1 for message in self.messages)
+
+    @property
+    def links(self) -> tuple[int, int]:
+        """A number for each border to another piece of a text, the same for both pieces; 0 where it begins or ends."""
+        if self.text is None:
+            return 0, 0
+        before = self.before and f"{self.before}\0{self.text[:CONTEXT]}"
+        after = self.after and f"{self.text[-CONTEXT:]}\0{self.after}"
+        return _number_of(before), _number_of(after)
 
     @property
     def prompt(self) -> str:
@@ -142,6 +167,8 @@ class Example:
         return hashlib.sha256(json.dumps(self._content()).encode("ascii")).hexdigest()
 
     def _content(self) -> list[Any]:
+        if self.is_weighted or self.before or self.after:
+            return ["row", self.as_json()]
         if self.text is not None:
             return ["text", "", self.text]
         if len(self.messages) == 2 and self.tools is None:
@@ -152,17 +179,20 @@ class Example:
 
     def as_json(self) -> str:
         """Return the whole example as canonical JSON; `Example.from_json` reads it back."""
+        value: dict[str, Any] = {"weight": self.weight} if self.weight != 1 else {}
         if self.text is not None:
-            return canonical_json({"text": self.text})
-        messages = [_as_value(message) for message in self.messages]
-        return canonical_json({"messages": messages} | ({"tools": self.tools} if self.tools is not None else {}))
+            around = {name: text for name in ("before", "after") if (text := getattr(self, name))}
+            return canonical_json(value | {"text": self.text} | around)
+        value["messages"] = [_as_value(message) for message in self.messages]
+        return canonical_json(value | ({"tools": self.tools} if self.tools is not None else {}))
 
     @classmethod
     def from_json(cls, content: str) -> "Example":
         """Return what `as_json` wrote."""
         value: Mapping[str, Any] = json.loads(content)
         messages = tuple(Message(**message) for message in value.get("messages", ()))
-        return cls(messages, value.get("text"), value.get("tools"))
+        around = (value.get("before", ""), value.get("after", ""))
+        return cls(messages, value.get("text"), value.get("tools"), value.get("weight", 1.0), *around)
 
 
 def _as_value(message: Message) -> dict[str, Any]:
@@ -172,7 +202,13 @@ def _as_value(message: Message) -> dict[str, Any]:
         value |= {field: text for field in _OPTIONAL_TEXTS if (text := getattr(message, field)) is not None}
     if not message.learned:
         value["learned"] = False
+    if message.weight != 1:
+        value["weight"] = message.weight
     return value
+
+
+def _number_of(border: str) -> int:
+    return (crc32(border.encode()) >> 1) or 1 if border else 0
 
 
 def canonical_json(value: Any) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ FORMAT_VERSION = 1
 CONVERSATION_VERSION = 2
 """The same for what only changes where a tokenizer's format is not plain (`has_plain_format`): jobs that were paused on
 the others go on."""
-CACHE_VERSION = 2
+WINDOWS_VERSION = 1
+"""The same for what only changes rows that are read as several windows (`tasks.data.windows`)."""
+CACHE_VERSION = 3
 """Raise it whenever the files of the token cache change, or what is refused, so that old ones are not read."""
 
 
@@ -31,12 +34,17 @@ def dataset_fingerprint(
     max_seq_length: int,
     held_out_fraction: float,
     held_out_hashes: NDArray[np.uint8] | None = None,
+    windows: Sequence[str] = (),
 ) -> str:
     """Return 64 hex digits over the rows in their order, the tokenizer's content and the two numbers.
 
+    `windows` says which rows are read as several windows, if any are.
+
     The tokenizer counts by what it does (vocabulary, merges, special tokens, chat template), not by its path.
     """
-    settings = [FORMAT_VERSION, max_seq_length, held_out_fraction, tokenizer]
+    settings: list[Any] = [FORMAT_VERSION, max_seq_length, held_out_fraction, tokenizer]
+    if windows:
+        settings.append(["windows", WINDOWS_VERSION, *windows])
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode("ascii"))
     digest.update(hashes.tobytes())
     if held_out_hashes is not None:
@@ -54,6 +62,12 @@ def tokens_fingerprint(hashes: NDArray[np.uint8], tokenizer: TokenizerContent) -
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode("ascii"))
     digest.update(hashes.tobytes())
     return digest.hexdigest()
+
+
+def split_fingerprint(hashes: NDArray[np.uint8], tokenizer: TokenizerContent, max_seq_length: int) -> str:
+    """Return 64 hex digits over what decides the windows that long conversations are split into."""
+    whole = tokens_fingerprint(hashes, tokenizer)
+    return hashlib.sha256(json.dumps(["split", WINDOWS_VERSION, max_seq_length, whole]).encode("ascii")).hexdigest()
 
 
 def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> TokenizerContent:

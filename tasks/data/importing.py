@@ -4,6 +4,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from configs.recipe import CutRows
 from tasks.data.fingerprint import tokenizer_content
 from tasks.data.source import ExampleSource
 from tasks.data.store import StoredDataset, StoreWriter
@@ -19,6 +20,7 @@ def import_dataset(
     datasets_dir: Path,
     *,
     allow_errors: bool = False,
+    cut_rows: CutRows = "truncate",
 ) -> tuple[ValidationReport, StoredDataset | None]:
     """Return what was found, and the stored data set if it is usable; else nothing is left on disk.
 
@@ -26,7 +28,9 @@ def import_dataset(
     finds them. Raises DatasetError for a file that can't be read to its end.
     """
     with StoreWriter(datasets_dir) as rows, TokenCacheWriter(datasets_dir) as tokens:
-        report = validate(source, tokenizer, max_seq_length, rows, tokens=tokens, allow_errors=allow_errors)
+        report = validate(
+            source, tokenizer, max_seq_length, rows, tokens=tokens, allow_errors=allow_errors, cut_rows=cut_rows
+        )
         report.warnings.extend(source.warnings)
         if not report.usable:
             return report, None

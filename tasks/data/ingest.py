@@ -15,7 +15,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from configs.chat_format import ChatFormat
 from configs.dataset import UPLOAD
+from configs.recipe import CutRows
 from configs.settings import Settings
+from tasks.data.chat_windows import Splitter
 from tasks.data.chosen_format import choose_format, try_format
 from tasks.data.dataset_rows import rows_of
 from tasks.data.examples import DatasetError, Example
@@ -23,10 +25,12 @@ from tasks.data.importing import import_dataset
 from tasks.data.local_files import local_file
 from tasks.data.reading.source import open_source
 from tasks.data.rows import ExampleRows
+from tasks.data.segments import IGNORED_LABEL
 from tasks.data.split import split_rows
 from tasks.data.store import StoredDataset
 from tasks.data.template import Renderer
-from tasks.data.tokenizing import Encoder, cut
+from tasks.data.tokenizing import Encoder
+from tasks.data.windows import window_lengths
 
 GIGABYTE = 1024**3
 UNPACKED_TO_UPLOADED = 4
@@ -52,6 +56,7 @@ def ingest(settings: Settings, request: dict[str, Any]) -> Answer:
         options["max_seq_length"],
         settings.datasets_dir,
         allow_errors=options.get("allow_errors", False),
+        cut_rows=options.get("cut_rows", "truncate"),
     )
     answer: Answer = {"ok": stored is not None, "report": report.as_json()}
     if stored is None:
@@ -67,7 +72,9 @@ def preview(settings: Settings, request: dict[str, Any]) -> Answer:
     options = dataset["settings"]
     rows = rows_of(settings.datasets_dir, dataset["source"], dataset["content_hash"])
     training = set(_training_positions(settings, rows, options).tolist())
-    reader = _Reader(_tokenizer(request), options.get("max_seq_length")) if request["rendered"] else None
+    reader = None
+    if request["rendered"]:
+        reader = _Reader(_tokenizer(request), options.get("max_seq_length"), options.get("cut_rows", "truncate"))
     shown = []
     for position in range(min(request["rows"], len(rows))):
         example = rows.example(position)
@@ -85,24 +92,40 @@ def preview(settings: Settings, request: dict[str, Any]) -> Answer:
 class _Reader:
     """Shows examples as a model reads them."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int | None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int | None, cut_rows: CutRows) -> None:
         self._tokenizer = tokenizer
         self._max_seq_length = max_seq_length
+        self._cut_rows = cut_rows
         self._renderer, self._encoder = Renderer(tokenizer), Encoder(tokenizer)
 
     def read(self, example: Example) -> Answer:
         rendered = self._renderer.render(example)
         batch = self._encoder.encode([rendered])
-        tokenized = cut(batch.token_ids, batch.spans, len(batch.token_ids))
-        learned = np.zeros(len(tokenized.input_ids), dtype=bool)
-        for start, end in tokenized.learned_spans:
-            learned[start:end] = True
+        tokenized = next(batch.cut_rows(len(batch.token_ids)))
+        counted = tokenized.weights or [float(label != IGNORED_LABEL) for label in tokenized.labels]
         tokens = [
-            {"id": token_id, "text": self._tokenizer.decode([token_id]), "learned": bool(is_learned)}
-            for token_id, is_learned in zip(tokenized.input_ids, learned, strict=True)
+            {"id": token_id, "text": self._tokenizer.decode([token_id]), "learned": weight > 0, "weight": weight}
+            for token_id, weight in zip(tokenized.input_ids, counted, strict=True)
         ]
-        is_cut = self._max_seq_length is not None and len(tokens) > self._max_seq_length
-        return {"rendered": rendered.text, "tokens": tokens, "cut": is_cut}
+        windows = self._windows(example, len(tokens))
+        return {
+            "rendered": rendered.text,
+            "tokens": tokens,
+            "cut": len(windows) == 1 and windows[0] < len(tokens),
+            "windows": windows,
+        }
+
+    def _windows(self, example: Example, tokens: int) -> list[int]:
+        """Return the tokens of each window that training reads of a row."""
+        longest = self._max_seq_length
+        if longest is None or tokens <= longest:
+            return [tokens]
+        if example.text is not None:
+            return window_lengths(tokens, longest)
+        if self._cut_rows != "split":
+            return [longest]
+        windows = Splitter(self._tokenizer, longest).windows(example)
+        return list(map(int, self._encoder.encode([self._renderer.render(window) for window in windows]).lengths))
 
 
 def _training_positions(settings: Settings, rows: ExampleRows, options: dict[str, Any]) -> np.ndarray[Any, Any]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,43 @@ class PreparationReport:
     length_max: int
     leaked_rows: int = 0
     """Rows left out of training because the own held-out data set has them too."""
+    train_windows: int = 0
+    """What an epoch reads of `train_rows`: each is one window, or several where it is longer than `max_seq_length`."""
+    held_out_windows: int = 0
+
+
+class CountedSide(Protocol):
+    """One side of a split, counted."""
+
+    @property
+    def full_lengths(self) -> NDArray[np.int32]:
+        """Tokens of each row that the side has, before any cut."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """Rows that keep something to learn; `tokens`, `answer_tokens` and `cut_rows` are theirs."""
+        ...
+
+    @property
+    def window_count(self) -> int:
+        """What a pass over them reads."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """Those of the windows."""
+        ...
+
+    @property
+    def answer_tokens(self) -> int:
+        """Those of them that carry a loss."""
+        ...
+
+    @property
+    def cut_rows(self) -> int:
+        """Rows that lost their end."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +83,16 @@ class Side:
     """Tokens of the usable rows when they are cut; `answer_tokens` and `cut_rows` are theirs too."""
     answer_tokens: int
     cut_rows: int
+
+    @property
+    def rows(self) -> int:
+        """The number of usable rows."""
+        return len(self.usable)
+
+    @property
+    def window_count(self) -> int:
+        """The same: each is read as it is, cut."""
+        return len(self.usable)
 
     @classmethod
     def of(cls, table: TokenTable, positions: Positions, max_seq_length: int) -> "Side":
@@ -62,22 +110,23 @@ class Side:
         )
 
 
-def preparation_report(train: Side, held_out: Side, leaked_rows: int) -> PreparationReport:
+def preparation_report(train: CountedSide, held_out: CountedSide, leaked_rows: int) -> PreparationReport:
     """Return the counts of both sides together."""
     lengths = np.sort(np.concatenate([train.full_lengths, held_out.full_lengths]))
-    kept = len(train.usable) + len(held_out.usable)
     return PreparationReport(
         rows=len(lengths) + leaked_rows,
-        train_rows=len(train.usable),
-        held_out_rows=len(held_out.usable),
+        train_rows=train.rows,
+        held_out_rows=held_out.rows,
         tokens=train.tokens + held_out.tokens,
         answer_tokens=train.answer_tokens + held_out.answer_tokens,
         cut_rows=train.cut_rows + held_out.cut_rows,
-        unusable_rows=len(lengths) - kept,
+        unusable_rows=len(lengths) - train.rows - held_out.rows,
         length_p50=percentile(lengths, 0.50),
         length_p95=percentile(lengths, 0.95),
         length_max=int(lengths[-1]),
         leaked_rows=leaked_rows,
+        train_windows=train.window_count,
+        held_out_windows=held_out.window_count,
     )
 
 

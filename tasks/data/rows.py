@@ -22,6 +22,10 @@ class ExampleRows(Protocol):
         """Return one row."""
         ...
 
+    def number(self, position: int) -> int:
+        """Return where a row stands in what it was read from, from 1."""
+        ...
+
     @property
     def hashes(self) -> NDArray[np.uint8]:
         """The rows' content hashes: (rows, 32) bytes."""
@@ -43,6 +47,10 @@ class ListedExamples:
     def example(self, position: int) -> Example:
         """Return one row."""
         return self._examples[position]
+
+    def number(self, position: int) -> int:
+        """Return the row's place in the list, from 1."""
+        return position + 1
 
     @property
     def hashes(self) -> NDArray[np.uint8]:

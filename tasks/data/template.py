@@ -15,6 +15,7 @@ from tasks.data.examples import DatasetError, Example, Message
 from tasks.data.learned_words import require_calls, require_tools
 from tasks.data.patterns import Patterns
 from tasks.data.segments import RenderedExample, Segment
+from tasks.data.span_weights import span_weights
 from tasks.data.tokenizers import marks_beginnings, text_begins_with_bos
 
 _ASKED = Message("user", "q")
@@ -50,14 +51,18 @@ class Renderer:
         """
         spelled = self.control_tokens.spelled_in(example)
         if example.text is not None:
-            segments = [Segment(self._start + example.text + end_of_sequence(self._tokenizer), learned=True)]
+            start = "" if example.before else self._start
+            end = "" if example.after else end_of_sequence(self._tokenizer)
+            segments = [Segment(start + example.text + end, learned=True)]
         elif spelled and self.control_tokens.must_be_marked(example):
             segments = self._marked(example)
         elif (pattern := self._patterns.of(example)) is not None:
             segments = pattern.filled(example.messages)
         else:
             segments = self._conversation(example, *_as_values(example))
-        return RenderedExample(tuple(segments), spelled)
+        weights = span_weights(example, segments, self.render)
+        is_text = example.text is not None
+        return RenderedExample(tuple(segments), spelled, weights, is_text, example.before, example.after, example.links)
 
     def prompt(
         self, messages: Sequence[Message], tools: str | None = None, arguments: Mapping[str, Any] = MappingProxyType({})

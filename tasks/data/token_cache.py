@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -37,10 +37,15 @@ def cached_tokens(rows: ExampleRows, tokenizer: PreTrainedTokenizerBase, folder:
     gigabytes at each start would take longer than to begin. Of processes that want the same rows at once, one works
     and the others wait for it. Raises DatasetError as `Renderer.render` does.
     """
+    return cached_table(folder, lambda: token_batches(rows, tokenizer))
+
+
+def cached_table(folder: Path, batches: Callable[[], Iterator[TokenBatch]]) -> TokenTable:
+    """Return the rows in `folder`, made by `batches` if they are not there; see `cached_tokens`."""
     with _only_one_process(folder):
         if (table := _open(folder)) is None:
             with TokenCacheWriter(folder.parent) as writer:
-                for batch in token_batches(rows, tokenizer):
+                for batch in batches():
                     writer.write(batch)
                 writer.publish(folder)
             table = TokenTable(folder / TOKENS_FILE)

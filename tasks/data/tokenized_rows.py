@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +11,20 @@ from numpy.typing import NDArray
 from tasks.data.arrow_file import ROWS_PER_BATCH, SIZE_PER_BATCH, MappedFile
 from tasks.data.tokenizing import TokenBatch, TokenizedExample, answer_tokens, cut, joined
 
-SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "length": pa.int32(), "spans": pa.list_(pa.int32())})
-"""`spans` has the start and the end of each learned segment, one after the other."""
+SCHEMA = pa.schema(
+    {
+        "input_ids": pa.list_(pa.int32()),
+        "length": pa.int32(),
+        "spans": pa.list_(pa.int32()),
+        "weights": pa.list_(pa.float32()),
+        "is_text": pa.bool_(),
+        "link_before": pa.int32(),
+        "link_after": pa.int32(),
+    }
+)
+"""`spans` has the start and the end of each learned segment, one after the other; `weights` what each of a segment's
+tokens counts in the loss, a number for each segment, and nothing for a row where all are 1; the last three are as in
+`TokenBatch`."""
 
 
 class TokenWriter:
@@ -46,6 +58,10 @@ class TokenWriter:
             _lists(batch.token_ids, batch.lengths),
             pa.array(batch.lengths),
             _lists(batch.spans.ravel(), 2 * batch.span_counts),
+            _weights(batch),
+            pa.array(batch.is_text),
+            pa.array(batch.all_links[:, 0]),
+            pa.array(batch.all_links[:, 1]),
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         self._waiting = []
@@ -63,6 +79,16 @@ class TokenTable:
         batches = self._rows.batches
         self.lengths = _joined([batch.column("length").to_numpy() for batch in batches])
         """Tokens of each row."""
+        self.is_text: NDArray[np.bool_] = _joined(
+            [batch.column("is_text").to_numpy(zero_copy_only=False) for batch in batches]
+        ).astype(np.bool_)
+        """Which rows are plain texts."""
+        before, after = (
+            _joined([batch.column(name).to_numpy() for batch in batches]) for name in ("link_before", "link_after")
+        )
+        self.goes_on = np.zeros(len(self.lengths), np.bool_)
+        """Which rows are parts of what the next one is a part of, too."""
+        self.goes_on[:-1] = (after[:-1] != 0) & (after[:-1] == before[1:])
         spans = [batch.column("spans") for batch in batches]
         self._spans = _joined([column.values.to_numpy() for column in spans]).reshape(-1, 2)
         self._span_counts = _joined([np.diff(column.offsets.to_numpy()) // 2 for column in spans])
@@ -77,7 +103,29 @@ class TokenTable:
     def row(self, position: int, max_seq_length: int) -> TokenizedExample:
         """Return one row, cut to `max_seq_length` tokens."""
         batch, place = self._rows.find(position)
-        return cut(_at(batch, "input_ids", place), _at(batch, "spans", place).reshape(-1, 2), max_seq_length)
+        weights: NDArray[np.float32] = batch.column("weights")[place].values.to_numpy()
+        return cut(
+            _at(batch, "input_ids", place),
+            _at(batch, "spans", place).reshape(-1, 2),
+            max_seq_length,
+            weights if len(weights) else None,
+        )
+
+    def text(self, position: int, start: int, length: int) -> TokenizedExample:
+        """Return `length` tokens of texts, from token `start` of the row at `position` on into the next rows."""
+        ids: list[int] = []
+        spans, weights = [], []
+        while len(ids) < length:
+            batch, place = self._rows.find(position)
+            part = _at(batch, "input_ids", place)[start : start + length - len(ids)].tolist()
+            weight = batch.column("weights")[place].as_py()
+            spans.append((len(ids), len(ids) + len(part)))
+            weights.append(weight[0] if weight else 1.0)
+            ids += part
+            position, start = position + 1, 0
+        if all(weight == 1 for weight in weights):
+            return TokenizedExample(ids, ((0, length),), length)
+        return TokenizedExample(ids, tuple(spans), length, tuple(weights))
 
     def answer_tokens(self, max_seq_length: int) -> NDArray[np.int64]:
         """Return for each row how many tokens carry a loss when it is cut; see `TokenizedExample.answer_tokens`."""
@@ -117,10 +165,19 @@ def _at(batch: pa.RecordBatch, name: str, place: int) -> NDArray[np.int32]:
     return values
 
 
-def _lists(values: NDArray[np.int32], lengths: NDArray[np.int32]) -> pa.ListArray:
+def _weights(batch: TokenBatch) -> pa.ListArray:
+    """Return the weights of each row that has any but 1."""
+    if batch.span_weights is None:
+        return _lists(np.empty(0, np.float32), np.zeros(len(batch), np.int32))
+    row_of = np.repeat(np.arange(len(batch)), batch.span_counts)
+    weighted = np.bincount(row_of[batch.span_weights != 1], minlength=len(batch)) > 0
+    return _lists(batch.span_weights[weighted[row_of]], np.where(weighted, batch.span_counts, 0))
+
+
+def _lists(values: NDArray[np.int32] | NDArray[np.float32], lengths: NDArray[np.int32]) -> pa.ListArray:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
 
 
-def _joined(parts: list[NDArray[np.int32]]) -> NDArray[np.int32]:
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
     return np.concatenate(parts) if parts else np.empty(0, np.int32)

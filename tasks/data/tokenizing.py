@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from tasks.data.examples import Example
+from tasks.data.long_texts import LONG, LongTexts
 from tasks.data.segments import IGNORED_LABEL, RenderedExample, Segment
 from tasks.data.template import Renderer
 from tasks.data.tokenizers import marks_beginnings
@@ -20,6 +21,7 @@ ROWS_PER_CALL = 256
 """Rows handed to the tokenizer at once: enough to keep its threads busy, few enough to stay small."""
 CHARACTERS_PER_CALL = 4_000_000
 """Fewer rows go together where they are long."""
+
 
 T = TypeVar("T")
 _Piece = tuple[Sequence[int], Sequence[int]]
@@ -34,6 +36,8 @@ class TokenizedExample:
     learned_spans: Spans
     """(start, end) of each answer that is left, in order."""
     full_length: int
+    span_weights: tuple[float, ...] | None = None
+    """What each token of the spans counts in the loss, a number for each span; None where all are 1."""
 
     @property
     def labels(self) -> list[int]:
@@ -42,6 +46,16 @@ class TokenizedExample:
         for start, end in self.learned_spans:
             labels[start:end] = self.input_ids[start:end]
         return labels
+
+    @property
+    def weights(self) -> list[float] | None:
+        """What each label counts in the loss, as long as `input_ids`; None where all count 1."""
+        if self.span_weights is None:
+            return None
+        weights = [0.0] * len(self.input_ids)
+        for (start, end), weight in zip(self.learned_spans, self.span_weights, strict=True):
+            weights[start:end] = [weight] * (end - start)
+        return weights
 
     @property
     def prompt_length(self) -> int:
@@ -70,9 +84,39 @@ class TokenBatch:
     """(learned segments, 2): where each starts and ends in its row."""
     span_counts: NDArray[np.int32]
     """Learned segments of each row."""
+    span_weights: NDArray[np.float32] | None = None
+    """What each token of the learned segments counts in the loss, a number for each; None where all are 1."""
+    are_texts: NDArray[np.bool_] | None = None
+    """Which rows are plain texts, learned from their first token to their last; None where none is."""
+    links: NDArray[np.int32] | None = None
+    """(rows, 2): two rows that follow each other are parts of one if the second number of the one is the first of the
+    other, and not 0; None where all are 0."""
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def is_text(self) -> NDArray[np.bool_]:
+        """Which rows are plain texts."""
+        return np.zeros(len(self), np.bool_) if self.are_texts is None else self.are_texts
+
+    @property
+    def all_links(self) -> NDArray[np.int32]:
+        """The links of each row."""
+        return np.zeros((len(self), 2), np.int32) if self.links is None else self.links
+
+    def only(self, wanted: NDArray[np.bool_]) -> "TokenBatch":
+        """Return the wanted rows."""
+        row_of_span = np.repeat(wanted, self.span_counts)
+        return TokenBatch(
+            self.token_ids[np.repeat(wanted, self.lengths)],
+            self.lengths[wanted],
+            self.spans[row_of_span],
+            self.span_counts[wanted],
+            None if self.span_weights is None else self.span_weights[row_of_span],
+            None if self.are_texts is None else self.are_texts[wanted],
+            None if self.links is None else self.links[wanted],
+        )
 
     def answer_tokens(self, max_seq_length: int | None = None) -> NDArray[np.int64]:
         """Return for each row how many tokens carry a loss, whole or cut; see `TokenizedExample.answer_tokens`."""
@@ -82,7 +126,9 @@ class TokenBatch:
         """Yield the rows, each cut to `max_seq_length` tokens."""
         ends, span_ends = np.cumsum(self.lengths), np.cumsum(self.span_counts)
         for end, length, span_end, count in zip(ends, self.lengths, span_ends, self.span_counts, strict=True):
-            yield cut(self.token_ids[end - length : end], self.spans[span_end - count : span_end], max_seq_length)
+            ids, spans = self.token_ids[end - length : end], self.spans[span_end - count : span_end]
+            weights = None if self.span_weights is None else self.span_weights[span_end - count : span_end]
+            yield cut(ids, spans, max_seq_length, weights)
 
 
 def joined(batches: Sequence[TokenBatch]) -> TokenBatch:
@@ -92,10 +138,27 @@ def joined(batches: Sequence[TokenBatch]) -> TokenBatch:
         np.concatenate([batch.lengths for batch in batches]),
         np.concatenate([batch.spans for batch in batches]),
         np.concatenate([batch.span_counts for batch in batches]),
+        _joined_weights(batches),
+        np.concatenate([batch.is_text for batch in batches]),
+        np.concatenate([batch.all_links for batch in batches]),
     )
 
 
-def cut(token_ids: NDArray[np.int32], spans: NDArray[np.int32], max_seq_length: int) -> TokenizedExample:
+def _joined_weights(batches: Sequence[TokenBatch]) -> NDArray[np.float32] | None:
+    if all(batch.span_weights is None for batch in batches):
+        return None
+    ones = (np.ones(len(batch.spans), np.float32) for batch in batches)
+    return np.concatenate(
+        [one if batch.span_weights is None else batch.span_weights for batch, one in zip(batches, ones, strict=True)]
+    )
+
+
+def cut(
+    token_ids: NDArray[np.int32],
+    spans: NDArray[np.int32],
+    max_seq_length: int,
+    span_weights: NDArray[np.float32] | None = None,
+) -> TokenizedExample:
     """Return a row with its first `max_seq_length` tokens.
 
     A longer row loses its end, and with it the token that ends it: the model must not learn to stop in the middle of a
@@ -103,7 +166,8 @@ def cut(token_ids: NDArray[np.int32], spans: NDArray[np.int32], max_seq_length: 
     """
     kept = token_ids[:max_seq_length].tolist()
     within = tuple((start, min(end, len(kept))) for start, end in spans.tolist() if start < len(kept))
-    return TokenizedExample(kept, within, len(token_ids))
+    weights = None if span_weights is None or (span_weights == 1).all() else tuple(span_weights[: len(within)].tolist())
+    return TokenizedExample(kept, within, len(token_ids), weights)
 
 
 def answer_tokens(
@@ -129,14 +193,12 @@ class Encoder:
         self._tokenizer = tokenizer
         self._backend = _own_copy(tokenizer) if tokenizer.is_fast else None
         self._marks_beginnings = marks_beginnings(tokenizer)
+        self._long_texts: LongTexts | None = None
 
     def encode(self, rows: Sequence[RenderedExample]) -> TokenBatch:
         """Return the rows' token ids."""
         segments = [segment for row in rows for segment in row.segments]
-        if self._marks_beginnings:
-            pieces = [piece for row in rows for piece in self._cut_from_whole(row)]
-        else:
-            pieces = self._one_by_one(segments)
+        pieces = self._pieces(rows)
         widths = np.fromiter((len(known) + len(ids) for known, ids in pieces), np.int32, len(pieces))
         token_ids = np.fromiter(chain.from_iterable(chain.from_iterable(pieces)), np.int32, int(widths.sum()))
         row_of = np.repeat(np.arange(len(rows)), [len(row.segments) for row in rows])
@@ -144,7 +206,34 @@ class Encoder:
         learned = np.fromiter((segment.learned for segment in segments), np.bool_, len(segments))
         ends = np.cumsum(widths) - (np.cumsum(lengths) - lengths)[row_of]
         spans = np.stack([ends - widths, ends], axis=1)[learned].astype(np.int32)
-        return TokenBatch(token_ids, lengths, spans, np.bincount(row_of[learned], minlength=len(rows)).astype(np.int32))
+        span_counts = np.bincount(row_of[learned], minlength=len(rows)).astype(np.int32)
+        weights = np.ones(len(spans), np.float32) if any(row.weights for row in rows) else None
+        if weights is not None:
+            for row, end, count in zip(rows, np.cumsum(span_counts), span_counts, strict=True):
+                weights[end - count : end] = row.weights or 1
+        are_texts = np.fromiter((row.is_text for row in rows), np.bool_, len(rows))
+        links = np.array([row.links for row in rows], np.int32) if any(any(row.links) for row in rows) else None
+        return TokenBatch(token_ids, lengths, spans, span_counts, weights, are_texts, links)
+
+    def _pieces(self, rows: Sequence[RenderedExample]) -> list[_Piece]:
+        """Return the ids of each row's segments."""
+        long = {number: self._long(row) for number, row in enumerate(rows) if _is_long(row)}
+        if self._marks_beginnings:
+            short = [self._cut_from_whole(row) for number, row in enumerate(rows) if number not in long]
+        else:
+            others = [row for number, row in enumerate(rows) if number not in long]
+            ids = iter(self._one_by_one([segment for row in others for segment in row.segments]))
+            short = [[next(ids) for _ in row.segments] for row in others]
+        rest = iter(short)
+        return [piece for number in range(len(rows)) for piece in (long[number] if number in long else next(rest))]
+
+    def _long(self, row: RenderedExample) -> list[_Piece]:
+        """Return the ids of a long text, or of a piece of one."""
+        if self._backend is None:
+            return self._one_by_one(row.segments)
+        if self._long_texts is None:
+            self._long_texts = LongTexts(self._backend)
+        return [((), self._long_texts.ids(row.text, row.before, row.after).tolist())]
 
     def _one_by_one(self, segments: Sequence[Segment]) -> list[_Piece]:
         """Return each segment's ids, those of what is tokenized already before those of the rest."""
@@ -171,6 +260,10 @@ class Encoder:
         if self._backend is None:
             return self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]  # type: ignore[no-any-return]
         return [row.ids for row in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _is_long(row: RenderedExample) -> bool:
+    return row.is_text and bool(row.before or row.after or len(row.segments[0].text) >= LONG)
 
 
 def _own_copy(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

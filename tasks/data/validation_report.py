@@ -43,8 +43,15 @@ class ValidationReport:
     length_p95: int
     length_p99: int
     length_max: int
+    longest_row: int | None
+    """The number of the first row that has so many."""
+    document_max: int
+    """Tokens of the longest plain text with all of its pieces; 0 where there is no text."""
+    windows: int
+    """What an epoch over all usable rows, with none held out, reads: a row, or each window of one that is longer."""
     cut_rows: int
-    """Rows that keep an answer token, but are longer than `max_seq_length`: training would not see their end."""
+    """Conversations that keep an answer token, but are longer than `max_seq_length`: training would not see their end.
+    None where they are split (`cut_rows` of the settings), or errors."""
     lost_rows: int
     """Rows that keep none, because the cut takes all of their answers or there is none to predict."""
     duplicate_rows: int
@@ -55,6 +62,8 @@ class ValidationReport:
     """Rows of which the model's chat template leaves words out, or changes them."""
     rows_with_special_tokens: int
     """Rows that spell special tokens of the tokenizer; see `ControlTokens` for what becomes of them."""
+    weighted_rows: int
+    """Rows with a weight that is not 1, of the row or of a learned turn."""
     warnings: list[str] = field(default_factory=list)
     """Sentences for people."""
 

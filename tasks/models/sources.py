@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.chat_format import ChatFormat
 from configs.dataset import BUILT_IN_DATASET_ID, DatasetSettings
+from configs.recipe import TrainingRecipe
 from configs.settings import Settings
 from registry.database import Database
 from registry.repositories.datasets import DatasetRepository
@@ -17,8 +18,9 @@ from registry.weights import obtain
 from tasks.data.chosen_format import PLAIN, choose_format
 from tasks.data.dataset_rows import rows_of, tokens_dir
 from tasks.data.examples import DatasetError
-from tasks.data.prepared import PreparedDataset
+from tasks.data.prepared import PreparedDataset, PreparedRows, prepare_training
 from tasks.data.prepared import prepare as prepare_examples
+from tasks.data.rows import ExampleRows
 from tasks.data.template import turn_end_ids
 from tasks.data.tokenizers import set_adds_eos
 from tasks.data.validation_report import is_of_conversations
@@ -40,11 +42,18 @@ class UnknownDataset(Exception):
 
 
 @dataclass(frozen=True)
-class NamedDataset:
-    """A prepared data set with the name that MLflow shows."""
+class NamedRows:
+    """What a data set gives to train on, with the name that MLflow shows."""
 
     name: str
     source: str
+    prepared: PreparedRows
+
+
+@dataclass(frozen=True)
+class NamedDataset(NamedRows):
+    """A data set that is prepared for an evaluation."""
+
     prepared: PreparedDataset
 
 
@@ -109,16 +118,37 @@ class ModelSource:
         dataset_id: int | None,
         max_seq_length: int,
         held_out_dataset_id: int | None = None,
-        *,
-        default_template: bool | None = None,
     ) -> NamedDataset:
-        """Return a data set tokenized for this model, with all rows of another one held out where one is named.
+        """Return a data set tokenized for an evaluation of this model, with all rows of another held out if named.
 
-        Conversations need a chat template: a model without one gets the default, if `default_template` says so (None:
-        if no job has made it; a fine-tune's format is the one that it was trained with, even if that is none).
+        Conversations need a chat template: a base model without one gets the default. A fine-tune's format is the one
+        that it was trained with, even if that is none.
 
         Raises `UnknownDataset`, or `DatasetError` for unusable rows, such as those with tokens that the model lacks.
         """
+        files = self._files(database, dataset_id, held_out_dataset_id, default_template=self._is_base)
+        length = min(max_seq_length, self.context_length)
+        prepared = prepare_examples(
+            files.rows, self.tokenizer, length, files.tokens, files.held_out_fraction, files.held_out
+        )
+        require_embeddings(prepared, self.tokenizer, self.vocabulary)
+        return NamedDataset(files.name, files.source, prepared)
+
+    def prepare_training(self, database: Database, recipe: TrainingRecipe) -> NamedRows:
+        """Return the recipe's data set tokenized for training this model; raises what `prepare` does."""
+        # A job of an older version says nothing of templates, and goes on as it began.
+        knows_templates = "chat_template" in recipe.model_fields_set
+        files = self._files(database, recipe.dataset_id, recipe.held_out_dataset_id, default_template=knows_templates)
+        length = min(recipe.max_seq_length, self.context_length)
+        prepared = prepare_training(
+            files.rows, self.tokenizer, length, files.tokens, recipe.cut_rows, files.held_out_fraction, files.held_out
+        )
+        require_embeddings(prepared, self.tokenizer, self.vocabulary)
+        return NamedRows(files.name, files.source, prepared)
+
+    def _files(
+        self, database: Database, dataset_id: int | None, held_out_dataset_id: int | None, *, default_template: bool
+    ) -> "_Files":
         wanted = dataset_id or BUILT_IN_DATASET_ID
         with database.reading() as session:
             datasets = DatasetRepository(session)
@@ -129,24 +159,32 @@ class ModelSource:
             held_out = datasets.get(own) if own is not None else None
             if own is not None and held_out is None:
                 raise UnknownDataset(f"Data set {own}, the held-out rows of data set {wanted}, has been deleted.")
-        if default_template is None:
-            default_template = self._is_base
         if default_template and not self.tokenizer.chat_template and is_of_conversations(dataset.report):
             choose_format(self.tokenizer, ChatFormat(chat_template=PLAIN))
         folder = self._settings.datasets_dir
-        prepared = prepare_examples(
+        return _Files(
+            dataset.name,
+            dataset.source,
             rows_of(folder, dataset.source, dataset.content_hash),
-            self.tokenizer,
-            min(max_seq_length, self.context_length),
             tokens_dir(folder, dataset.content_hash),
             dataset.settings.get("held_out_fraction", HELD_OUT_FRACTION),
             rows_of(folder, held_out.source, held_out.content_hash) if held_out is not None else None,
         )
-        require_embeddings(prepared, self.tokenizer, self.vocabulary)
-        return NamedDataset(dataset.name, dataset.source, prepared)
 
 
-def require_embeddings(prepared: PreparedDataset, tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> None:
+@dataclass(frozen=True)
+class _Files:
+    """A data set on this machine, and what is held out of it."""
+
+    name: str
+    source: str
+    rows: ExampleRows
+    tokens: Path
+    held_out_fraction: float
+    held_out: ExampleRows | None
+
+
+def require_embeddings(prepared: PreparedRows, tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> None:
     """Raise `DatasetError` for a row with a token beyond the `vocabulary` tokens that the model has embeddings of."""
     if max(tokenizer.get_vocab().values()) < vocabulary:
         return

@@ -24,6 +24,11 @@ class TokenRow(Protocol):
         """As long as `input_ids`."""
         ...
 
+    @property
+    def weights(self) -> list[float] | None:
+        """What each label counts in the loss, as long as `labels`, more than 0 where there is one; None: 1 each."""
+        ...
+
 
 @dataclass(frozen=True)
 class BlankRow:
@@ -31,20 +36,30 @@ class BlankRow:
 
     input_ids: list[int] = field(default_factory=lambda: [0])
     labels: list[int] = field(default_factory=lambda: [IGNORED_LABEL])
+    weights: None = None
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Padded rows. All tensors are int64 of shape (rows, longest row); `targets[i, t]` is the label of token t + 1."""
+    """Padded rows. Tensors have the shape (rows, longest row), int64 but for `weights`, float32.
+
+    `targets[i, t]` is the label of token t + 1, and `weights[i, t]` what it counts in the loss; None: 1 each.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
     targets: Tensor
+    weights: Tensor | None = None
 
     @property
     def labelled(self) -> int:
         """The number of tokens to predict."""
         return int((self.targets != IGNORED_LABEL).sum())
+
+    @property
+    def weight(self) -> float:
+        """What the tokens to predict count together."""
+        return self.labelled if self.weights is None else self.weights.sum(dtype=torch.float64).item()
 
     @property
     def tokens(self) -> int:
@@ -53,7 +68,8 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> "MicroBatch":
         """Return the same batch on `device`."""
-        return MicroBatch(self.input_ids.to(device), self.attention_mask.to(device), self.targets.to(device))
+        weights = None if self.weights is None else self.weights.to(device)
+        return MicroBatch(self.input_ids.to(device), self.attention_mask.to(device), self.targets.to(device), weights)
 
 
 def check_rows(rows: Sequence[TokenRow], longest: int | None) -> None:
@@ -83,7 +99,18 @@ def collate(rows: Sequence[TokenRow], pad_token_id: int) -> MicroBatch:
         input_ids[number, :length] = torch.tensor(row.input_ids)
         attention_mask[number, :length] = 1
         targets[number, : length - 1] = torch.tensor(row.labels[1:])
-    return MicroBatch(input_ids, attention_mask, targets)
+    return MicroBatch(input_ids, attention_mask, targets, _weights(rows, targets))
+
+
+def _weights(rows: Sequence[TokenRow], targets: Tensor) -> Tensor | None:
+    """Return what each target counts, 0 where there is none; None if each counts 1."""
+    if all(row.weights is None for row in rows):
+        return None
+    weights = (targets != IGNORED_LABEL).float()
+    for number, row in enumerate(rows):
+        if row.weights is not None:
+            weights[number, : len(row.weights) - 1] *= torch.tensor(row.weights[1:])
+    return weights
 
 
 def longest_first(rows: Sequence[TokenRow], batch_size: int) -> list[list[TokenRow]]:

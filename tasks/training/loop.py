@@ -174,23 +174,23 @@ def _optimizer_step(  # noqa: PLR0913 - it takes what a step is made of
 ) -> StepRecord:
     """Read the rows `row_ids`, accumulate their gradient, update the weights and return what happened.
 
-    The loss is the sum over all labelled tokens of the step divided by their number, so rows, micro-batches and
-    ranks' shares of uneven length weigh what they hold.
+    The loss is the weighted sum over all labelled tokens of the step divided by the sum of their weights (their number,
+    where rows have none), so rows, micro-batches and ranks' shares of uneven length weigh what they hold.
     """
     started = time.perf_counter()
     step, last_step = progress.cursor.step + 1, total_steps(recipe, len(rows))
     learning_rate = learning_rate_at(step, last_step, recipe)
     batches = micro_batches(backend, model, [rows[row] for row in row_ids], plan.micro_batch, ranks)
-    counts = (sum(batch.labelled for batch in batches), sum(batch.tokens for batch in batches if batch.labelled))
-    labelled, tokens = map(int, ranks.sum(*counts))
+    counts = (sum(batch.weight for batch in batches), sum(batch.tokens for batch in batches if batch.labelled))
+    weight, tokens = ranks.sum(*counts)
     model.train()
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
     for batch in batches:
-        total += backend.accumulate(batch, labelled)
+        total += backend.accumulate(batch, weight)
     (total,) = ranks.sum(total)  # first: this fails at once when a rank is gone, while a reduction on GPUs may hang
     ranks.add_gradients(trainable_weights(model).values())
-    loss = total / labelled
+    loss = total / weight
     norm = full_tensor(torch.nn.utils.clip_grad_norm_(trainable_weights(model).values(), MAX_GRAD_NORM)).item()
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise NonFiniteLoss(
@@ -208,8 +208,8 @@ def _optimizer_step(  # noqa: PLR0913 - it takes what a step is made of
         loss=loss,
         learning_rate=learning_rate,
         grad_norm=norm,
-        tokens=tokens,
-        tokens_seen=progress.tokens_seen + tokens,
+        tokens=int(tokens),
+        tokens_seen=progress.tokens_seen + int(tokens),
         seconds=seconds,
         tokens_per_second=tokens / seconds,
         sample_ids=tuple(row_ids),

@@ -33,7 +33,7 @@ def _head_sees_only(model: TrainedModel, positions: Tensor) -> Iterator[None]:
 
 
 def summed_nll(model: TrainedModel, batch: MicroBatch, dtype: torch.dtype | None = None) -> Tensor:
-    """Return the sum, in nats and float32, of the negative log-likelihoods of the batch's labelled tokens.
+    """Return the sum, in nats and float32, of the batch's labelled tokens' weighted negative log-likelihoods.
 
     `batch` is on the model's device. Products are computed in `dtype` (none: the base weights'), the log-softmax in
     float32.
@@ -41,4 +41,7 @@ def summed_nll(model: TrainedModel, batch: MicroBatch, dtype: torch.dtype | None
     labelled = batch.targets != IGNORED_LABEL
     with _head_sees_only(model, labelled), forward_precision(model, dtype or base_dtype(model)):
         output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-    return F.cross_entropy(output.logits.float(), batch.targets[labelled], reduction="sum")
+    if batch.weights is None:
+        return F.cross_entropy(output.logits.float(), batch.targets[labelled], reduction="sum")
+    nll = F.cross_entropy(output.logits.float(), batch.targets[labelled], reduction="none")
+    return (nll * batch.weights[labelled]).sum()

@@ -33,6 +33,11 @@ class Batch(Protocol):
         ...
 
     @property
+    def weight(self) -> float:
+        """What the tokens to predict count together in the loss: their number, where rows have no weights."""
+        ...
+
+    @property
     def tokens(self) -> int:
         """The number of tokens read, padding not counted."""
         ...
@@ -53,16 +58,16 @@ class StepBackend(Protocol[B]):
         ...
 
     def summed_nll(self, batch: B) -> float:
-        """Return the sum, in nats, of the negative log-likelihoods of the batch's labelled tokens, without dropout.
+        """Return the sum, in nats, of the labelled tokens' weighted negative log-likelihoods, without dropout.
 
         The caller has put the model in the mode for evaluation.
         """
         ...
 
-    def accumulate(self, batch: B, labelled: int) -> float:
-        """Add the gradient of the batch's summed negative log-likelihoods over `labelled` to the weights'.
+    def accumulate(self, batch: B, weight: float) -> float:
+        """Add the gradient of the batch's summed negative log-likelihoods over `weight` to the weights'.
 
-        Returns the sum itself. `labelled` is the number of labelled tokens of the whole optimizer step.
+        Returns the sum itself. `weight` is what the labelled tokens of the whole optimizer step count together.
         """
         ...
 
@@ -101,10 +106,10 @@ class PaddedBackend:
         with torch.no_grad():
             return summed_nll(self._model, batch, self.dtype).item()
 
-    def accumulate(self, batch: MicroBatch, labelled: int) -> float:
+    def accumulate(self, batch: MicroBatch, weight: float) -> float:
         """Add the batch's gradient to the weights'; return its summed loss."""
         nll = summed_nll(self._model, batch, self.dtype)
-        torch.autograd.backward(nll / labelled)
+        torch.autograd.backward(nll / weight)
         return nll.item()
 
 
@@ -120,6 +125,11 @@ class SharedBatch:
     def labelled(self) -> int:
         """The number of tokens to predict."""
         return sum(share.labelled for share in self.shares)
+
+    @property
+    def weight(self) -> float:
+        """What the tokens to predict count together."""
+        return sum(share.weight for share in self.shares)
 
     @property
     def tokens(self) -> int:
@@ -153,22 +163,22 @@ class PackedBackend:
 
         return sum(self._threads.map(compute, batch.shares))
 
-    def accumulate(self, batch: SharedBatch, labelled: int) -> float:
+    def accumulate(self, batch: SharedBatch, weight: float) -> float:
         """Add the batch's gradient to the weights'; return its summed loss."""
         weights = list(trainable_weights(self._model).values())
         seeds = random_seeds(sum(map(len, batch.row_numbers)))
 
         def compute(number: int) -> tuple[float, tuple[Tensor | None, ...]]:
             nll = self._packed.summed_nll(batch.shares[number], [seeds[row] for row in batch.row_numbers[number]])
-            gradients = torch.autograd.grad(nll / labelled, weights, allow_unused=True)
+            gradients = torch.autograd.grad(nll / weight, weights, allow_unused=True)
             return nll.item(), gradients  # read last: on a GPU it waits for the kernels
 
         computed = self._threads.map(compute, range(len(batch.shares)))
         for _, gradients in computed:  # always in the same order, so that their sum is the same to the bit
-            for weight, gradient in zip(weights, gradients, strict=True):
+            for trained, gradient in zip(weights, gradients, strict=True):
                 if gradient is not None:
                     # Of the weight's own layout, which the fused optimizer takes for granted.
-                    weight.grad = gradient.contiguous() if weight.grad is None else weight.grad.add_(gradient)
+                    trained.grad = gradient.contiguous() if trained.grad is None else trained.grad.add_(gradient)
         return sum(nll for nll, _ in computed)
 
 
@@ -229,14 +239,14 @@ def held_out_loss(
     batch_size: int,
     ranks: Ranks = SINGLE_RANK,
 ) -> float:
-    """Return the mean negative log-likelihood in nats per labelled token of `rows`, without dropout.
+    """Return the mean negative log-likelihood in nats per labelled token of `rows`, weighted, without dropout.
 
     Each of the `ranks` reads its share, `batch_size` rows at once, and has the loss of all. Leaves the model in the
     mode it was in and the random state as it was, so that evaluating more or less often does not change the training.
     """
     device = model.get_input_embeddings().weight.device
     was_training = model.training
-    total, labelled = 0.0, 0.0
+    total, weight = 0.0, 0.0
     window = 16 * batch_size * ranks.size  # enough rows to find some of like length, few enough to hold in memory
     model.eval()
     try:
@@ -244,8 +254,8 @@ def held_out_loss(
             for start in range(0, len(rows), window):
                 for batch in micro_batches(backend, model, rows[start : start + window], batch_size, ranks):
                     total += backend.summed_nll(batch)
-                    labelled += batch.labelled
+                    weight += batch.weight
     finally:
         model.train(was_training)
-    total, labelled = ranks.sum(total, labelled)
-    return total / labelled
+    total, weight = ranks.sum(total, weight)
+    return total / weight

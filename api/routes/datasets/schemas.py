@@ -59,6 +59,7 @@ class PreviewToken(ResponseBody):
     id: int
     text: str
     learned: bool = Field(description="Whether the loss is on this token")
+    weight: float = Field(description="What the token counts in the loss; 0 where it is not learned")
 
 
 class PreviewRow(ResponseBody):
@@ -70,7 +71,10 @@ class PreviewRow(ResponseBody):
     text: str | None
     rendered: str | None = None
     tokens: list[PreviewToken] | None = None
-    cut: bool | None = Field(None, description="Whether the row is longer than max_seq_length")
+    cut: bool | None = Field(None, description="Whether the row is longer than max_seq_length, and loses its end")
+    windows: list[int] | None = Field(
+        None, description="Tokens of each window that training reads of the row; one, unless it is longer"
+    )
 
 
 class DatasetPreview(ResponseBody):

@@ -82,7 +82,9 @@ def _workload(session: Session, settings: Settings, model: Model, job: FinetuneP
     shape = _shape(settings, job, config, sizes, parameters, fresh=model.adapter is None)
     dataset = DatasetRepository(session).get(job.dataset_id) if job.dataset_id is not None else None
     report = (dataset.report if dataset is not None else None) or {}
-    bounds = (job.max_seq_length, sizes.context, report.get("length_max"))
+    # A window may have several pieces of a text.
+    longest = max(report.get("length_max") or 0, report.get("document_max") or 0)
+    bounds = (job.max_seq_length, sizes.context, longest)
     return Workload(sizes, shape, min(bound for bound in bounds if bound))
 
 

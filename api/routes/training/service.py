@@ -22,6 +22,7 @@ from configs.dataset import BUILT_IN_DATASET_ID
 from configs.recipe import Method
 from registry.attempts import attempt_is_alive
 from registry.database import Database
+from registry.repositories.datasets import DatasetRepository
 from registry.repositories.locking import Lock
 from registry.repositories.models import ModelRepository
 from registry.repositories.paging import Filters
@@ -169,6 +170,25 @@ def _matches(layer: list[str], target: str) -> bool:
     return parts[-shared:] == layer[-shared:]
 
 
+def _require_short_rows(session: Session, body: TrainingCreate) -> None:
+    """Raise `Invalid` if the data set's report, made with the same model, tells of a conversation that is too long.
+
+    Where it was made with another one, the job finds out when it tokenizes the rows, before it trains.
+    """
+    dataset = DatasetRepository(session).get(body.dataset_id) if body.dataset_id is not None else None
+    if dataset is None or dataset.report is None or dataset.settings.get("model_id") != body.model_id:
+        return
+    report = dataset.report
+    if not report["shape"].startswith("text") and report["length_max"] > body.max_seq_length:
+        number = report.get("longest_row")
+        row = "its longest row" if number is None else f"row {number}, its longest,"
+        raise Invalid(
+            f"cut_rows is 'error', and in data set {dataset.id} {row} has {report['length_max']} tokens, more than "
+            f"max_seq_length {body.max_seq_length}: raise that, leave long rows out, or set cut_rows to 'split' or "
+            "'truncate'."
+        )
+
+
 def _insert_job(
     session: Session, body: TrainingCreate, message: str, lack: TooLittleMemory | None
 ) -> tuple[int, Answer]:
@@ -178,6 +198,8 @@ def _insert_job(
     if body.held_out_dataset_id == (body.dataset_id or BUILT_IN_DATASET_ID):
         message = f"Data set {body.held_out_dataset_id} is the one to train on; hold out the rows of another one."
         raise Conflict(message)
+    if body.cut_rows == "error":
+        _require_short_rows(session, body)
     if lack is not None:
         raise lack
     job = job_of_parameters(body)

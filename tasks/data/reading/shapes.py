@@ -6,7 +6,8 @@ from typing import Any
 
 from tasks.data.examples import DatasetError, Example, Message
 from tasks.data.reading.records import described, shortened
-from tasks.data.reading.turns import read_tools, read_turns
+from tasks.data.reading.turns import WEIGHTS, read_tools, read_turns, read_weight
+from tasks.data.segments import CONTEXT
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ def shape_of(columns: Collection[str], mapping: Mapping[str, str] | None = None)
         if not wanted.keys() <= {*required, *optional}:
             continue
         found = {field: wanted.get(field) or _column(field, columns) for field in (*required, *optional)}
+        if name in _CHATS and _WEIGHT not in wanted and found[_WEIGHT] not in columns:
+            found[_WEIGHT] = next((other for other in WEIGHTS if other in columns), _WEIGHT)
         if all(found[field] in columns for field in required):
             return Shape(name, found)
     shapes = "; ".join(" + ".join(required) for _, required, _, _ in _SHAPES)
@@ -42,7 +45,29 @@ def shape_of(columns: Collection[str], mapping: Mapping[str, str] | None = None)
 
 def to_example(row: Mapping[str, Any], shape: Shape) -> Example:
     """Return the row's example, its texts unchanged. Raises DatasetError naming the field and what it accepts."""
-    return _READERS[shape.name](row, shape.columns)
+    example = _READERS[shape.name](row, shape.columns)
+    column = shape.columns[_WEIGHT]
+    if column in WEIGHTS and column not in row and shape.name in _CHATS:  # the first rows had none
+        column = next((other for other in WEIGHTS if other in row), column)
+    weight = _row_weight(row.get(column), column)
+    return example if weight == 1 else replace(example, weight=weight)
+
+
+def _row_weight(value: Any, column: str) -> float:
+    if isinstance(value, str):  # a cell of CSV
+        value = _number(value)
+    if value is None:
+        return 1.0
+    if (weight := read_weight(value, column)) == 0:
+        raise DatasetError(f"{column} is 0, so there is nothing to learn; leave the row out")
+    return weight
+
+
+def _number(cell: str) -> Any:
+    try:
+        return float(cell) if cell else None
+    except ValueError:
+        return cell
 
 
 def _messages(row: Mapping[str, Any], columns: Mapping[str, str]) -> Example:
@@ -83,7 +108,7 @@ def _prompt_completion(row: Mapping[str, Any], columns: Mapping[str, str]) -> Ex
     after = read_turns(completion, columns["completion"]) if isinstance(completion, list) else ()
     # Only the completion is learned, as in TRL.
     turns = tuple(
-        replace(turn, learned=turn.role != "assistant")
+        replace(turn, learned=turn.role != "assistant", weight=1.0)
         for turn in before or (Message("user", _text(row, columns["prompt"])),)
     )
     return _conversation(row, columns, turns + (after or (Message("assistant", _text(row, columns["completion"])),)))
@@ -94,7 +119,8 @@ def _question_answer(row: Mapping[str, Any], columns: Mapping[str, str]) -> Exam
 
 
 def _plain_text(row: Mapping[str, Any], columns: Mapping[str, str]) -> Example:
-    return Example(text=_text(row, columns["text"]))
+    before, after = (_optional_text(row, columns[field]) for field in ("text_before", "text_after"))
+    return Example(text=_text(row, columns["text"]), before=before[-CONTEXT:], after=after[:CONTEXT])
 
 
 def _asked(row: Mapping[str, Any], columns: Mapping[str, str], prompt: str, answer: str) -> Example:
@@ -150,15 +176,19 @@ TURNS = "turns"
 
 _Reader = Callable[[Mapping[str, Any], Mapping[str, str]], Example]
 _OTHER_NAMES = {"response": "completion"}
+_WEIGHT = "loss_weight"
+"""Field of every shape. Beside a list of turns `weight` is the same, as others have it; among other columns, a weight
+may be anything's."""
+_CHATS = ("messages", "conversations")
 
 # Name, required and optional fields, in the order in which they are tried.
 _SHAPES: tuple[tuple[str, tuple[str, ...], tuple[str, ...], _Reader], ...] = (
-    ("messages", ("messages",), ("tools",), _messages),
-    ("conversations", ("conversations",), ("system", "tools"), _conversations),
-    ("alpaca", ("instruction", "output"), ("input", "system", "history", "tools"), _alpaca),
-    (PROMPT_COMPLETION, ("prompt", "completion"), ("system", "tools"), _prompt_completion),
-    ("question/answer", ("question", "answer"), ("system", "tools"), _question_answer),
-    ("text", ("text",), (), _plain_text),
+    ("messages", ("messages",), ("tools", _WEIGHT), _messages),
+    ("conversations", ("conversations",), ("system", "tools", _WEIGHT), _conversations),
+    ("alpaca", ("instruction", "output"), ("input", "system", "history", "tools", _WEIGHT), _alpaca),
+    (PROMPT_COMPLETION, ("prompt", "completion"), ("system", "tools", _WEIGHT), _prompt_completion),
+    ("question/answer", ("question", "answer"), ("system", "tools", _WEIGHT), _question_answer),
+    ("text", ("text",), ("text_before", "text_after", _WEIGHT), _plain_text),
 )
 _READERS = {name: reader for name, _, _, reader in _SHAPES}
 FIELDS = frozenset(field for _, required, optional, _ in _SHAPES for field in (*required, *optional))

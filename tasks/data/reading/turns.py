@@ -9,6 +9,10 @@ from tasks.data.reading.records import described, parse_json, shortened
 
 _FUNCTION_CALL = "function_call"
 _REASONING = ("reasoning_content", "reasoning", "thinking")
+WEIGHTS = ("weight", "loss_weight")
+"""Names of what a turn or a row counts in the loss."""
+SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-6, 1_000_000
+"""Within float32, also where a row's and a turn's weight are multiplied."""
 _OPENAI_ROLES: Mapping[str, Role] = {
     "system": "system",
     "developer": "system",
@@ -86,10 +90,10 @@ def _openai_turn(turn: dict[str, Any], place: str) -> Message:
         raise DatasetError(f"{place}.content is {described(content)}; a text or a list of text parts is accepted")
     if len(turn) == 2:
         return Message(role, content, tool_calls=calls)
-    is_learned = _weight(turn.get("weight"), f"{place}.weight") or role != "assistant"
+    is_learned, weight = _weight_of(turn, role, place)
     call_id = _optional_text(turn.get("tool_call_id"), f"{place}.tool_call_id")
     name = _optional_text(turn.get("name"), f"{place}.name")
-    return Message(role, content, is_learned, calls, call_id, name, reasoning)
+    return Message(role, content, is_learned, calls, call_id, name, reasoning, weight)
 
 
 def _sharegpt_turn(turn: dict[str, Any], place: str) -> Message:
@@ -97,16 +101,15 @@ def _sharegpt_turn(turn: dict[str, Any], place: str) -> Message:
     value = turn.get("value")
     if not isinstance(value, str):
         raise DatasetError(f"{place}.value is {described(value)}; a text is accepted")
-    is_learned = _weight(turn.get("weight"), f"{place}.weight") or role != "assistant"
+    is_learned, weight = _weight_of(turn, role, place)
     if turn["from"] != _FUNCTION_CALL:
-        return Message(role, value, is_learned)
+        return Message(role, value, is_learned, weight=weight)
     try:
         calls = parse_json(value)
     except DatasetError as error:
         raise DatasetError(f"{place}.value {error}") from None
-    return Message(
-        role, None, is_learned, _canonical_calls(calls if isinstance(calls, list) else [calls], f"{place}.value")
-    )
+    called = _canonical_calls(calls if isinstance(calls, list) else [calls], f"{place}.value")
+    return Message(role, None, is_learned, called, weight=weight)
 
 
 def _role(value: Any, roles: Mapping[str, Role], place: str) -> Role:
@@ -140,12 +143,31 @@ def _reasoning(turn: dict[str, Any], place: str) -> str | None:
     return texts.pop() if texts else None
 
 
-def _weight(value: Any, place: str) -> bool:
-    if value is None:
-        return True
-    if value not in (0, 1):
-        raise DatasetError(f"{place} is {described(value)}; 0 or 1 is accepted")
-    return bool(value)
+def _weight_of(turn: dict[str, Any], role: Role, place: str) -> tuple[bool, float]:
+    """Return whether a turn is learned, and what each of its tokens then counts in the loss."""
+    weights = {name: read_weight(turn[name], f"{place}.{name}") for name in WEIGHTS if turn.get(name) is not None}
+    if not weights:
+        return True, 1.0
+    weight, *others = set(weights.values())
+    if others:
+        raise DatasetError(f"{place} has different numbers in {' and '.join(weights)}; one is accepted")
+    if role == "assistant":
+        return weight > 0, weight or 1.0
+    if weight not in (0, 1):
+        raise DatasetError(
+            f"{place}.{next(iter(weights))} is {weight:g}, and the turn is the {role}'s, which is not learned: 0 and 1 "
+            "are accepted there, and change nothing"
+        )
+    return True, 1.0
+
+
+def read_weight(value: Any, place: str) -> float:
+    """Return what a turn or a row counts in the loss. Raises DatasetError for what is no weight."""
+    if isinstance(value, int | float) and (value == 0 or SMALLEST_WEIGHT <= value <= LARGEST_WEIGHT):
+        return float(value)
+    raise DatasetError(
+        f"{place} is {described(value)}; 0, or a number from {SMALLEST_WEIGHT:g} to {LARGEST_WEIGHT:,}, is accepted"
+    )
 
 
 def _optional_text(value: Any, place: str) -> str | None:

@@ -24,11 +24,18 @@ class PackedBatch:
     """int64, as long as `predicting`: the token to predict."""
     predicted: list[int]
     """Tokens to predict of each row, in order; they add up to `labelled`."""
+    weights: Tensor | None = None
+    """float32, as long as `targets`: what each counts in the loss; None: 1 each."""
 
     @property
     def labelled(self) -> int:
         """The number of tokens to predict."""
         return len(self.targets)
+
+    @property
+    def weight(self) -> float:
+        """What the tokens to predict count together."""
+        return self.labelled if self.weights is None else self.weights.sum(dtype=torch.float64).item()
 
     @property
     def tokens(self) -> int:
@@ -44,6 +51,7 @@ class PackedBatch:
             self.predicting.to(device),
             self.targets.to(device),
             self.predicted,
+            None if self.weights is None else self.weights.to(device),
         )
 
 
@@ -60,4 +68,13 @@ def pack(rows: Sequence[TokenRow]) -> PackedBatch:
         predicting=predicting,
         targets=shifted[predicting],
         predicted=[len(its) - its.count(IGNORED_LABEL) for its in labels],
+        weights=_weights(rows, predicting),
     )
+
+
+def _weights(rows: Sequence[TokenRow], predicting: Tensor) -> Tensor | None:
+    """Return what the token after each of `predicting` counts; None if each counts 1."""
+    if all(row.weights is None for row in rows):
+        return None
+    shifted = [weight for row in rows for weight in (*(row.weights or [1.0] * len(row.input_ids))[1:], 0.0)]
+    return torch.tensor(shifted)[predicting]

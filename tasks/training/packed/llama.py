@@ -57,7 +57,7 @@ class PackedLlama:
         )
 
     def summed_nll(self, batch: PackedBatch, seeds: Sequence[int] | None = None) -> Tensor:
-        """Return the sum, in nats and float32, of the labelled tokens' negative log-likelihoods.
+        """Return the sum, in nats and float32, of the labelled tokens' weighted negative log-likelihoods.
 
         `batch` is on the model's device. Everything but softmax, norms and angles is in the base weights' format.
         Dropout masks come from the rows' `seeds`; without, nothing is dropped. Threads may call it at the same time.
@@ -73,7 +73,7 @@ class PackedLlama:
                 if keeping_all
                 else checkpoint(through, hidden, use_reentrant=False, preserve_rng_state=False)
             )
-        return summed_nll(_normed(self._final_norm, hidden), self._head, batch.targets)
+        return summed_nll(_normed(self._final_norm, hidden), self._head, batch.targets, batch.weights)
 
     def _through(
         self, number: int, cos: Tensor, sin: Tensor, batch: PackedBatch, seeds: Sequence[int] | None, hidden: Tensor

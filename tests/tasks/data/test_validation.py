@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import pytest
 from transformers import AutoTokenizer
 
+from tasks.data.chat_windows import Splitter
 from tasks.data.examples import DatasetError, Example, Message
 from tasks.data.importing import import_dataset
-from tasks.data.prepared import prepare
+from tasks.data.prepared import prepare, prepare_training
 from tasks.data.store import StoredDataset
 from tasks.data.tokenizing import tokenize
 from tasks.data.validation_report import ValidationReport
@@ -160,3 +161,54 @@ def test_a_file_that_breaks_off_leaves_nothing(chat_tokenizer, tmp_path):
     with pytest.raises(DatasetError, match="ends in the middle"):
         import_dataset(Broken(questions(600)), chat_tokenizer, LONGEST, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_conversation_that_is_too_long_is_cut_refused_or_split_as_asked(imported, chat_tokenizer):
+    turns = tuple(turn for n in range(9) for turn in (Message("user", f"q{n}"), Message("assistant", f"a{n}")))
+    unsplit = Example.question("q", "long " * 100)
+    rows = [*questions(4), Example(turns), *questions(2), unsplit]
+    lengths = [len(tokenize(row, chat_tokenizer, 10**6).input_ids) for row in rows]
+    windows = Splitter(chat_tokenizer, LONGEST).windows(Example(turns))
+    assert len(windows) > 2
+
+    cut, _ = imported(rows)
+    assert (cut.usable, cut.cut_rows, cut.error_count, cut.windows) == (True, 2, 0, 8)
+    assert (cut.length_max, cut.longest_row, cut.document_max) == (max(lengths), 8, 0)
+
+    refused, dataset = imported(rows, cut_rows="error")
+    assert (dataset, refused.usable, refused.error_count, refused.cut_rows) == (None, False, 2, 0)
+    sentence = f"has {lengths[4]} tokens, more than max_seq_length={LONGEST}, and cut_rows is error"
+    assert (refused.errors[0].number, refused.errors[0].message) == (5, sentence)
+    assert refused.errors[1].number == 8
+    left, dataset = imported(rows, cut_rows="error", allow_errors=True)
+    assert (left.usable, left.rows, left.usable_rows, left.windows) == (True, 8, 6, 6)
+    assert list(dataset) == [*questions(4), *questions(2)]
+    assert left.tokens == sum(lengths[:4]) + sum(lengths[5:7])
+
+    (error,) = imported(rows, cut_rows="split")[0].errors
+    assert error.number == 8
+    assert error.message.startswith(f"messages[1] has {lengths[7]} tokens with the question that it answers")
+    split, dataset = imported(rows[:7], cut_rows="split")
+    assert (split.usable, split.cut_rows, split.lost_rows, split.error_count) == (True, 0, 0, 0)
+    assert split.windows == 6 + len(windows)
+    prepared = prepare_training(dataset, chat_tokenizer, LONGEST, dataset.folder, "split").report
+    assert prepared.train_windows + prepared.held_out_windows == split.windows
+
+
+def test_long_texts_are_counted_as_their_windows_and_are_not_cut(imported, chat_tokenizer):
+    rows = [Example(text="one " * words) for words in (0, 1, 100, 300, 777)]
+    report, dataset = imported(rows, cut_rows="error")
+    lengths = [len(tokenize(row, chat_tokenizer, 10**6).input_ids) for row in rows]
+    assert (report.usable, report.cut_rows, report.lost_rows, report.error_count) == (True, 0, 1, 0)
+    assert report.windows == sum(-(-length // LONGEST) for length in lengths[1:])
+    assert report.document_max == report.length_max == max(lengths)
+    prepared = prepare_training(dataset, chat_tokenizer, LONGEST, dataset.folder, "error").report
+    assert prepared.train_windows + prepared.held_out_windows == report.windows
+
+
+def test_errors_are_the_first_wherever_they_are_found(imported):
+    long = Example.question("q", "long " * 100)
+    rows = [long if number % 2 else f"row {number + 1} is broken" for number in range(2_000)]
+    report, _ = imported([*rows, *questions(3)], cut_rows="error")
+    assert report.error_count == 2_000
+    assert [error.number for error in report.errors] == list(range(1, 21))

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is d
 class Row:
     input_ids: list[int]
     labels: list[int]
+    weights: None = None
 
 
 def random_rows(count: int = 23) -> list[Row]:

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from configs.recipe import Method, TrainingRecipe
 from tasks.training.adapter import attach_lora, save_adapter
+from tasks.training.batch import TokenRow
 from tasks.training.loop import train
 from tasks.training.methods import METHODS
 from tasks.training.observer import StepRecord, TrainOutcome
@@ -44,6 +45,7 @@ class Row:
 
     input_ids: list[int]
     labels: list[int]
+    weights: list[float] | None = None
 
 
 class Killed(Exception):
@@ -107,8 +109,8 @@ def run(
     checkpoints: Path,
     recorder: Recorder,
     *,
-    rows: Sequence[Row] | None = None,
-    held_out: Sequence[Row] | None = None,
+    rows: Sequence[TokenRow] | None = None,
+    held_out: Sequence[TokenRow] | None = None,
     fingerprint: str = "rows-v1",
     interval: float = 3600.0,
     compute_dtype: torch.dtype | None = None,

@@ -41,14 +41,14 @@ class Killing(Recorder):
             other.kill()
 
 
-def run(folder, recipe, checkpoints, recorder, interval=3600.0, plan=None):
+def run(folder, recipe, checkpoints, recorder, interval=3600.0, plan=None, rows=None, held_out=None):
     """Train on the recipe's devices; return the model and the outcome."""
     origin = Start(folder)
     model = load_model(origin, recipe)
     settings = TrainingRun(
         recipe=recipe,
-        train_rows=make_rows(13),
-        held_out_rows=make_rows(5, seed=8),
+        train_rows=rows or make_rows(13),
+        held_out_rows=held_out or make_rows(5, seed=8),
         pad_token_id=0,
         checkpoints=checkpoints,
         data_fingerprint="rows-v1",

@@ -1,10 +1,15 @@
 """What a row of plain text is: a paragraph, a line, or a piece of one document."""
 
+from itertools import pairwise
+
 import pytest
 
+from tasks.data.chat_lines import chat_lines
 from tasks.data.examples import Example
-from tasks.data.reading.plain_text import DOCUMENT_ROW_BYTES
+from tasks.data.reading.plain_text import DOCUMENT_ROW_BYTES, PIECES
 from tasks.data.reading.source import open_source
+from tasks.data.segments import CONTEXT
+from tests.tasks.data.reading.test_hostile_texts import memory_below
 from tests.tasks.data.reading.written_files import read_examples
 
 WRAPPED = (
@@ -62,6 +67,52 @@ def test_one_long_document_is_cut_at_line_ends_and_loses_nothing(blank, tmp_path
     rows = list(source)
     assert "".join(row.example.text for row in rows) + "\n" == "".join(lines)
     sizes = sorted(len(row.example.text.encode()) for row in rows)
-    assert sizes[-2] <= DOCUMENT_ROW_BYTES < sizes[-1]
-    assert sizes[len(sizes) // 2] > 0.9 * DOCUMENT_ROW_BYTES
+    piece = path.stat().st_size // PIECES
+    assert DOCUMENT_ROW_BYTES < piece < sizes[len(sizes) // 2] <= sizes[-1] <= 2 * piece + 30
     assert [row.number for row in rows][:2] == [1, 1 + rows[0].example.text.count("\n")]
+
+
+TEXTS = {
+    "verse": "".join(f"The {n}th line of a poem,\nwhich goes on and on\n" for n in range(400)),
+    "blank lines at the end": "".join(f"The {n}th line,\n" for n in range(900)) + "   \n\t\n",
+    "one line": " ".join(f"word{n}" for n in range(9_000)),
+    "a line without a space": "狐".join(map(str, range(90_000))),
+    "carriage returns": "".join(f"line {n} of many\r\n" for n in range(3_000)),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_pieces_of_a_document_know_what_is_beside_them(name, tmp_path):
+    path = tmp_path / "rows.txt"
+    path.write_text(TEXTS[name], "utf-8", newline="")
+    examples = read_examples(path)
+    text = TEXTS[name].replace("\r\n", "\n").rstrip("\n\t ")
+    assert "".join(example.text for example in examples) == text
+    assert open_source(path).shape in ("text: one document", "text: a line each")
+    if open_source(path).shape == "text: one document":
+        assert len(examples) > 10
+    for before, after in pairwise(examples):
+        assert (before.after, after.before) == (after.text[:CONTEXT], before.text[-CONTEXT:])
+        assert before.links[1] == after.links[0] != 0
+    assert (examples[0].before, examples[-1].after) == ("", "")
+    assert len({example.content_hash for example in examples}) == len(examples)
+    path.write_bytes(b"".join(chat_lines(examples)))
+    assert read_examples(path) == examples
+
+
+def test_fifty_megabytes_of_one_document_are_read_in_little_memory(tmp_path):
+    path = tmp_path / "rows.txt"
+    with path.open("w") as file:
+        file.write("def main():\n")
+        for number in range(700_000):
+            file.write(f"    call_{number}(with_some, other_arguments, and_more={number})\n")
+        file.write("word " * 100_000)
+    assert path.stat().st_size > 40 * 2**20
+    source, size, previous = open_source(path), 0, ""
+    assert source.shape == "text: one document"
+    with memory_below(16 * 2**20):
+        for row in source:
+            assert row.example.before == previous[-CONTEXT:]
+            previous = row.example.text
+            size += len(previous)
+    assert size == path.stat().st_size

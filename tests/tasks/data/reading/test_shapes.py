@@ -179,7 +179,6 @@ def _said(**turn):
         (_said(role=["user"]), "messages[1].role is a list (['user'])"),
         (_said(role="user"), "the last message is the user's; it must be the assistant's"),
         (_said(weight=0), "every assistant message has weight 0"),
-        (_said(weight=0.5), "messages[1].weight is a number (0.5); 0 or 1 is accepted"),
         (_said(content=None), "messages[1].content is null; a text or a list of text parts is accepted"),
         (_said(content=[{"type": "image_url"}]), "messages[1].content[0] is an object ({'type': 'image_url'})"),
         (_said(name=5), "messages[1].name is a number (5); a text is accepted"),
