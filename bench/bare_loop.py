@@ -13,6 +13,7 @@ from tasks.training.batch import TokenRow
 from tasks.training.estimate import BackendName
 from tasks.training.observer import StepRecord, TrainingObserver
 from tasks.training.planning import StepPlan
+from tasks.training.saved_run import SavedRun
 from tasks.training.step_backend import PaddedBackend
 
 NEVER = 1e9
@@ -53,7 +54,7 @@ def train(
             [],
             recipe,
             pad_token_id=pad_token_id,
-            checkpoints=Path(folder),
+            saved_run=SavedRun(Path(folder)),
             data_fingerprint="bench",
             observer=observer,
             should_pause=lambda: False,

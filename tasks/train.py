@@ -19,6 +19,7 @@ from tasks.training.memory import available_memory
 from tasks.training.methods import METHODS
 from tasks.training.observer import TrainOutcome
 from tasks.training.planning import StepPlan
+from tasks.training.saved_run import SavedRun
 from tasks.training.sharding import is_sharded
 from tasks.training.snapshot import load_trained
 
@@ -57,12 +58,13 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
         )
     lengths = [*data.train.lengths, *data.held_out.lengths[: recipe.eval_rows]]
     dtype = prepared.source.dtype
+    saved_run = SavedRun(attempt.files.checkpoints, attempt.log.line)
     planner = MemoryPlanner(
         model,
         recipe,
         lengths,
         dtype,
-        attempt.files.checkpoints,
+        saved_run,
         available,
         attempt.reporter.on_plan,
         prepared.source.device,
@@ -77,7 +79,7 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
             train_rows=data.train,
             held_out_rows=data.held_out[: recipe.eval_rows],
             pad_token_id=prepared.source.pad_token_id,
-            checkpoints=attempt.files.checkpoints,
+            saved_run=saved_run,
             data_fingerprint=data.fingerprint,
             compute_dtype=dtype,
             checkpoint_interval=attempt.settings.checkpoint_interval_seconds,

@@ -4,13 +4,11 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from tasks.atomic_files import publish_folder
@@ -18,12 +16,13 @@ from tasks.training.checkpoint_list import MANIFEST, STATE, folder_name, folders
 from tasks.training.errors import BestCheckpointLost, CheckpointMismatch
 from tasks.training.planning import StepPlan
 from tasks.training.sampler import Cursor
+from tasks.training.tensor_file import read_tensors, write_tensors
 
 FORMAT = 1
 _TENSOR_FILES = {f"{part}.safetensors": part for part in ("adapter", "optimizer", "rng")}
 _UNFINISHED = ".unfinished-"
 _KEPT = 2
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, SafetensorError)
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,8 @@ def save_checkpoint(folder_root: Path, state: TrainingState) -> Path:
     unfinished.mkdir()
     scalars = _to_json({"progress": asdict(state.progress), "identity": state.identity})
     hashes = {STATE: _write_hashed(unfinished / STATE, scalars)}
-    for file, part in _TENSOR_FILES.items():  # one after the other: with full-parameter training each is large
-        hashes[file] = _write_hashed(unfinished / file, save(getattr(state, part)))
+    for file, part in _TENSOR_FILES.items():
+        hashes[file] = write_tensors(unfinished / file, getattr(state, part))
     # The manifest comes last: a folder without one was never finished.
     (unfinished / MANIFEST).write_bytes(_to_json({"format": FORMAT, "sha256": hashes}))
     publish_folder(unfinished, target)  # an old one of this name counts, as `.replaced`, until the new one is in place
@@ -112,7 +111,7 @@ def latest_checkpoint(folder_root: Path, log: Callable[[str], None]) -> Checkpoi
     """Return the newest complete checkpoint under `folder_root`, or None.
 
     One that is torn or was tampered with (a missing file, another hash, unreadable JSON) is passed over with a line
-    to `log`, for the one before it. Only reads.
+    to `log`, for the one before it. Only reads, and every file once: what is hashed is what is returned.
     """
     for folder in folders(folder_root):
         try:
@@ -123,13 +122,13 @@ def latest_checkpoint(folder_root: Path, log: Callable[[str], None]) -> Checkpoi
 
 
 def best_checkpoint(folder_root: Path, step: int) -> Checkpoint:
-    """Return the complete checkpoint of `step`, the best one. Raises BestCheckpointLost if it is not as it was saved.
+    """Return the checkpoint of `step`, the best one, with its weights alone: the rest is not read.
 
-    Unlike `latest_checkpoint` it does not fall back to an older one.
+    Raises BestCheckpointLost if they are not as they were saved: it does not fall back to an older one.
     """
     folder = folder_root / folder_name(step)
     try:
-        return Checkpoint(folder, _read(folder))
+        return Checkpoint(folder, _read(folder, parts=("adapter",)))
     except _UNREADABLE as error:
         raise BestCheckpointLost(
             f"the checkpoint with the lowest held-out loss, {folder}, is damaged ({type(error).__name__}: {error}): "
@@ -152,25 +151,26 @@ def _prune(folder_root: Path, best_step: int | None) -> None:
             shutil.rmtree(folder)
 
 
-def _read(folder: Path) -> TrainingState:
-    """Return a folder's state. Raises one of several errors when it is not exactly what was written."""
+def _read(folder: Path, parts: Collection[str] = tuple(_TENSOR_FILES.values())) -> TrainingState:
+    """Return a folder's state, with no tensors but those of `parts`.
+
+    Raises one of several errors when what it reads is not exactly what was written.
+    """
     manifest = json.loads((folder / MANIFEST).read_bytes())
     if manifest["format"] != FORMAT:
         raise ValueError(f"format {manifest['format']}, not {FORMAT}")
-    for file in (STATE, *_TENSOR_FILES):
-        if _sha256(folder / file) != manifest["sha256"][file]:
-            raise ValueError(f"{file} is not what was written")
-    scalars = json.loads((folder / STATE).read_bytes())
+    hashes = manifest["sha256"]
+    content = (folder / STATE).read_bytes()
+    if hashlib.sha256(content).hexdigest() != hashes[STATE]:
+        raise ValueError(f"{STATE} is not what was written")
+    scalars = json.loads(content)
     saved = scalars["progress"]
     plan = StepPlan(**saved["plan"]) if saved.get("plan") else None  # an earlier version did not write it
     progress = Progress(**saved | {"cursor": Cursor(**saved["cursor"]), "plan": plan})
-    tensors = {part: load_file(folder / file) for file, part in _TENSOR_FILES.items()}
+    tensors = {
+        part: read_tensors(folder / file, hashes[file]) if part in parts else {} for file, part in _TENSOR_FILES.items()
+    }
     return TrainingState(progress, scalars["identity"], **tensors)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _to_json(value: Any) -> bytes:

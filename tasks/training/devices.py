@@ -19,6 +19,7 @@ from tasks.training.observer import StepRecord, TrainingObserver, TrainOutcome
 from tasks.training.planning import StepPlan
 from tasks.training.rank_process import RankProcesses
 from tasks.training.ranks import SINGLE_RANK, Ranks, process_group
+from tasks.training.saved_run import SavedRun
 from tasks.training.sharding import shard
 
 
@@ -41,7 +42,7 @@ class TrainingRun:
     train_rows: Sequence[TokenRow]
     held_out_rows: Sequence[TokenRow]
     pad_token_id: int
-    checkpoints: Path
+    saved_run: SavedRun
     data_fingerprint: str
     compute_dtype: torch.dtype
     checkpoint_interval: float
@@ -57,7 +58,7 @@ class TrainingRun:
             self.held_out_rows,
             self.recipe,
             pad_token_id=self.pad_token_id,
-            checkpoints=self.checkpoints,
+            saved_run=self.saved_run,
             data_fingerprint=self.data_fingerprint,
             observer=observer,
             should_pause=should_pause,

@@ -1,7 +1,6 @@
 """Keeps a run within the available memory: plans its steps before the first, and smaller ones when memory runs out."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 
@@ -13,7 +12,7 @@ from tasks.training.memory import release_memory, what_to_change
 from tasks.training.observer import PlanRecord, TrainOutcome
 from tasks.training.planning import StepPlan, Workload, plan_step
 from tasks.training.precision import base_dtype
-from tasks.training.snapshot import saved_backend, saved_plan
+from tasks.training.saved_run import SavedRun
 from tasks.training.step_backend import backend_name, can_recompute
 
 NO_ROOM = "there was no memory left with {rows}"
@@ -61,7 +60,7 @@ class MemoryPlanner:
         recipe: TrainingRecipe,
         lengths: Sequence[int],
         compute_dtype: torch.dtype,
-        checkpoints: Path,
+        saved_run: SavedRun,
         available: int,
         report: Callable[[PlanRecord], None],
         device: torch.device | None = None,
@@ -71,10 +70,10 @@ class MemoryPlanner:
         `device` is where it will compute, if that is not where the model is.
         """
         self._recipe = recipe
-        self._checkpoints = checkpoints
+        self._saved_run = saved_run
         self._available = available
         self._report = report
-        self._workload = workload_of(model, recipe, lengths, saved_backend(checkpoints), compute_dtype, device)
+        self._workload = workload_of(model, recipe, lengths, saved_run.backend, compute_dtype, device)
 
     def train(self, run: Callable[[StepPlan], TrainOutcome], *, killed_for_memory: bool = False) -> TrainOutcome:
         """Return the outcome of `run`, which goes on from its newest checkpoint whenever it is called.
@@ -98,7 +97,7 @@ class MemoryPlanner:
 
     def _first(self, killed_for_memory: bool) -> tuple[StepPlan, str | None]:
         """Return the plan to begin with: a run that has begun keeps to its own, unless it was killed for memory."""
-        begun = saved_plan(self._checkpoints, self._recipe)
+        begun = self._saved_run.plan(self._recipe)
         if begun is not None and killed_for_memory and self._recipe.micro_batch == "auto":
             smaller = self._lowered(begun)
             if smaller is None:

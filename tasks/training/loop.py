@@ -1,11 +1,9 @@
 """The training loop: one function that reads top to bottom, and resumes at exactly the next step."""
 
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,15 +19,15 @@ from tasks.training.planning import StepPlan
 from tasks.training.ranks import SINGLE_RANK, Ranks
 from tasks.training.rng import private_rng, seed_of_rank
 from tasks.training.sampler import step_batches, total_epochs, total_steps
+from tasks.training.saved_run import SavedRun, backend_of
 from tasks.training.schedule import learning_rate_at
 from tasks.training.sharding import full_tensor
-from tasks.training.snapshot import Snapshots, run_identity, saved_backend
+from tasks.training.snapshot import Snapshots, run_identity
 from tasks.training.step_backend import StepBackend, choose_backend, held_out_loss, micro_batches
 
 MAX_GRAD_NORM = 1.0
 MOST_SAVING = 0.01
 """Largest share of the time that goes into checkpoints: slow ones are made less often."""
-_LOG = logging.getLogger(__name__)
 
 
 def train(  # noqa: PLR0913 - a recipe has many ingredients
@@ -39,7 +37,7 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
     recipe: TrainingRecipe,
     *,
     pad_token_id: int,
-    checkpoints: Path,
+    saved_run: SavedRun,
     data_fingerprint: str,
     observer: TrainingObserver,
     should_pause: Callable[[], bool],
@@ -48,7 +46,7 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
     plan: StepPlan | None = None,
     ranks: Ranks = SINGLE_RANK,
 ) -> TrainOutcome:
-    """Train what trains in `model` in place, from the newest complete checkpoint in `checkpoints` if there is one.
+    """Train what trains in `model` in place, from the newest complete checkpoint of `saved_run` if there is one.
 
     Products are computed in `compute_dtype`; none: the base weights' format.
     Saves every `checkpoint_interval` seconds (less often if that would take more than 1% of the time; after every step
@@ -69,15 +67,18 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
     plan = plan or StepPlan(recipe.rows_per_device)
     seed = seed_of_rank(recipe.seed, ranks.rank)
     with private_rng(model.get_input_embeddings().weight.device, seed), memory_errors(recipe, plan):
-        backend = choose_backend(
-            model, pad_token_id, saved_backend(checkpoints), compute_dtype, recompute=plan.recompute
-        )
-        identity = run_identity(model, recipe, data_fingerprint, len(train_rows), backend)
-        # 2. Make the optimizer; its learning rate is set at each step
+        # 2. Find out how far the run has come
+        checkpoint = saved_run.take(ranks)
+        begun = None if checkpoint is None else backend_of(checkpoint)
+        backend = choose_backend(model, pad_token_id, begun, compute_dtype, recompute=plan.recompute)
+        # 3. Make the optimizer, whose learning rate is set at each step, and go on from there
         optimizer = torch.optim.AdamW(trainable_weights(model).values(), weight_decay=0.0, fused=True)
-        # 3. Find out how far the run has come
-        snapshots = Snapshots(checkpoints, identity, model, optimizer, ranks)
-        saved, next_save = snapshots.restore(_LOG.warning), time.monotonic() + checkpoint_interval
+        identity = run_identity(model, recipe, data_fingerprint, len(train_rows), backend)
+        snapshots = Snapshots(saved_run.root, identity, model, optimizer, ranks)
+        saved = None if checkpoint is None else snapshots.restore(checkpoint)
+        del checkpoint  # a full-parameter state is large
+        snapshots.discard_after(saved)
+        next_save = time.monotonic() + checkpoint_interval
         progress = replace(saved or Progress(), plan=plan)
         if (recipe.micro_batch == "auto" or plan.sharded) and progress != saved:
             next_save = 0.0  # at once: a resumed run has to cut its steps alike

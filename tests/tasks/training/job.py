@@ -16,6 +16,7 @@ from tasks.training.loop import train
 from tasks.training.methods import METHODS
 from tasks.training.observer import StepRecord, TrainOutcome
 from tasks.training.planning import StepPlan
+from tasks.training.saved_run import SavedRun
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def run(
         make_rows(5, seed=8) if held_out is None else held_out,
         recipe,
         pad_token_id=0,
-        checkpoints=checkpoints,
+        saved_run=SavedRun(checkpoints),
         data_fingerprint=fingerprint,
         observer=recorder,
         should_pause=recorder.should_pause,

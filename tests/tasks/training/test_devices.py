@@ -13,6 +13,7 @@ from tasks.training.devices import TrainingRun, train_on_devices
 from tasks.training.devices import load as load_model
 from tasks.training.errors import CheckpointMismatch, RankLost
 from tasks.training.planning import StepPlan
+from tasks.training.saved_run import SavedRun
 from tests.tasks.training.job import Recorder, Start, adapter_bytes, make_rows
 
 RECIPE = TrainingRecipe(
@@ -50,7 +51,7 @@ def run(folder, recipe, checkpoints, recorder, interval=3600.0, plan=None):
         train_rows=make_rows(13),
         held_out_rows=make_rows(5, seed=8),
         pad_token_id=0,
-        checkpoints=checkpoints,
+        saved_run=SavedRun(checkpoints),
         data_fingerprint="rows-v1",
         compute_dtype=torch.float32,
         checkpoint_interval=interval,
