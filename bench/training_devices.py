@@ -50,6 +50,8 @@ class Meter:
 
     def on_evaluation(self, step: int, eval_loss: float) -> None: ...
 
+    def before_checkpoint(self, step: int) -> None: ...
+
     def on_checkpoint(self, step: int, path: Path) -> None: ...
 
     @property
@@ -80,6 +82,7 @@ def measure(devices: int, steps: int, model_folder: Path, dtype: torch.dtype) ->
             data_fingerprint="bench",
             compute_dtype=dtype,
             checkpoint_interval=1e9,
+            background_saves=True,
             plan=StepPlan(recipe.rows_per_device),
         )
         began = time.perf_counter()

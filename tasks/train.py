@@ -70,7 +70,7 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
         prepared.source.device,
     )
 
-    def run(plan: StepPlan) -> TrainOutcome:
+    def run(plan: StepPlan, background_saves: bool) -> TrainOutcome:
         nonlocal model
         if is_sharded(model):  # by a run that ran out of memory: the other ranks' shards are gone
             model = load(prepared.source, recipe)
@@ -83,6 +83,7 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
             data_fingerprint=data.fingerprint,
             compute_dtype=dtype,
             checkpoint_interval=attempt.settings.checkpoint_interval_seconds,
+            background_saves=background_saves,
             plan=plan,
         )
         return train_on_devices(one, prepared.source, model, attempt.reporter, watch.must_leave)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tasks.atomic_files import publish_folder
+from tasks.atomic_files import publish_folder, sync_folder
 from tasks.training.checkpoint_list import MANIFEST, STATE, folder_name, folders, step_of
 from tasks.training.errors import BestCheckpointLost, CheckpointMismatch
 from tasks.training.planning import StepPlan
@@ -84,11 +84,12 @@ class Checkpoint:
             raise CheckpointMismatch(f"{self.path} belongs to another run: {changes}")
 
 
-def save_checkpoint(folder_root: Path, state: TrainingState) -> Path:
+def save_checkpoint(folder_root: Path, state: TrainingState, before_publishing: Callable[[], None]) -> Path:
     """Write `state` as `folder_root/step-NNNNNNNN` and return that folder; it appears complete or not at all.
 
     Keeps the newest two checkpoints and the one of the lowest held-out loss, and removes what an interrupted save
-    left. One process at a time may save in `folder_root`.
+    left. One process at a time may save in `folder_root`: `before_publishing` is called when everything is on disk,
+    and raises if this process is not that one any more.
     """
     folder_root.mkdir(parents=True, exist_ok=True)
     for leftover in folder_root.glob(f"{_UNFINISHED}*"):
@@ -102,6 +103,8 @@ def save_checkpoint(folder_root: Path, state: TrainingState) -> Path:
         hashes[file] = write_tensors(unfinished / file, getattr(state, part))
     # The manifest comes last: a folder without one was never finished.
     (unfinished / MANIFEST).write_bytes(_to_json({"format": FORMAT, "sha256": hashes}))
+    sync_folder(unfinished)
+    before_publishing()
     publish_folder(unfinished, target)  # an old one of this name counts, as `.replaced`, until the new one is in place
     _prune(folder_root, state.progress.best_step)
     return target

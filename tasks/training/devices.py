@@ -46,6 +46,7 @@ class TrainingRun:
     data_fingerprint: str
     compute_dtype: torch.dtype
     checkpoint_interval: float
+    background_saves: bool
     plan: StepPlan
 
     def train(
@@ -63,6 +64,7 @@ class TrainingRun:
             observer=observer,
             should_pause=should_pause,
             checkpoint_interval=self.checkpoint_interval,
+            background_saves=self.background_saves,
             compute_dtype=self.compute_dtype,
             plan=self.plan,
             ranks=ranks,
@@ -154,6 +156,9 @@ class _NoReports:
         pass
 
     def on_evaluation(self, step: int, eval_loss: float) -> None:
+        pass
+
+    def before_checkpoint(self, step: int) -> None:
         pass
 
     def on_checkpoint(self, step: int, path: Path) -> None:

@@ -20,14 +20,13 @@ from tasks.training.ranks import SINGLE_RANK, Ranks
 from tasks.training.rng import private_rng, seed_of_rank
 from tasks.training.sampler import step_batches, total_epochs, total_steps
 from tasks.training.saved_run import SavedRun, backend_of
+from tasks.training.saves import Saves
 from tasks.training.schedule import learning_rate_at
 from tasks.training.sharding import full_tensor
 from tasks.training.snapshot import Snapshots, run_identity
 from tasks.training.step_backend import StepBackend, choose_backend, held_out_loss, micro_batches
 
 MAX_GRAD_NORM = 1.0
-MOST_SAVING = 0.01
-"""Largest share of the time that goes into checkpoints: slow ones are made less often."""
 
 
 def train(  # noqa: PLR0913 - a recipe has many ingredients
@@ -42,6 +41,7 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
     observer: TrainingObserver,
     should_pause: Callable[[], bool],
     checkpoint_interval: float = 60.0,
+    background_saves: bool = False,
     compute_dtype: torch.dtype | None = None,
     plan: StepPlan | None = None,
     ranks: Ranks = SINGLE_RANK,
@@ -50,7 +50,8 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
 
     Products are computed in `compute_dtype`; none: the base weights' format.
     Saves every `checkpoint_interval` seconds (less often if that would take more than 1% of the time; after every step
-    if it is 0), at the lowest held-out loss so far, before pausing and at the end; asks `should_pause` between steps.
+    if it is 0), at the lowest held-out loss so far, before pausing and at the end; with `background_saves` a thread
+    writes while the next steps run, which takes a copy of what is saved. Asks `should_pause` between steps.
     Stops early if the recipe says so; at the end the model has the last weights, or the best if the recipe says so.
     A step is cut as `plan` says; without one `batch_size` rows are in memory at once, shared by the `ranks`, which all
     call this alike: only rank 0 saves, and its `should_pause` and its clock count for all.
@@ -78,43 +79,39 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
         saved = None if checkpoint is None else snapshots.restore(checkpoint)
         del checkpoint  # a full-parameter state is large
         snapshots.discard_after(saved)
-        next_save = time.monotonic() + checkpoint_interval
         progress = replace(saved or Progress(), plan=plan)
-        if (recipe.micro_batch == "auto" or plan.sharded) and progress != saved:
-            next_save = 0.0  # at once: a resumed run has to cut its steps alike
-        batches = step_batches(recipe, len(train_rows), progress.cursor)
-        observer.on_start(progress.cursor.step, last_step, total_epochs(recipe, len(train_rows)))
-        while True:
-            # 4. Between two steps: pause, evaluate, save, end
-            step = progress.cursor.step
-            evaluating = bool(held_out_rows) and _evaluation_due(progress, recipe, last_step)
-            may_pause = evaluating or not _is_over(progress, recipe, last_step)
-            pausing, overdue = ranks.any(may_pause and should_pause(), time.monotonic() >= next_save)
-            if evaluating and not pausing:
-                eval_loss = held_out_loss(backend, model, held_out_rows, plan.micro_batch, ranks)
-                progress = progress.evaluated(step, eval_loss)
-                observer.on_evaluation(step, eval_loss)
-            ending = pausing or _is_over(progress, recipe, last_step)
-            due = ending or progress.best_step == step or overdue
-            if due and progress != saved:
-                saving = time.monotonic()
-                folder = snapshots.save(progress)
-                saved, took = progress, time.monotonic() - saving
-                next_save = time.monotonic() + _until_next_save(checkpoint_interval, took)
-                observer.on_checkpoint(step, folder)
-            if ending:
-                return _outcome(snapshots, progress, recipe, last_step, paused=pausing)
-            # 5. One optimizer step
-            row_ids, cursor = next(batches)
-            record = _optimizer_step(
-                backend, model, optimizer, train_rows, row_ids, progress, recipe, plan=plan, ranks=ranks
-            )
-            progress = replace(progress, cursor=cursor, tokens_seen=record.tokens_seen, last_loss=record.loss)
-            observer.on_step(record)
-
-
-def _until_next_save(checkpoint_interval: float, took: float) -> float:
-    return max(checkpoint_interval, took / MOST_SAVING) if checkpoint_interval else 0.0
+        with Saves(snapshots, observer, checkpoint_interval, ranks, background=background_saves) as saves:
+            batches = step_batches(recipe, len(train_rows), progress.cursor)
+            observer.on_start(progress.cursor.step, last_step, total_epochs(recipe, len(train_rows)))
+            if (recipe.micro_batch == "auto" or plan.sharded) and progress != saved:
+                saves.save(progress, at_once=True)  # a run that is killed in its first step has to cut its steps alike
+                saved = progress
+            while True:
+                # 4. Between two steps: pause, evaluate, save, end
+                saves.report()
+                step = progress.cursor.step
+                evaluating = bool(held_out_rows) and _evaluation_due(progress, recipe, last_step)
+                may_pause = evaluating or not _is_over(progress, recipe, last_step)
+                pausing, overdue = ranks.any(may_pause and should_pause(), saves.is_overdue())
+                if evaluating and not pausing:
+                    eval_loss = held_out_loss(backend, model, held_out_rows, plan.micro_batch, ranks)
+                    progress = progress.evaluated(step, eval_loss)
+                    observer.on_evaluation(step, eval_loss)
+                ending = pausing or _is_over(progress, recipe, last_step)
+                due = ending or progress.best_step == step or overdue
+                if due and progress != saved:
+                    saves.save(progress, at_once=ending)
+                    saved = progress
+                if ending:
+                    saves.finish()
+                    return _outcome(snapshots, progress, recipe, last_step, paused=pausing)
+                # 5. One optimizer step
+                row_ids, cursor = next(batches)
+                record = _optimizer_step(
+                    backend, model, optimizer, train_rows, row_ids, progress, recipe, plan=plan, ranks=ranks
+                )
+                progress = replace(progress, cursor=cursor, tokens_seen=record.tokens_seen, last_loss=record.loss)
+                observer.on_step(record)
 
 
 def _evaluation_due(progress: Progress, recipe: TrainingRecipe, last_step: int) -> bool:

@@ -15,9 +15,7 @@ from tasks.training.checkpoint import (
     TrainingState,
     best_checkpoint,
     discard_newer,
-    save_checkpoint,
 )
-from tasks.training.checkpoint_list import folder_name
 from tasks.training.errors import CheckpointMismatch
 from tasks.training.ranks import SINGLE_RANK, Ranks
 from tasks.training.rng import restore_rng, rng_state
@@ -59,40 +57,43 @@ def load_trained(model: TrainedModel, root: Path, step: int) -> None:
 
 
 class Snapshots:
-    """Saves and restores one run: its weights, optimizer and random states, in one folder of checkpoints.
+    """Takes and restores the state of one run: its weights, optimizer and random states, in one folder of checkpoints.
 
-    All ranks call its methods together. Rank 0 alone writes, with every rank's random state, and reads, for all.
+    All ranks call its methods together. Rank 0 alone gets the state, every rank's random one in it, and reads for all.
     """
 
     def __init__(
         self, root: Path, identity: dict[str, Any], model: TrainedModel, optimizer: torch.optim.Optimizer, ranks: Ranks
     ) -> None:
-        self._root = root
+        self.root = root
         self._identity = identity
         self._weights = trainable_weights(model)
         self._optimizer = optimizer
         self._ranks = ranks
+        self._copies: dict[str, Tensor] = {}
         self._device: torch.device = model.get_input_embeddings().weight.device
 
-    def save(self, progress: Progress) -> Path:
-        """Write a checkpoint of the present state, on rank 0, and return its folder."""
+    def take(self, progress: Progress, *, copied: bool) -> TrainingState | None:
+        """Return the present state, in main memory, on rank 0; None on the others.
+
+        It is a copy in memory that the next call with `copied` fills again; without it the tensors are those of the
+        run wherever they can be, and the next step changes them.
+        """
         rng = {
             _rank_key(rank, name): state
             for rank, states in enumerate(self._ranks.gather(rng_state(self._device)))
             for name, state in states.items()
         }
-        adapter = self._gathered({name: weight.detach() for name, weight in self._weights.items()})
+        adapter = self._gathered({name: weight.detach() for name, weight in self._weights.items()}, copied)
         optimizer = self._gathered(
             {
                 f"{name}/{moment}": value
                 for name, weight in self._weights.items()
                 for moment, value in self._optimizer.state[weight].items()
-            }
+            },
+            copied,
         )
-        if self._ranks.rank > 0:
-            return self._root / folder_name(progress.cursor.step)
-        state = TrainingState(progress, self._identity, adapter, optimizer, rng)
-        return save_checkpoint(self._root, state)
+        return TrainingState(progress, self._identity, adapter, optimizer, rng) if self._ranks.rank == 0 else None
 
     def restore(self, checkpoint: Checkpoint) -> Progress:
         """Go on from `checkpoint`, as `SavedRun.take` returns it, and return its progress.
@@ -109,7 +110,7 @@ class Snapshots:
     def discard_after(self, progress: Progress | None) -> None:
         """Remove the checkpoints after the restored `progress`, or all, which are broken."""
         if self._ranks.rank == 0:
-            discard_newer(self._root, -1 if progress is None else progress.cursor.step)
+            discard_newer(self.root, -1 if progress is None else progress.cursor.step)
 
     def load_best_weights(self, step: int) -> None:
         """Give the model the weights that the checkpoint of `step`, the best one, has; the run can't go on after that.
@@ -121,19 +122,25 @@ class Snapshots:
             name: torch.empty(weight.shape, dtype=weight.dtype, device="meta") for name, weight in self._weights.items()
         }
         if self._ranks.rank == 0:
-            checkpoint = best_checkpoint(self._root, step)
+            checkpoint = best_checkpoint(self.root, step)
             checkpoint.require_match(self._identity, _defaults())
             saved = checkpoint.state.adapter
         _copy_weights(saved, self._weights, self._ranks)
 
-    def _gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _gathered(self, tensors: Mapping[str, Tensor], copied: bool) -> dict[str, Tensor]:
         """Return the full tensors in main memory on rank 0, sharded ones gathered; an empty mapping on other ranks."""
         gathered = {}
         for name, tensor in tensors.items():
             value = full_tensor(tensor)
             if self._ranks.rank == 0:
-                gathered[name] = value.cpu()
+                gathered[name] = self._copy(name, value) if copied else value.cpu()
         return gathered
+
+    def _copy(self, name: str, value: Tensor) -> Tensor:
+        # The memory is kept: to get it from the system takes longer than the copy.
+        if name not in self._copies:
+            self._copies[name] = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
+        return self._copies[name].copy_(value)
 
     def _restore_optimizer(self, saved: dict[str, Tensor], started: bool) -> None:
         expected: dict[str, Tensor] = {}

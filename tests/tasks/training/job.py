@@ -74,6 +74,9 @@ class Recorder:
     def on_evaluation(self, step: int, eval_loss: float) -> None:
         self.events.append(("evaluation", step, eval_loss))
 
+    def before_checkpoint(self, step: int) -> None:
+        pass
+
     def on_checkpoint(self, step: int, path: Path) -> None:
         assert path.name == f"step-{step:08d}"
         self.saved.append(path)
@@ -114,6 +117,7 @@ def run(
     interval: float = 3600.0,
     compute_dtype: torch.dtype | None = None,
     plan: StepPlan | None = None,
+    background: bool = False,
 ) -> TrainOutcome:
     """Train with the test's rows."""
     return train(
@@ -129,6 +133,7 @@ def run(
         checkpoint_interval=interval,
         compute_dtype=compute_dtype,
         plan=plan,
+        background_saves=background,
     )
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.training.checkpoint import Progress, TrainingState, discard_newer, latest_checkpoint, save_checkpoint
+from tasks.training import checkpoint as checkpoints
+from tasks.training.checkpoint import Progress, TrainingState, discard_newer, latest_checkpoint
 from tasks.training.errors import CheckpointMismatch
 from tasks.training.sampler import Cursor
 
@@ -20,6 +21,10 @@ def state_at(step: int) -> TrainingState:
         optimizer={"a/exp_avg": torch.randn(3, 2, generator=generator)},
         rng={"cpu": generator.get_state()},
     )
+
+
+def save_checkpoint(root: Path, state: TrainingState) -> Path:
+    return checkpoints.save_checkpoint(root, state, lambda: None)
 
 
 def newest(root: Path, lines: list[str] | None = None) -> TrainingState | None:

@@ -42,7 +42,7 @@ class Killing(Recorder):
             other.kill()
 
 
-def run(folder, recipe, checkpoints, recorder, interval=3600.0, plan=None):
+def run(folder, recipe, checkpoints, recorder, interval=3600.0, plan=None, background=True):
     """Train on the recipe's devices; return the model and the outcome."""
     origin = Start(folder)
     model = load_model(origin, recipe)
@@ -55,6 +55,7 @@ def run(folder, recipe, checkpoints, recorder, interval=3600.0, plan=None):
         data_fingerprint="rows-v1",
         compute_dtype=torch.float32,
         checkpoint_interval=interval,
+        background_saves=background,
         plan=plan or StepPlan(recipe.rows_per_device),
     )
     return model, train_on_devices(settings, origin, model, recorder, recorder.should_pause)

@@ -30,8 +30,8 @@ STEPS = 12  # 14 rows in steps of 4: the last step of each epoch has 2 rows
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gpt2"])
-def test_paused_and_crashed_runs_equal_an_uninterrupted_one(tiny_models_dir, tmp_path, name, dtype):
+@pytest.mark.parametrize(("name", "background"), [("tiny-llama", True), ("tiny-gpt2", True), ("tiny-llama", False)])
+def test_paused_and_crashed_runs_equal_an_uninterrupted_one(tiny_models_dir, tmp_path, name, background, dtype):
     folder = tiny_models_dir / name
     whole, model = Recorder(), load_adapted(folder, RECIPE, dtype)
     outcome = run(model, RECIPE, tmp_path / "whole", whole)
@@ -44,7 +44,7 @@ def test_paused_and_crashed_runs_equal_an_uninterrupted_one(tiny_models_dir, tmp
         paused.pause_after = pause_after
         model = load_adapted(folder, RECIPE, dtype)
         torch.rand(pause_after or 1)  # whatever else this process draws must not matter
-        outcome = run(model, RECIPE, tmp_path / "paused", paused)
+        outcome = run(model, RECIPE, tmp_path / "paused", paused, background=background)
         assert outcome.paused == (pause_after is not None)
         if pause_after:
             checkpoint = latest_checkpoint(tmp_path / "paused", pytest.fail)
@@ -56,14 +56,14 @@ def test_paused_and_crashed_runs_equal_an_uninterrupted_one(tiny_models_dir, tmp
     assert adapter_bytes(model, tmp_path / "paused-adapter") == expected
 
     crashed = Recorder(pause_after=3)
-    run(load_adapted(folder, RECIPE, dtype), RECIPE, tmp_path / "crashed", crashed)
+    run(load_adapted(folder, RECIPE, dtype), RECIPE, tmp_path / "crashed", crashed, background=background)
     crashed.pause_after, crashed.kill_after = None, 7
     with pytest.raises(Killed):
-        run(load_adapted(folder, RECIPE, dtype), RECIPE, tmp_path / "crashed", crashed)
+        run(load_adapted(folder, RECIPE, dtype), RECIPE, tmp_path / "crashed", crashed, background=background)
     before = crashed.trace()
     again = Recorder()
     model = load_adapted(folder, RECIPE, dtype)
-    assert run(model, RECIPE, tmp_path / "crashed", again) == outcome
+    assert run(model, RECIPE, tmp_path / "crashed", again, background=background) == outcome
     losses = {step: loss for kind, step, loss in whole.events if kind == "evaluation"}
     saved = 6 if losses[6] < losses[3] else 3  # the best is kept as soon as it is known
     assert again.started_at[0] == saved

@@ -50,7 +50,7 @@ def attempt(folder: Path, recipe: TrainingRecipe, checkpoints: Path, recorder: R
     saved_run = SavedRun(checkpoints, log)
     planner = MemoryPlanner(model, recipe, LENGTHS, torch.float32, saved_run, 10**12, lambda _: None, origin.device)
 
-    def run(plan):
+    def run(plan, background_saves):
         one = TrainingRun(
             recipe=recipe,
             train_rows=ROWS,
@@ -60,6 +60,7 @@ def attempt(folder: Path, recipe: TrainingRecipe, checkpoints: Path, recorder: R
             data_fingerprint="rows-v1",
             compute_dtype=torch.float32,
             checkpoint_interval=0.0,
+            background_saves=background_saves,
             plan=plan,
         )
         return train_on_devices(one, origin, model, recorder, recorder.should_pause)
@@ -90,7 +91,8 @@ def test_damaged_checkpoints_are_read_once_too_and_named(tiny_llama_dir, tmp_pat
     last = damaged / "rng.safetensors"
     content = last.read_bytes()
     last.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    resumed, lines = Recorder(), []
+    resumed = Recorder()
+    lines: list[str] = []
     with counted_opens(*damaged.iterdir(), *good.iterdir()) as opens:
         files = [*damaged.iterdir(), *good.iterdir()]
         attempt(tiny_llama_dir, recipe, tmp_path, resumed, lines.append)

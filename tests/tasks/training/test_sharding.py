@@ -66,7 +66,7 @@ def test_a_run_whose_rank_was_killed_goes_on_as_an_uninterrupted_one(whole, tiny
 def test_a_sharded_full_run_equals_an_unsharded_one_and_goes_on_after_a_pause(tiny_llama_dir, tmp_path):
     two = TrainingRecipe(method="full", devices=2, sharding="full", max_steps=3, batch_size=6, learning_rate=1e-3)
     told, interrupted, one = Recorder(), Recorder(pause_after=2), Recorder()
-    model, outcome = run(tiny_llama_dir, two, tmp_path / "two", told, plan=PLAN)
+    model, outcome = run(tiny_llama_dir, two, tmp_path / "two", told, plan=PLAN, background=False)
     alone, expected = run(tiny_llama_dir, two.model_copy(update=ALONE), tmp_path / "one", one)
     assert held_bytes(model) == pytest.approx(held_bytes(alone) / 2, rel=0.01)
     assert outcome.eval_loss == pytest.approx(expected.eval_loss, rel=1e-5)
