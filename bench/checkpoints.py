@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from bench.bare_loop import StepListener
-from bench.training import ROOT
-from bench.training_devices import MODEL, Row
+from bench.training import MODEL, ROOT
+from bench.training_devices import Row
 from configs.recipe import TrainingRecipe
 from tasks.training import loop, saves
 from tasks.training.devices import Weights
@@ -34,17 +34,21 @@ NEVER = 1e9
 
 
 class Watch(StepListener):
-    """Notes when steps end, and the steps of complete checkpoints."""
+    """Notes when steps end and how long they compute, and beside which a checkpoint was written."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
+        self.seconds: list[float] = []
         self.saved: list[int] = []
+        self.beside: list[int] = []
 
     def on_step(self, record: StepRecord) -> None:
         self.ends.append(time.perf_counter())
+        self.seconds.append(record.seconds)
 
     def on_checkpoint(self, step: int, path: Path) -> None:
         self.saved.append(step)
+        self.beside += range(step + 1, len(self.ends) + 1)
 
 
 def train(way: str, steps: int, interval: float, rows: int, length: int) -> Watch:
@@ -73,15 +77,29 @@ def train(way: str, steps: int, interval: float, rows: int, length: int) -> Watc
     return watch
 
 
-def measure(way: str, arguments: argparse.Namespace) -> tuple[list[float], int]:
-    """Return the seconds between the ends of steps, and how many checkpoints were made meanwhile."""
+def measure(way: str, arguments: argparse.Namespace) -> Watch:
+    """Return what `train` returns, of a process of its own."""
     options = [f"--{name}={getattr(arguments, name)}" for name in ("steps", "interval", "rows", "length")]
     command = [sys.executable, "-m", "bench.checkpoints", *options, f"--way={way}"]
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}  # as the platform's trainer has it
     finished = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True)
-    noted = json.loads(finished.stdout)
-    gaps = [after - before for before, after in pairwise(noted["ends"])][SKIPPED:]
-    return gaps, sum(SKIPPED < step < arguments.steps for step in noted["saved"])
+    watch = Watch()
+    watch.__dict__ |= json.loads(finished.stdout)
+    return watch
+
+
+def row(way: str, watch: Watch) -> str:
+    """Return a line of the table: steps by themselves and beside a write, and the waits between two of them."""
+    numbered = list(enumerate(watch.seconds, start=1))[SKIPPED:]
+    alone = [seconds for step, seconds in numbered if step not in watch.beside]
+    beside = [seconds for step, seconds in numbered if step in watch.beside]
+    ends, seconds = watch.ends[SKIPPED - 1 :], watch.seconds[SKIPPED:]
+    waits = [after - before - computed for (before, after), computed in zip(pairwise(ends), seconds, strict=True)]
+    saved = [step for step in watch.saved if SKIPPED <= step < len(watch.ends)]
+    stalls = [wait for step, wait in enumerate(waits, start=SKIPPED) if step in saved]
+    cells = [way, f"{statistics.median(alone):.2f}", f"{statistics.median(beside):.2f}" if beside else ""]
+    cells += [f"{statistics.median(stalls):.2f}", f"{max(stalls):.2f}"] if stalls else ["", ""]
+    return f"| {' | '.join([*cells, str(len(saved)), f'{ends[-1] - ends[0]:.1f}'])} |"
 
 
 def main() -> None:
@@ -96,18 +114,15 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.way:
         watch = train(arguments.way, arguments.steps, arguments.interval, arguments.rows, arguments.length)
-        print(json.dumps({"ends": watch.ends, "saved": watch.saved}))
+        print(json.dumps(vars(watch)))
         return
-    print("| checkpoints | step, median s | longest step, s | checkpoints | lost to one, s |")
-    print("| --- | --- | --- | --- | --- |")
-    for number in range(arguments.rounds):
-        undisturbed = 0.0
+    print(
+        "| checkpoints | step, median s | beside a write | wait for a save, median s | longest | saves | all steps, s |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for _ in range(arguments.rounds):
         for way in WAYS:
-            gaps, saved = measure(way, arguments)
-            undisturbed = undisturbed or statistics.fmean(gaps)
-            lost = f"{(sum(gaps) - len(gaps) * undisturbed) / saved:.2f}" if saved else ""
-            numbers = f"{statistics.median(gaps):.2f} | {max(gaps):.2f} | {saved} | {lost}"
-            print(f"| {way} ({number + 1}) | {numbers} |", flush=True)
+            print(row(way, measure(way, arguments)), flush=True)
     print(f"load of the machine (1 min): {os.getloadavg()[0]:.1f}")
 
 

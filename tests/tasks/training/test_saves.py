@@ -167,18 +167,22 @@ import torch
 from tests.tasks.training.job import Recorder
 from tests.tasks.training.test_saves import train
 
+class Starting(Recorder):
+    def on_start(self, *arguments):
+        os.write(begun, b"!")
+
 torch.set_num_threads(1)
 model, checkpoints = Path(sys.argv[1]), Path(sys.argv[2])
+begins, begun = os.pipe()
 torn = attempts = 0
-while torn < 5 and attempts < 100:
+while torn < 5 and attempts < 200:
     attempts += 1
     child = os.fork()
     if child == 0:
-        train(model, checkpoints, Recorder(), interval=0.0)
+        train(model, checkpoints, Starting(), interval=0.0)
         os._exit(0)
-    while not checkpoints.is_dir():
-        time.sleep(0.001)
-    time.sleep(random.uniform(0.0, 0.3))
+    os.read(begins, 1)
+    time.sleep(random.uniform(0.0, 0.1))
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     if status == 0:
