@@ -94,7 +94,7 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
         _die_like(lost, attempt)
     if METHODS[recipe.method].full and is_sharded(model) and not outcome.paused:
         model = load(prepared.source, recipe)  # this process holds only its shard of the trained weights
-        load_trained(model, attempt.files.checkpoints, outcome.adapter_step)
+        load_trained(model, attempt.files.checkpoints, outcome.weights_step)
     _report(attempt, outcome)
     return Trained(model, outcome, watch)
 
@@ -130,5 +130,5 @@ def _report(attempt: Attempt, outcome: TrainOutcome) -> None:
     attempt.reporter.on_completed(outcome)
     if attempt.recipe.register_best and outcome.eval_loss is not None:
         attempt.log.line(
-            f"Registering the weights of step {outcome.adapter_step} (held-out loss {outcome.eval_loss:.4f})"
+            f"Registering the weights of step {outcome.weights_step} (held-out loss {outcome.eval_loss:.4f})"
         )

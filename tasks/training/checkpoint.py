@@ -12,14 +12,24 @@ from typing import Any
 from torch import Tensor
 
 from tasks.atomic_files import publish_folder, sync_folder
-from tasks.training.checkpoint_list import MANIFEST, STATE, folder_name, folders, step_of
+from tasks.training.checkpoint_list import (
+    FIRST_FORMAT,
+    FORMAT,
+    MANIFEST,
+    STATE,
+    folder_name,
+    folders,
+    step_of,
+    weights_file,
+)
 from tasks.training.errors import BestCheckpointLost, CheckpointMismatch
 from tasks.training.planning import StepPlan
 from tasks.training.sampler import Cursor
 from tasks.training.tensor_file import read_tensors, write_tensors
 
-FORMAT = 1
-_TENSOR_FILES = {f"{part}.safetensors": part for part in ("adapter", "optimizer", "rng")}
+_PARTS = ("weights", "optimizer", "rng")
+_RENAMED = {"base_dtype": "compute_dtype", "path": "backend"}
+"""Fields of the identity that had other names in the first format."""
 _UNFINISHED = ".unfinished-"
 _KEPT = 2
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
@@ -59,8 +69,8 @@ class TrainingState:
     progress: Progress
     identity: dict[str, Any]
     """What the run is: recipe, data fingerprint, device. JSON values; a checkpoint fits no other run."""
-    adapter: dict[str, Tensor]
-    """The weights that train: those of the adapter, or all there are."""
+    weights: dict[str, Tensor]
+    """Those that train: the adapter's, or all there are."""
     optimizer: dict[str, Tensor]
     rng: dict[str, Tensor]
 
@@ -99,10 +109,11 @@ def save_checkpoint(folder_root: Path, state: TrainingState, before_publishing: 
     unfinished.mkdir()
     scalars = _to_json({"progress": asdict(state.progress), "identity": state.identity})
     hashes = {STATE: _write_hashed(unfinished / STATE, scalars)}
-    for file, part in _TENSOR_FILES.items():
+    manifest = {"format": FORMAT, "sha256": hashes}
+    for part, file in _files(manifest).items():
         hashes[file] = write_tensors(unfinished / file, getattr(state, part))
     # The manifest comes last: a folder without one was never finished.
-    (unfinished / MANIFEST).write_bytes(_to_json({"format": FORMAT, "sha256": hashes}))
+    (unfinished / MANIFEST).write_bytes(_to_json(manifest))
     sync_folder(unfinished)
     before_publishing()
     publish_folder(unfinished, target)  # an old one of this name counts, as `.replaced`, until the new one is in place
@@ -131,7 +142,7 @@ def best_checkpoint(folder_root: Path, step: int) -> Checkpoint:
     """
     folder = folder_root / folder_name(step)
     try:
-        return Checkpoint(folder, _read(folder, parts=("adapter",)))
+        return Checkpoint(folder, _read(folder, parts=("weights",)))
     except _UNREADABLE as error:
         raise BestCheckpointLost(
             f"the checkpoint with the lowest held-out loss, {folder}, is damaged ({type(error).__name__}: {error}): "
@@ -154,15 +165,13 @@ def _prune(folder_root: Path, best_step: int | None) -> None:
             shutil.rmtree(folder)
 
 
-def _read(folder: Path, parts: Collection[str] = tuple(_TENSOR_FILES.values())) -> TrainingState:
+def _read(folder: Path, parts: Collection[str] = _PARTS) -> TrainingState:
     """Return a folder's state, with no tensors but those of `parts`.
 
     Raises one of several errors when what it reads is not exactly what was written.
     """
     manifest = json.loads((folder / MANIFEST).read_bytes())
-    if manifest["format"] != FORMAT:
-        raise ValueError(f"format {manifest['format']}, not {FORMAT}")
-    hashes = manifest["sha256"]
+    files, hashes = _files(manifest), manifest["sha256"]
     content = (folder / STATE).read_bytes()
     if hashlib.sha256(content).hexdigest() != hashes[STATE]:
         raise ValueError(f"{STATE} is not what was written")
@@ -170,10 +179,16 @@ def _read(folder: Path, parts: Collection[str] = tuple(_TENSOR_FILES.values())) 
     saved = scalars["progress"]
     plan = StepPlan(**saved["plan"]) if saved.get("plan") else None  # an earlier version did not write it
     progress = Progress(**saved | {"cursor": Cursor(**saved["cursor"]), "plan": plan})
-    tensors = {
-        part: read_tensors(folder / file, hashes[file]) if part in parts else {} for file, part in _TENSOR_FILES.items()
-    }
-    return TrainingState(progress, scalars["identity"], **tensors)
+    identity = scalars["identity"]
+    if manifest["format"] == FIRST_FORMAT:
+        identity = {_RENAMED.get(name, name): value for name, value in identity.items()}
+    tensors = {part: read_tensors(folder / file, hashes[file]) if part in parts else {} for part, file in files.items()}
+    return TrainingState(progress, identity, **tensors)
+
+
+def _files(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names of a checkpoint's files of tensors, by their part of the state."""
+    return {"weights": weights_file(manifest), "optimizer": "optimizer.safetensors", "rng": "rng.safetensors"}
 
 
 def _to_json(value: Any) -> bytes:

@@ -142,18 +142,18 @@ def _outcome(
 ) -> TrainOutcome:
     """Load the weights that are asked for into the model, and return how the run ended."""
     step, best_step = progress.cursor.step, progress.best_step
-    adapter_step, eval_loss = step, progress.eval_loss if progress.eval_step == step else None
+    weights_step, eval_loss = step, progress.eval_loss if progress.eval_step == step else None
     if recipe.register_best and not paused and best_step is not None:
-        adapter_step, eval_loss = best_step, progress.best_loss
-        if adapter_step != step:
-            snapshots.load_best_weights(adapter_step)
+        weights_step, eval_loss = best_step, progress.best_loss
+        if weights_step != step:
+            snapshots.load_best_weights(weights_step)
     return TrainOutcome(
         paused=paused,
         stopped_early=not paused and step < last_step,
         step=step,
         total_steps=last_step,
         best_step=best_step,
-        adapter_step=adapter_step,
+        weights_step=weights_step,
         eval_loss=None if paused else eval_loss,
     )
 

@@ -64,7 +64,7 @@ class TrainOutcome:
     total_steps: int
     best_step: int | None
     """The step after which the held-out loss was lowest; None before the first one."""
-    adapter_step: int
+    weights_step: int
     """The step whose weights the model has now: `step`, or `best_step` if that is to be registered."""
     eval_loss: float | None
     """Held-out loss of the weights that the model has now; None when paused or without held-out rows."""

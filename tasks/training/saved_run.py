@@ -65,13 +65,13 @@ class SavedRun:
 
 def backend_of(checkpoint: Checkpoint) -> BackendName:
     """Return the step backend of the run that has saved this checkpoint."""
-    backend: BackendName = checkpoint.state.identity.get("path", FIRST_BACKEND)
+    backend: BackendName = checkpoint.state.identity.get("backend", FIRST_BACKEND)
     return backend
 
 
 def _without_content(checkpoint: Checkpoint) -> Checkpoint:
     state = checkpoint.state
-    adapter, optimizer = (
-        {name: tensor.to("meta") for name, tensor in part.items()} for part in (state.adapter, state.optimizer)
+    weights, optimizer = (
+        {name: tensor.to("meta") for name, tensor in part.items()} for part in (state.weights, state.optimizer)
     )
-    return replace(checkpoint, state=replace(state, adapter=adapter, optimizer=optimizer))
+    return replace(checkpoint, state=replace(state, weights=weights, optimizer=optimizer))

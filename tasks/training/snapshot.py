@@ -32,14 +32,14 @@ def run_identity(
         "data_fingerprint": data_fingerprint,
         "rows": n_rows,
         "device": model.get_input_embeddings().weight.device.type,
-        "base_dtype": str(backend.dtype),
-        "path": backend.name,
+        "compute_dtype": str(backend.dtype),
+        "backend": backend.name,
     }
 
 
 def _defaults() -> dict[str, Any]:
     """Return the identity fields of a run whose checkpoint, written by an earlier version, lacks them."""
-    return _recipe_fields(TrainingRecipe()) | {"path": FIRST_BACKEND}
+    return _recipe_fields(TrainingRecipe()) | {"backend": FIRST_BACKEND}
 
 
 def _recipe_fields(recipe: TrainingRecipe) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def load_trained(model: TrainedModel, root: Path, step: int) -> None:
 
     Raises BestCheckpointLost when the checkpoint is damaged or gone.
     """
-    _copy_weights(best_checkpoint(root, step).state.adapter, trainable_weights(model), SINGLE_RANK)
+    _copy_weights(best_checkpoint(root, step).state.weights, trainable_weights(model), SINGLE_RANK)
 
 
 class Snapshots:
@@ -84,7 +84,7 @@ class Snapshots:
             for rank, states in enumerate(self._ranks.gather(rng_state(self._device)))
             for name, state in states.items()
         }
-        adapter = self._gathered({name: weight.detach() for name, weight in self._weights.items()}, copied)
+        weights = self._gathered({name: weight.detach() for name, weight in self._weights.items()}, copied)
         optimizer = self._gathered(
             {
                 f"{name}/{moment}": value
@@ -93,7 +93,7 @@ class Snapshots:
             },
             copied,
         )
-        return TrainingState(progress, self._identity, adapter, optimizer, rng) if self._ranks.rank == 0 else None
+        return TrainingState(progress, self._identity, weights, optimizer, rng) if self._ranks.rank == 0 else None
 
     def restore(self, checkpoint: Checkpoint) -> Progress:
         """Go on from `checkpoint`, as `SavedRun.take` returns it, and return its progress.
@@ -102,7 +102,7 @@ class Snapshots:
         """
         checkpoint.require_match(self._identity, _defaults())
         state = checkpoint.state
-        _copy_weights(state.adapter, self._weights, self._ranks)
+        _copy_weights(state.weights, self._weights, self._ranks)
         self._restore_optimizer(state.optimizer, started=state.progress.cursor.step > 0)
         restore_rng(self._device, _own_states(self._ranks, state.rng))
         return state.progress
@@ -124,7 +124,7 @@ class Snapshots:
         if self._ranks.rank == 0:
             checkpoint = best_checkpoint(self.root, step)
             checkpoint.require_match(self._identity, _defaults())
-            saved = checkpoint.state.adapter
+            saved = checkpoint.state.weights
         _copy_weights(saved, self._weights, self._ranks)
 
     def _gathered(self, tensors: Mapping[str, Tensor], copied: bool) -> dict[str, Tensor]:

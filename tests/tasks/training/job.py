@@ -143,12 +143,17 @@ def adapter_bytes(model: PeftModel, folder: Path) -> bytes:
 
 
 def unsay(checkpoint: Path, *names: str) -> None:
-    """Make a checkpoint one of an earlier version, which did not yet say these things of its run."""
+    """Make a checkpoint one of the first format, by a version that did not yet say these things of its run."""
     state = json.loads((checkpoint / "state.json").read_text())
+    for name, former in (("compute_dtype", "base_dtype"), ("backend", "path")):
+        state["identity"][former] = state["identity"].pop(name)
     for name in names:
         part = "identity" if name in state["identity"] else "progress"
         del state[part][name]
     (checkpoint / "state.json").write_text(json.dumps(state))
     manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["format"] = 1
+    manifest["sha256"]["adapter.safetensors"] = manifest["sha256"].pop("weights.safetensors")
+    (checkpoint / "weights.safetensors").rename(checkpoint / "adapter.safetensors")
     manifest["sha256"]["state.json"] = hashlib.sha256((checkpoint / "state.json").read_bytes()).hexdigest()
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))

@@ -13,7 +13,8 @@ from configs.recipe import TrainingRecipe
 from tasks.training.adapter import attach_lora
 from tasks.training.checkpoint import latest_checkpoint
 from tasks.training.errors import CheckpointMismatch
-from tests.tasks.training.job import Killed, Recorder, adapter_bytes, load_adapted, run, unsay
+from tasks.training.methods import METHODS
+from tests.tasks.training.job import Killed, Recorder, Start, adapter_bytes, load_adapted, run, unsay
 
 RECIPE = TrainingRecipe(
     epochs=3,
@@ -26,6 +27,7 @@ RECIPE = TrainingRecipe(
     warmup_ratio=0.2,
     eval_every=3,
 )
+OLDER_PARTS = ("adapter", "optimizer", "rng")
 STEPS = 12  # 14 rows in steps of 4: the last step of each epoch has 2 rows
 
 
@@ -142,7 +144,7 @@ def test_a_pause_asked_for_before_the_first_step_is_honoured(tiny_llama_dir, tmp
         ({"learning_rate": 2e-2}, "rows-v1", torch.float32, "recipe.learning_rate was 0.01, is 0.02"),
         ({"lora_r": 8}, "rows-v1", torch.float32, "recipe.lora_r"),
         ({}, "rows-v2", torch.float32, "data_fingerprint was 'rows-v1', is 'rows-v2'"),
-        ({}, "rows-v1", torch.bfloat16, "base_dtype"),
+        ({}, "rows-v1", torch.bfloat16, "compute_dtype was 'torch.float32', is 'torch.bfloat16'"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_an_error(tiny_llama_dir, tmp_path, change, fingerprint, dtype, named):
@@ -154,7 +156,7 @@ def test_a_checkpoint_of_another_run_is_an_error(tiny_llama_dir, tmp_path, chang
 
 def test_a_checkpoint_of_another_model_is_an_error(tiny_llama_dir, tiny_gpt2_dir, tmp_path):
     run(load_adapted(tiny_llama_dir, RECIPE), RECIPE, tmp_path, Recorder(pause_after=2))
-    with pytest.raises(CheckpointMismatch, match="path was 'packed', is 'padded'"):
+    with pytest.raises(CheckpointMismatch, match="backend was 'packed', is 'padded'"):
         run(load_adapted(tiny_gpt2_dir, RECIPE), RECIPE, tmp_path, Recorder())
     shallow = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, num_hidden_layers=1)
     with pytest.raises(CheckpointMismatch, match="checkpoint's weights are not those of this model"):
@@ -175,11 +177,31 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_nothing_else(tiny_llama
     assert not (tmp_path / "run/step-00000007").exists()
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_run_paused_by_a_version_with_the_first_format_goes_on_to_the_same_bytes(tiny_llama_dir, tmp_path, method):
+    recipe = RECIPE.model_copy(update={"method": method})
+    whole, paused, resumed = Recorder(), Recorder(pause_after=5), Recorder()
+
+    def attempt(checkpoints: Path, recorder: Recorder) -> None:
+        run(METHODS[recipe.method].load(Start(tiny_llama_dir), recipe), recipe, checkpoints, recorder)
+
+    attempt(tmp_path / "whole", whole)
+    attempt(tmp_path / "run", paused)
+    for folder in paused.saved:
+        unsay(folder)
+    older = paused.saved[-1]
+    assert {path.name for path in older.glob("*.safetensors")} == {f"{part}.safetensors" for part in OLDER_PARTS}
+    attempt(tmp_path / "run", resumed)
+    assert resumed.started_at[0] == 5
+    assert paused.trace() + resumed.trace() == whole.trace()
+    assert (resumed.saved[-1] / "manifest.json").read_bytes() == (whole.saved[-1] / "manifest.json").read_bytes()
+
+
 def test_a_run_begun_before_the_packed_backend_goes_on_without_it(tiny_llama_dir, tmp_path):
     paused, resumed = Recorder(pause_after=5), Recorder()
     run(load_adapted(tiny_llama_dir, RECIPE), RECIPE, tmp_path, paused)
-    assert latest_checkpoint(tmp_path, print).state.identity["path"] == "packed"
+    assert latest_checkpoint(tmp_path, print).state.identity["backend"] == "packed"
     unsay(paused.saved[-1], "path")
     outcome = run(load_adapted(tiny_llama_dir, RECIPE), RECIPE, tmp_path, resumed)
     assert (resumed.started_at[0], outcome.step) == (5, STEPS)
-    assert latest_checkpoint(tmp_path, print).state.identity["path"] == "padded"
+    assert latest_checkpoint(tmp_path, print).state.identity["backend"] == "padded"

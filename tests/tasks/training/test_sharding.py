@@ -73,7 +73,7 @@ def test_a_sharded_full_run_equals_an_unsharded_one_and_goes_on_after_a_pause(ti
     for found, wanted in zip(told.records, one.records, strict=True):
         assert (found.loss, found.grad_norm) == pytest.approx((wanted.loss, wanted.grad_norm), rel=1e-4)
     kept = METHODS["full"].load(Start(tiny_llama_dir), two)
-    load_trained(kept, tmp_path / "two", outcome.adapter_step)
+    load_trained(kept, tmp_path / "two", outcome.weights_step)
     for name, weight in alone.named_parameters():
         torch.testing.assert_close(kept.get_parameter(name), weight, rtol=1e-3, atol=1e-5)
 
@@ -82,7 +82,7 @@ def test_a_sharded_full_run_equals_an_unsharded_one_and_goes_on_after_a_pause(ti
     interrupted.pause_after = None
     run(tiny_llama_dir, two, tmp_path / "parts", interrupted, plan=PLAN)
     assert interrupted.trace() == told.trace()
-    for part in ("adapter", "optimizer"):
+    for part in ("weights", "optimizer"):
         uninterrupted, resumed = (load_file(last_file(tmp_path / name, part)) for name in ("two", "parts"))
         assert uninterrupted.keys() == resumed.keys()
         assert all(torch.equal(value, resumed[name]) for name, value in uninterrupted.items())
