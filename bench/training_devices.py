@@ -19,6 +19,7 @@ from tasks.training.devices import TrainingRun, Weights, train_on_devices
 from tasks.training.methods import METHODS
 from tasks.training.observer import StepRecord
 from tasks.training.planning import StepPlan
+from tasks.training.saved_run import SavedRun
 
 WARMUP = 2
 
@@ -50,6 +51,8 @@ class Meter:
 
     def on_evaluation(self, step: int, eval_loss: float) -> None: ...
 
+    def before_checkpoint(self, step: int) -> None: ...
+
     def on_checkpoint(self, step: int, path: Path) -> None: ...
 
     @property
@@ -76,10 +79,11 @@ def measure(devices: int, steps: int, model_folder: Path, dtype: torch.dtype) ->
             train_rows=rows(256),
             held_out_rows=[],
             pad_token_id=0,
-            checkpoints=Path(folder),
+            saved_run=SavedRun(Path(folder)),
             data_fingerprint="bench",
             compute_dtype=dtype,
             checkpoint_interval=1e9,
+            background_saves=True,
             plan=StepPlan(recipe.rows_per_device),
         )
         began = time.perf_counter()

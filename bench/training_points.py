@@ -54,6 +54,8 @@ class Point:
     model: str = "smollm2"
     method: Method = "lora"
     steps: int = 2
+    background_saves: bool = False
+    """Whether each step is saved, from a copy; else there is one checkpoint, at the end."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,22 @@ def train(point: Point) -> Figures:
     workload = workload_of(model, recipe, [point.length] * point.rows, point.path, dtype)
     assert workload is not None
     watch = Stopwatch()
-    bare_loop.train(model, rows, recipe, watch, pad_token_id=0, backend=point.path, compute_dtype=dtype, plan=plan)
+    bare_loop.train(
+        model,
+        rows,
+        recipe,
+        watch,
+        pad_token_id=0,
+        backend=point.path,
+        compute_dtype=dtype,
+        plan=plan,
+        background_saves=point.background_saves,
+    )
     (began, cpu_began), (ended, cpu_ended) = watch.ends[0], watch.ends[-1]
     tokens = (point.steps - 1) * point.rows * point.length
     return Figures(
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before,
-        estimated_bytes=workload.peak(plan),
+        estimated_bytes=workload.peak_with_copy(plan) if point.background_saves else workload.peak(plan),
         tokens_per_second=tokens / (ended - began),
         tokens_per_cpu_second=tokens / (cpu_ended - cpu_began),
     )

@@ -50,7 +50,7 @@ def register(attempt: Attempt, prepared: Prepared, trained: Trained) -> None:
     version = attempt.deliver(publish, "take the artifacts and the model version")
     with attempt.lease.writing() as (session, job):
         require_run(job)
-        model_id = _add_model(session, attempt, folder.name, version, trained.outcome.adapter_step)
+        model_id = _add_model(session, attempt, folder.name, version, trained.outcome.weights_step)
     attempt.log.line(f"Registered {version.name} version {version.version}; it is model {model_id} now")
 
 
@@ -94,7 +94,7 @@ def _register_version(attempt: Attempt, prepared: Prepared, folder: Path, name: 
     )
 
 
-def _add_model(session: Session, attempt: Attempt, stored: str, version: RegisteredVersion, adapter_step: int) -> int:
+def _add_model(session: Session, attempt: Attempt, stored: str, version: RegisteredVersion, weights_step: int) -> int:
     """Add the model, and the evaluations that show what the job has changed; all of it once."""
     models = ModelRepository(session)
     known = models.of_job(attempt.job_id)
@@ -110,7 +110,7 @@ def _add_model(session: Session, attempt: Attempt, stored: str, version: Registe
         "mlflow_run_id": attempt.run.run_id,
         "registered_model": version.name,
         "registered_model_version": version.version,
-        "adapter_step": adapter_step,
+        "weights_step": weights_step,
         "recipe": hyperparameters,
     }
     job = TrainingJobRepository(session).require(attempt.job_id)

@@ -20,6 +20,7 @@ from tasks.training.memory import available_memory
 from tasks.training.methods import METHODS
 from tasks.training.observer import TrainOutcome
 from tasks.training.planning import StepPlan
+from tasks.training.saved_run import SavedRun
 from tasks.training.sharding import is_sharded
 from tasks.training.snapshot import load_trained
 
@@ -58,18 +59,19 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
         )
     lengths = [*data.train.lengths, *data.held_out.lengths[: recipe.eval_rows]]
     dtype = prepared.source.dtype
+    saved_run = SavedRun(attempt.files.checkpoints, attempt.log.line)
     planner = MemoryPlanner(
         model,
         recipe,
         lengths,
         dtype,
-        attempt.files.checkpoints,
+        saved_run,
         available,
         attempt.reporter.on_plan,
         prepared.source.device,
     )
 
-    def run(plan: StepPlan) -> TrainOutcome:
+    def run(plan: StepPlan, background_saves: bool) -> TrainOutcome:
         nonlocal model
         if is_sharded(model):  # by a run that ran out of memory: the other ranks' shards are gone
             model = load(prepared.source, recipe)
@@ -78,10 +80,11 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
             train_rows=data.train,
             held_out_rows=data.held_out[: recipe.eval_rows],
             pad_token_id=prepared.source.pad_token_id,
-            checkpoints=attempt.files.checkpoints,
+            saved_run=saved_run,
             data_fingerprint=data.fingerprint,
             compute_dtype=dtype,
             checkpoint_interval=attempt.settings.checkpoint_interval_seconds,
+            background_saves=background_saves,
             plan=plan,
         )
         return train_on_devices(one, prepared.source, model, attempt.reporter, watch.must_leave)
@@ -92,7 +95,7 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
         _die_like(lost, attempt)
     if METHODS[recipe.method].full and is_sharded(model) and not outcome.paused:
         model = load(prepared.source, recipe)  # this process holds only its shard of the trained weights
-        load_trained(model, attempt.files.checkpoints, outcome.adapter_step)
+        load_trained(model, attempt.files.checkpoints, outcome.weights_step)
     _report(attempt, outcome)
     return Trained(model, outcome, watch)
 
@@ -129,5 +132,5 @@ def _report(attempt: Attempt, outcome: TrainOutcome) -> None:
     attempt.reporter.on_completed(outcome)
     if attempt.recipe.register_best and outcome.eval_loss is not None:
         attempt.log.line(
-            f"Registering the weights of step {outcome.adapter_step} (held-out loss {outcome.eval_loss:.4f})"
+            f"Registering the weights of step {outcome.weights_step} (held-out loss {outcome.eval_loss:.4f})"
         )

@@ -110,6 +110,10 @@ class Reporter:
         self._update(eval_loss=eval_loss)
         self._log.line(f"Step {step}: held-out loss {eval_loss:.4f}")
 
+    def before_checkpoint(self, step: int) -> None:
+        """Raise `LeaseLost` if the folder of checkpoints is another process's now."""
+        self._lease.check()
+
     def on_checkpoint(self, step: int, path: Path) -> None:
         """Tell of a complete checkpoint."""
         self._event("checkpoint", step=step, name=path.name)
@@ -124,6 +128,7 @@ class Reporter:
             gradient_accumulation=plan.gradient_accumulation,
             recompute=plan.recompute,
             sharded=plan.sharded,
+            background_saves=plan.background_saves,
             estimated_gb=estimated,
             available_gb=available,
             reason=plan.reason,
@@ -132,6 +137,8 @@ class Reporter:
             self._log.line(f"Out of memory: {plan.reason}; going on from the newest checkpoint with less")
         about = "" if estimated is None else f"about {estimated:.2f} GB of {available:.2f} GB with "
         self._log.line(f"Memory: {about}{plan.rows_at_once}; micro-batches a step: {plan.gradient_accumulation}")
+        if not plan.background_saves:
+            self._log.line("Checkpoints are written between two steps: there is no sure room to copy the state")
 
     def on_completed(self, outcome: TrainOutcome) -> None:
         """Log the end of the last epoch, if it was reached, and keep the held-out loss of what will be registered."""

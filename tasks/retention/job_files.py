@@ -77,4 +77,6 @@ def _ended(job: TrainingJob, before: datetime, statuses: tuple[str, ...]) -> boo
 def _registered_step(session: Session, job: TrainingJob) -> int | None:
     """Return the step whose weights a job's model has; a deleted model's too, since the job still names it."""
     model = session.get(Model, job.output_model_id) if job.output_model_id is not None else None
-    return (model.parameters or {}).get("adapter_step") if model is not None else None
+    parameters = (model.parameters or {}) if model is not None else {}
+    # An earlier version said `adapter_step`, of full models too.
+    return parameters.get("weights_step", parameters.get("adapter_step"))

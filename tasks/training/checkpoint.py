@@ -4,26 +4,35 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from tasks.atomic_files import publish_folder
-from tasks.training.checkpoint_list import MANIFEST, STATE, folder_name, folders, step_of
+from tasks.atomic_files import publish_folder, sync_folder
+from tasks.training.checkpoint_list import (
+    FIRST_FORMAT,
+    FORMAT,
+    MANIFEST,
+    STATE,
+    folder_name,
+    folders,
+    step_of,
+    weights_file,
+)
 from tasks.training.errors import BestCheckpointLost, CheckpointMismatch
 from tasks.training.planning import StepPlan
 from tasks.training.sampler import Cursor
+from tasks.training.tensor_file import read_tensors, write_tensors
 
-FORMAT = 1
-_TENSOR_FILES = {f"{part}.safetensors": part for part in ("adapter", "optimizer", "rng")}
+_PARTS = ("weights", "optimizer", "rng")
+_RENAMED = {"base_dtype": "compute_dtype", "path": "backend"}
+"""Fields of the identity that had other names in the first format."""
 _UNFINISHED = ".unfinished-"
 _KEPT = 2
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, SafetensorError)
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -60,8 +69,8 @@ class TrainingState:
     progress: Progress
     identity: dict[str, Any]
     """What the run is: recipe, data fingerprint, device. JSON values; a checkpoint fits no other run."""
-    adapter: dict[str, Tensor]
-    """The weights that train: those of the adapter, or all there are."""
+    weights: dict[str, Tensor]
+    """Those that train: the adapter's, or all there are."""
     optimizer: dict[str, Tensor]
     rng: dict[str, Tensor]
 
@@ -85,11 +94,12 @@ class Checkpoint:
             raise CheckpointMismatch(f"{self.path} belongs to another run: {changes}")
 
 
-def save_checkpoint(folder_root: Path, state: TrainingState) -> Path:
+def save_checkpoint(folder_root: Path, state: TrainingState, before_publishing: Callable[[], None]) -> Path:
     """Write `state` as `folder_root/step-NNNNNNNN` and return that folder; it appears complete or not at all.
 
     Keeps the newest two checkpoints and the one of the lowest held-out loss, and removes what an interrupted save
-    left. One process at a time may save in `folder_root`.
+    left. One process at a time may save in `folder_root`: `before_publishing` is called when everything is on disk,
+    and raises if this process is not that one any more.
     """
     folder_root.mkdir(parents=True, exist_ok=True)
     for leftover in folder_root.glob(f"{_UNFINISHED}*"):
@@ -99,10 +109,13 @@ def save_checkpoint(folder_root: Path, state: TrainingState) -> Path:
     unfinished.mkdir()
     scalars = _to_json({"progress": asdict(state.progress), "identity": state.identity})
     hashes = {STATE: _write_hashed(unfinished / STATE, scalars)}
-    for file, part in _TENSOR_FILES.items():  # one after the other: with full-parameter training each is large
-        hashes[file] = _write_hashed(unfinished / file, save(getattr(state, part)))
+    manifest = {"format": FORMAT, "sha256": hashes}
+    for part, file in _files(manifest).items():
+        hashes[file] = write_tensors(unfinished / file, getattr(state, part))
     # The manifest comes last: a folder without one was never finished.
-    (unfinished / MANIFEST).write_bytes(_to_json({"format": FORMAT, "sha256": hashes}))
+    (unfinished / MANIFEST).write_bytes(_to_json(manifest))
+    sync_folder(unfinished)
+    before_publishing()
     publish_folder(unfinished, target)  # an old one of this name counts, as `.replaced`, until the new one is in place
     _prune(folder_root, state.progress.best_step)
     return target
@@ -112,7 +125,7 @@ def latest_checkpoint(folder_root: Path, log: Callable[[str], None]) -> Checkpoi
     """Return the newest complete checkpoint under `folder_root`, or None.
 
     One that is torn or was tampered with (a missing file, another hash, unreadable JSON) is passed over with a line
-    to `log`, for the one before it. Only reads.
+    to `log`, for the one before it. Only reads, and every file once: what is hashed is what is returned.
     """
     for folder in folders(folder_root):
         try:
@@ -123,13 +136,13 @@ def latest_checkpoint(folder_root: Path, log: Callable[[str], None]) -> Checkpoi
 
 
 def best_checkpoint(folder_root: Path, step: int) -> Checkpoint:
-    """Return the complete checkpoint of `step`, the best one. Raises BestCheckpointLost if it is not as it was saved.
+    """Return the checkpoint of `step`, the best one, with its weights alone: the rest is not read.
 
-    Unlike `latest_checkpoint` it does not fall back to an older one.
+    Raises BestCheckpointLost if they are not as they were saved: it does not fall back to an older one.
     """
     folder = folder_root / folder_name(step)
     try:
-        return Checkpoint(folder, _read(folder))
+        return Checkpoint(folder, _read(folder, parts=("weights",)))
     except _UNREADABLE as error:
         raise BestCheckpointLost(
             f"the checkpoint with the lowest held-out loss, {folder}, is damaged ({type(error).__name__}: {error}): "
@@ -152,25 +165,30 @@ def _prune(folder_root: Path, best_step: int | None) -> None:
             shutil.rmtree(folder)
 
 
-def _read(folder: Path) -> TrainingState:
-    """Return a folder's state. Raises one of several errors when it is not exactly what was written."""
+def _read(folder: Path, parts: Collection[str] = _PARTS) -> TrainingState:
+    """Return a folder's state, with no tensors but those of `parts`.
+
+    Raises one of several errors when what it reads is not exactly what was written.
+    """
     manifest = json.loads((folder / MANIFEST).read_bytes())
-    if manifest["format"] != FORMAT:
-        raise ValueError(f"format {manifest['format']}, not {FORMAT}")
-    for file in (STATE, *_TENSOR_FILES):
-        if _sha256(folder / file) != manifest["sha256"][file]:
-            raise ValueError(f"{file} is not what was written")
-    scalars = json.loads((folder / STATE).read_bytes())
+    files, hashes = _files(manifest), manifest["sha256"]
+    content = (folder / STATE).read_bytes()
+    if hashlib.sha256(content).hexdigest() != hashes[STATE]:
+        raise ValueError(f"{STATE} is not what was written")
+    scalars = json.loads(content)
     saved = scalars["progress"]
     plan = StepPlan(**saved["plan"]) if saved.get("plan") else None  # an earlier version did not write it
     progress = Progress(**saved | {"cursor": Cursor(**saved["cursor"]), "plan": plan})
-    tensors = {part: load_file(folder / file) for file, part in _TENSOR_FILES.items()}
-    return TrainingState(progress, scalars["identity"], **tensors)
+    identity = scalars["identity"]
+    if manifest["format"] == FIRST_FORMAT:
+        identity = {_RENAMED.get(name, name): value for name, value in identity.items()}
+    tensors = {part: read_tensors(folder / file, hashes[file]) if part in parts else {} for part, file in files.items()}
+    return TrainingState(progress, identity, **tensors)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _files(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names of a checkpoint's files of tensors, by their part of the state."""
+    return {"weights": weights_file(manifest), "optimizer": "optimizer.safetensors", "rng": "rng.safetensors"}
 
 
 def _to_json(value: Any) -> bytes:

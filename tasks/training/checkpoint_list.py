@@ -2,10 +2,16 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+FORMAT = 2
+FIRST_FORMAT = 1
+"""Read, and not written any more."""
+_WEIGHTS = {FIRST_FORMAT: "adapter.safetensors", FORMAT: "weights.safetensors"}
+"""The file with the weights that train; the first format called it `adapter` in a full-parameter run too."""
 MANIFEST = "manifest.json"
 STATE = "state.json"
 _FOLDER = re.compile(r"step-(\d{8,})(\.replaced)?")
@@ -28,6 +34,13 @@ class SavedCheckpoint:
 def folder_name(step: int) -> str:
     """Return the name of a checkpoint's folder."""
     return f"step-{step:08d}"
+
+
+def weights_file(manifest: Mapping[str, Any]) -> str:
+    """Return the name of the file with the weights that train. Raises ValueError for a format that is not known."""
+    if manifest["format"] not in _WEIGHTS:
+        raise ValueError(f"format {manifest['format']}, not {' or '.join(map(str, _WEIGHTS))}")
+    return _WEIGHTS[manifest["format"]]
 
 
 def step_of(folder: Path) -> int:

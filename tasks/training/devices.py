@@ -19,6 +19,7 @@ from tasks.training.observer import StepRecord, TrainingObserver, TrainOutcome
 from tasks.training.planning import StepPlan
 from tasks.training.rank_process import RankProcesses
 from tasks.training.ranks import SINGLE_RANK, Ranks, process_group
+from tasks.training.saved_run import SavedRun
 from tasks.training.sharding import shard
 
 
@@ -41,10 +42,11 @@ class TrainingRun:
     train_rows: Sequence[TokenRow]
     held_out_rows: Sequence[TokenRow]
     pad_token_id: int
-    checkpoints: Path
+    saved_run: SavedRun
     data_fingerprint: str
     compute_dtype: torch.dtype
     checkpoint_interval: float
+    background_saves: bool
     plan: StepPlan
 
     def train(
@@ -57,11 +59,12 @@ class TrainingRun:
             self.held_out_rows,
             self.recipe,
             pad_token_id=self.pad_token_id,
-            checkpoints=self.checkpoints,
+            saved_run=self.saved_run,
             data_fingerprint=self.data_fingerprint,
             observer=observer,
             should_pause=should_pause,
             checkpoint_interval=self.checkpoint_interval,
+            background_saves=self.background_saves,
             compute_dtype=self.compute_dtype,
             plan=self.plan,
             ranks=ranks,
@@ -153,6 +156,9 @@ class _NoReports:
         pass
 
     def on_evaluation(self, step: int, eval_loss: float) -> None:
+        pass
+
+    def before_checkpoint(self, step: int) -> None:
         pass
 
     def on_checkpoint(self, step: int, path: Path) -> None:

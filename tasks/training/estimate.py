@@ -175,10 +175,20 @@ def loading_bytes(shape: StepShape) -> int:
     return shape.devices * RUNTIME_BYTES + 2 * weights if shape.on_cpu else 0
 
 
+def copy_bytes(shape: StepShape) -> int:
+    """Return the bytes of the copy that a checkpoint is written from beside the steps: weights and AdamW's moments.
+
+    It is in main memory, which no plan is about on a GPU. Full-parameter states that are divided among devices are
+    gathered on one for any checkpoint, and counted with the step.
+    """
+    gathered = shape.sharded and shape.trains_all
+    return (4 + 8) * shape.trained_parameters if shape.on_cpu and not gathered else 0
+
+
 def _fixed(sizes: ModelSizes, shape: StepShape) -> int:
-    """Weights; those that train with their gradients and AdamW's moments, all float32; on a CPU a save's bytes too."""
+    """Weights; those that train with their gradients and AdamW's moments, all float32."""
     copied_gradient = 4 if shape.devices > 1 else 0
-    per_trained_parameter = 4 + 4 + 8 + shape.element_bytes + copied_gradient + (16 if shape.on_cpu else 0)
+    per_trained_parameter = 4 + 4 + 8 + shape.element_bytes + copied_gradient
     if not shape.sharded:
         return RUNTIME_BYTES + shape.frozen_bytes + shape.trained_parameters * per_trained_parameter
     adapter = 0 if shape.trains_all else shape.trained_parameters * per_trained_parameter

@@ -12,10 +12,9 @@ from safetensors.numpy import load, load_file, save
 
 from configs.chat_format import CHAT_TEMPLATE_FILE
 from tasks.atomic_files import StagingFolder
-from tasks.training.checkpoint_list import MANIFEST
+from tasks.training.checkpoint_list import MANIFEST, weights_file
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_TRAINED = "adapter.safetensors"
 _SHORTEST_HASH = 8
 
 Tensors = dict[str, NDArray[np.float32]]
@@ -29,13 +28,14 @@ def export_adapter(checkpoint: Path, untrained: Path, adapters: Path, prefix: st
     FileNotFoundError if the checkpoint or `untrained` is gone, ValueError if the checkpoint is damaged.
     """
     manifest = json.loads((checkpoint / MANIFEST).read_bytes())
-    digest = manifest["sha256"][_TRAINED]
+    trained = checkpoint / weights_file(manifest)
+    digest = manifest["sha256"][trained.name]
     folder = adapters / f"{prefix}{checkpoint.name}-{digest[:_SHORTEST_HASH]}"
     if folder.is_dir():
         return folder
-    content = (checkpoint / _TRAINED).read_bytes()
+    content = trained.read_bytes()
     if hashlib.sha256(content).hexdigest() != digest:
-        raise ValueError(f"{checkpoint / _TRAINED} is not what was written")
+        raise ValueError(f"{trained} is not what was written")
     config = (untrained / CONFIG).read_bytes()
     settings = json.loads(config)
     tensors = load_file(untrained / WEIGHTS)

@@ -1,7 +1,6 @@
 """Keeps a run within the available memory: plans its steps before the first, and smaller ones when memory runs out."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 
@@ -13,7 +12,7 @@ from tasks.training.memory import release_memory, what_to_change
 from tasks.training.observer import PlanRecord, TrainOutcome
 from tasks.training.planning import StepPlan, Workload, plan_step
 from tasks.training.precision import base_dtype
-from tasks.training.snapshot import saved_backend, saved_plan
+from tasks.training.saved_run import SavedRun
 from tasks.training.step_backend import backend_name, can_recompute
 
 NO_ROOM = "there was no memory left with {rows}"
@@ -61,7 +60,7 @@ class MemoryPlanner:
         recipe: TrainingRecipe,
         lengths: Sequence[int],
         compute_dtype: torch.dtype,
-        checkpoints: Path,
+        saved_run: SavedRun,
         available: int,
         report: Callable[[PlanRecord], None],
         device: torch.device | None = None,
@@ -71,23 +70,25 @@ class MemoryPlanner:
         `device` is where it will compute, if that is not where the model is.
         """
         self._recipe = recipe
-        self._checkpoints = checkpoints
+        self._saved_run = saved_run
         self._available = available
         self._report = report
-        self._workload = workload_of(model, recipe, lengths, saved_backend(checkpoints), compute_dtype, device)
+        self._workload = workload_of(model, recipe, lengths, saved_run.backend, compute_dtype, device)
 
-    def train(self, run: Callable[[StepPlan], TrainOutcome], *, killed_for_memory: bool = False) -> TrainOutcome:
+    def train(self, run: Callable[[StepPlan, bool], TrainOutcome], *, killed_for_memory: bool = False) -> TrainOutcome:
         """Return the outcome of `run`, which goes on from its newest checkpoint whenever it is called.
 
+        It is given a plan, and whether there is room to write checkpoints from a copy of the state, beside the steps.
         When it runs out of memory it is called again with a smaller plan, if the recipe leaves that to the platform.
         `killed_for_memory` says that the kernel ended the attempt before this one. Raises DoesNotFit for a run that
         has not begun and can't fit, OutOfMemory where there is no smaller plan.
         """
         plan, reason = self._first(killed_for_memory)
         while True:
-            self._report(self._record(plan, reason))
+            record = self._record(plan, reason)
+            self._report(record)
             try:
-                return run(plan)
+                return run(plan, record.background_saves)
             except OutOfMemory:
                 smaller = self._lowered(plan)
                 if smaller is None:
@@ -98,7 +99,7 @@ class MemoryPlanner:
 
     def _first(self, killed_for_memory: bool) -> tuple[StepPlan, str | None]:
         """Return the plan to begin with: a run that has begun keeps to its own, unless it was killed for memory."""
-        begun = saved_plan(self._checkpoints, self._recipe)
+        begun = self._saved_run.plan(self._recipe)
         if begun is not None and killed_for_memory and self._recipe.micro_batch == "auto":
             smaller = self._lowered(begun)
             if smaller is None:
@@ -116,13 +117,20 @@ class MemoryPlanner:
         return plan.lowered(can_recompute=self._workload is not None and self._workload.can_recompute)
 
     def _record(self, plan: StepPlan, reason: str | None) -> PlanRecord:
+        estimated, background = None, False
+        if self._workload is not None:
+            estimated, with_copy = self._workload.peak(plan), self._workload.peak_with_copy(plan)
+            # Where memory has run out, for whatever `reason`, the estimate is not to be relied on.
+            background = with_copy == estimated or (with_copy <= self._available and reason is None)
+            estimated = with_copy if background else estimated
         return PlanRecord(
             rows_at_once=plan.rows_at_once,
             micro_batch=plan.micro_batch,
             gradient_accumulation=plan.accumulation(self._recipe),
             recompute=plan.recompute,
             sharded=plan.sharded,
-            estimated_bytes=None if self._workload is None else self._workload.peak(plan),
+            background_saves=background,
+            estimated_bytes=estimated,
             available_bytes=self._available,
             reason=reason,
         )

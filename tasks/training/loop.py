@@ -1,11 +1,9 @@
 """The training loop: one function that reads top to bottom, and resumes at exactly the next step."""
 
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,15 +19,14 @@ from tasks.training.planning import StepPlan
 from tasks.training.ranks import SINGLE_RANK, Ranks
 from tasks.training.rng import private_rng, seed_of_rank
 from tasks.training.sampler import step_batches, total_epochs, total_steps
+from tasks.training.saved_run import SavedRun, backend_of
+from tasks.training.saves import Saves
 from tasks.training.schedule import learning_rate_at
 from tasks.training.sharding import full_tensor
-from tasks.training.snapshot import Snapshots, run_identity, saved_backend
+from tasks.training.snapshot import Snapshots, run_identity
 from tasks.training.step_backend import StepBackend, choose_backend, held_out_loss, micro_batches
 
 MAX_GRAD_NORM = 1.0
-MOST_SAVING = 0.01
-"""Largest share of the time that goes into checkpoints: slow ones are made less often."""
-_LOG = logging.getLogger(__name__)
 
 
 def train(  # noqa: PLR0913 - a recipe has many ingredients
@@ -39,20 +36,22 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
     recipe: TrainingRecipe,
     *,
     pad_token_id: int,
-    checkpoints: Path,
+    saved_run: SavedRun,
     data_fingerprint: str,
     observer: TrainingObserver,
     should_pause: Callable[[], bool],
     checkpoint_interval: float = 60.0,
+    background_saves: bool = False,
     compute_dtype: torch.dtype | None = None,
     plan: StepPlan | None = None,
     ranks: Ranks = SINGLE_RANK,
 ) -> TrainOutcome:
-    """Train what trains in `model` in place, from the newest complete checkpoint in `checkpoints` if there is one.
+    """Train what trains in `model` in place, from the newest complete checkpoint of `saved_run` if there is one.
 
     Products are computed in `compute_dtype`; none: the base weights' format.
     Saves every `checkpoint_interval` seconds (less often if that would take more than 1% of the time; after every step
-    if it is 0), at the lowest held-out loss so far, before pausing and at the end; asks `should_pause` between steps.
+    if it is 0), at the lowest held-out loss so far, before pausing and at the end; with `background_saves` a thread
+    writes while the next steps run, which takes a copy of what is saved. Asks `should_pause` between steps.
     Stops early if the recipe says so; at the end the model has the last weights, or the best if the recipe says so.
     A step is cut as `plan` says; without one `batch_size` rows are in memory at once, shared by the `ranks`, which all
     call this alike: only rank 0 saves, and its `should_pause` and its clock count for all.
@@ -69,51 +68,50 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
     plan = plan or StepPlan(recipe.rows_per_device)
     seed = seed_of_rank(recipe.seed, ranks.rank)
     with private_rng(model.get_input_embeddings().weight.device, seed), memory_errors(recipe, plan):
-        backend = choose_backend(
-            model, pad_token_id, saved_backend(checkpoints), compute_dtype, recompute=plan.recompute
-        )
-        identity = run_identity(model, recipe, data_fingerprint, len(train_rows), backend)
-        # 2. Make the optimizer; its learning rate is set at each step
+        # 2. Find out how far the run has come
+        checkpoint = saved_run.take(ranks)
+        begun = None if checkpoint is None else backend_of(checkpoint)
+        backend = choose_backend(model, pad_token_id, begun, compute_dtype, recompute=plan.recompute)
+        # 3. Make the optimizer, whose learning rate is set at each step, and go on from there
         optimizer = torch.optim.AdamW(trainable_weights(model).values(), weight_decay=0.0, fused=True)
-        # 3. Find out how far the run has come
-        snapshots = Snapshots(checkpoints, identity, model, optimizer, ranks)
-        saved, next_save = snapshots.restore(_LOG.warning), time.monotonic() + checkpoint_interval
+        identity = run_identity(model, recipe, data_fingerprint, len(train_rows), backend)
+        snapshots = Snapshots(saved_run.root, identity, model, optimizer, ranks)
+        saved = None if checkpoint is None else snapshots.restore(checkpoint)
+        del checkpoint  # a full-parameter state is large
+        snapshots.discard_after(saved)
         progress = replace(saved or Progress(), plan=plan)
-        if (recipe.micro_batch == "auto" or plan.sharded) and progress != saved:
-            next_save = 0.0  # at once: a resumed run has to cut its steps alike
-        batches = step_batches(recipe, len(train_rows), progress.cursor)
-        observer.on_start(progress.cursor.step, last_step, total_epochs(recipe, len(train_rows)))
-        while True:
-            # 4. Between two steps: pause, evaluate, save, end
-            step = progress.cursor.step
-            evaluating = bool(held_out_rows) and _evaluation_due(progress, recipe, last_step)
-            may_pause = evaluating or not _is_over(progress, recipe, last_step)
-            pausing, overdue = ranks.any(may_pause and should_pause(), time.monotonic() >= next_save)
-            if evaluating and not pausing:
-                eval_loss = held_out_loss(backend, model, held_out_rows, plan.micro_batch, ranks)
-                progress = progress.evaluated(step, eval_loss)
-                observer.on_evaluation(step, eval_loss)
-            ending = pausing or _is_over(progress, recipe, last_step)
-            due = ending or progress.best_step == step or overdue
-            if due and progress != saved:
-                saving = time.monotonic()
-                folder = snapshots.save(progress)
-                saved, took = progress, time.monotonic() - saving
-                next_save = time.monotonic() + _until_next_save(checkpoint_interval, took)
-                observer.on_checkpoint(step, folder)
-            if ending:
-                return _outcome(snapshots, progress, recipe, last_step, paused=pausing)
-            # 5. One optimizer step
-            row_ids, cursor = next(batches)
-            record = _optimizer_step(
-                backend, model, optimizer, train_rows, row_ids, progress, recipe, plan=plan, ranks=ranks
-            )
-            progress = replace(progress, cursor=cursor, tokens_seen=record.tokens_seen, last_loss=record.loss)
-            observer.on_step(record)
-
-
-def _until_next_save(checkpoint_interval: float, took: float) -> float:
-    return max(checkpoint_interval, took / MOST_SAVING) if checkpoint_interval else 0.0
+        with Saves(snapshots, observer, checkpoint_interval, ranks, background=background_saves) as saves:
+            batches = step_batches(recipe, len(train_rows), progress.cursor)
+            observer.on_start(progress.cursor.step, last_step, total_epochs(recipe, len(train_rows)))
+            if (recipe.micro_batch == "auto" or plan.sharded) and progress != saved:
+                saves.save(progress, at_once=True)  # a run that is killed in its first step has to cut its steps alike
+                saved = progress
+            while True:
+                # 4. Between two steps: pause, evaluate, save, end
+                saves.report()
+                step = progress.cursor.step
+                evaluating = bool(held_out_rows) and _evaluation_due(progress, recipe, last_step)
+                may_pause = evaluating or not _is_over(progress, recipe, last_step)
+                pausing, overdue = ranks.any(may_pause and should_pause(), saves.is_overdue())
+                if evaluating and not pausing:
+                    eval_loss = held_out_loss(backend, model, held_out_rows, plan.micro_batch, ranks)
+                    progress = progress.evaluated(step, eval_loss)
+                    observer.on_evaluation(step, eval_loss)
+                ending = pausing or _is_over(progress, recipe, last_step)
+                due = ending or progress.best_step == step or overdue
+                if due and progress != saved:
+                    saves.save(progress, at_once=ending)
+                    saved = progress
+                if ending:
+                    saves.finish()
+                    return _outcome(snapshots, progress, recipe, last_step, paused=pausing)
+                # 5. One optimizer step
+                row_ids, cursor = next(batches)
+                record = _optimizer_step(
+                    backend, model, optimizer, train_rows, row_ids, progress, recipe, plan=plan, ranks=ranks
+                )
+                progress = replace(progress, cursor=cursor, tokens_seen=record.tokens_seen, last_loss=record.loss)
+                observer.on_step(record)
 
 
 def _evaluation_due(progress: Progress, recipe: TrainingRecipe, last_step: int) -> bool:
@@ -144,18 +142,18 @@ def _outcome(
 ) -> TrainOutcome:
     """Load the weights that are asked for into the model, and return how the run ended."""
     step, best_step = progress.cursor.step, progress.best_step
-    adapter_step, eval_loss = step, progress.eval_loss if progress.eval_step == step else None
+    weights_step, eval_loss = step, progress.eval_loss if progress.eval_step == step else None
     if recipe.register_best and not paused and best_step is not None:
-        adapter_step, eval_loss = best_step, progress.best_loss
-        if adapter_step != step:
-            snapshots.load_best_weights(adapter_step)
+        weights_step, eval_loss = best_step, progress.best_loss
+        if weights_step != step:
+            snapshots.load_best_weights(weights_step)
     return TrainOutcome(
         paused=paused,
         stopped_early=not paused and step < last_step,
         step=step,
         total_steps=last_step,
         best_step=best_step,
-        adapter_step=adapter_step,
+        weights_step=weights_step,
         eval_loss=None if paused else eval_loss,
     )
 

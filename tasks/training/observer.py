@@ -43,6 +43,8 @@ class PlanRecord:
     """Whether activations are computed again in the backward pass instead of being kept."""
     sharded: bool
     """Whether the devices divide the weights among them."""
+    background_saves: bool
+    """Whether there is room for a copy of the state, which checkpoints are written from while steps run."""
     estimated_bytes: int | None
     """The most that the run takes at once; None for a model of unknown shape."""
     available_bytes: int
@@ -62,7 +64,7 @@ class TrainOutcome:
     total_steps: int
     best_step: int | None
     """The step after which the held-out loss was lowest; None before the first one."""
-    adapter_step: int
+    weights_step: int
     """The step whose weights the model has now: `step`, or `best_step` if that is to be registered."""
     eval_loss: float | None
     """Held-out loss of the weights that the model has now; None when paused or without held-out rows."""
@@ -86,6 +88,13 @@ class TrainingObserver(Protocol):
         """Called with a held-out loss in nats per labelled token after `step` updates."""
         ...
 
+    def before_checkpoint(self, step: int) -> None:
+        """Called when a checkpoint of `step` is on disk and about to appear; raises to keep it from that.
+
+        Unlike the others it may be called during a step, by another thread.
+        """
+        ...
+
     def on_checkpoint(self, step: int, path: Path) -> None:
-        """Called when the folder `path` holds a complete checkpoint of `step`."""
+        """Called when the folder `path` holds a complete checkpoint of `step`, which may be one of some steps ago."""
         ...

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from configs.recipe import TrainingRecipe
 from tasks.training.errors import DoesNotFit
-from tasks.training.estimate import ModelSizes, StepShape, loading_bytes, step_bytes
+from tasks.training.estimate import ModelSizes, StepShape, copy_bytes, loading_bytes, step_bytes
 
 GB = 1e9
 
@@ -52,17 +52,24 @@ class Workload:
     can_recompute: bool = True
 
     def peak(self, plan: StepPlan, longest: int | None = None) -> int:
-        """Return the most memory, in bytes, that the run takes at once; with rows cut at `longest`, if given.
+        """Return the most memory, in bytes, that the steps take at once; with rows cut at `longest`, if given.
 
         On a CPU that of all its processes, which share it; on GPUs that of each.
         """
         cut = longest or self.longest
         known = self.lengths[: plan.micro_batch] if self.lengths else [cut] * plan.micro_batch
-        # Sharded layers are transformers' own modules: the packed backend does not support them.
-        shape = replace(self.shape, backend="padded", sharded=True) if plan.sharded else self.shape
+        shape = self._shape(plan)
         of_one = step_bytes(self.sizes, shape, [min(n, cut) for n in known], recompute=plan.recompute)
         of_all = of_one * (shape.devices if shape.on_cpu else 1)
         return max(of_all, loading_bytes(shape)) if plan.sharded else of_all
+
+    def peak_with_copy(self, plan: StepPlan) -> int:
+        """Return the same of a run whose checkpoints are written from a copy beside the steps."""
+        return self.peak(plan) + copy_bytes(self._shape(plan))
+
+    def _shape(self, plan: StepPlan) -> StepShape:
+        # Sharded layers are transformers' own modules: the packed backend does not support them.
+        return replace(self.shape, backend="padded", sharded=True) if plan.sharded else self.shape
 
 
 def plan_step(workload: Workload, recipe: TrainingRecipe, available: int) -> StepPlan:

@@ -80,6 +80,22 @@ class Ranks:
         dist.gather_object(own, gathered)
         return gathered or []
 
+    def same(self, value: Result | None) -> Result | None:
+        """Return rank 0's `value`, which must pickle, on every rank."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
+
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        """Return rank 0's `tensor`, in main memory; the others' says no more than its shape and type."""
+        if self.size == 1:
+            return tensor
+        received = tensor if self.rank == 0 else torch.empty_like(tensor, device="cpu")
+        dist.broadcast(received, 0)
+        return received
+
 
 SINGLE_RANK = Ranks()
 

@@ -1,6 +1,6 @@
 """Takes the state of a live run between two steps, and puts a checkpoint's state back into it, exactly."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,11 @@ from tasks.training.checkpoint import (
     TrainingState,
     best_checkpoint,
     discard_newer,
-    latest_checkpoint,
-    save_checkpoint,
 )
-from tasks.training.checkpoint_list import folder_name
 from tasks.training.errors import CheckpointMismatch
-from tasks.training.estimate import BackendName
-from tasks.training.planning import StepPlan
-from tasks.training.ranks import Ranks
+from tasks.training.ranks import SINGLE_RANK, Ranks
 from tasks.training.rng import restore_rng, rng_state
+from tasks.training.saved_run import FIRST_BACKEND
 from tasks.training.sharding import full_tensor, sharded_like
 from tasks.training.step_backend import StepBackend
 
@@ -36,31 +32,14 @@ def run_identity(
         "data_fingerprint": data_fingerprint,
         "rows": n_rows,
         "device": model.get_input_embeddings().weight.device.type,
-        "base_dtype": str(backend.dtype),
-        "path": backend.name,
+        "compute_dtype": str(backend.dtype),
+        "backend": backend.name,
     }
-
-
-def saved_backend(root: Path) -> BackendName | None:
-    """Return the step backend that the run in these checkpoints has used so far; None if there is no checkpoint."""
-    checkpoint = _newest(root)
-    return None if checkpoint is None else (_defaults() | checkpoint.state.identity)["path"]
-
-
-def saved_plan(root: Path, recipe: TrainingRecipe) -> StepPlan | None:
-    """Return how the run in these checkpoints has cut its steps so far; None if there is no checkpoint."""
-    checkpoint = _newest(root)
-    # A checkpoint of an earlier version has no plan: that version always took the batch size.
-    return None if checkpoint is None else checkpoint.state.progress.plan or StepPlan(recipe.rows_per_device)
-
-
-def _newest(root: Path) -> Checkpoint | None:
-    return latest_checkpoint(root, lambda _: None)  # `restore` reads it again, and logs what is wrong with it
 
 
 def _defaults() -> dict[str, Any]:
     """Return the identity fields of a run whose checkpoint, written by an earlier version, lacks them."""
-    return _recipe_fields(TrainingRecipe()) | {"path": "padded"}
+    return _recipe_fields(TrainingRecipe()) | {"backend": FIRST_BACKEND}
 
 
 def _recipe_fields(recipe: TrainingRecipe) -> dict[str, Any]:
@@ -74,85 +53,94 @@ def load_trained(model: TrainedModel, root: Path, step: int) -> None:
 
     Raises BestCheckpointLost when the checkpoint is damaged or gone.
     """
-    _copy_weights(best_checkpoint(root, step).state.adapter, trainable_weights(model))
+    _copy_weights(best_checkpoint(root, step).state.weights, trainable_weights(model), SINGLE_RANK)
 
 
 class Snapshots:
-    """Saves and restores one run: its weights, optimizer and random states, in one folder of checkpoints.
+    """Takes and restores the state of one run: its weights, optimizer and random states, in one folder of checkpoints.
 
-    All ranks call `save` and `restore` together: rank 0 writes, with every rank's random state; each reads for itself.
+    All ranks call its methods together. Rank 0 alone gets the state, every rank's random one in it, and reads for all.
     """
 
     def __init__(
         self, root: Path, identity: dict[str, Any], model: TrainedModel, optimizer: torch.optim.Optimizer, ranks: Ranks
     ) -> None:
-        self._root = root
+        self.root = root
         self._identity = identity
         self._weights = trainable_weights(model)
         self._optimizer = optimizer
         self._ranks = ranks
+        self._copies: dict[str, Tensor] = {}
         self._device: torch.device = model.get_input_embeddings().weight.device
 
-    def save(self, progress: Progress) -> Path:
-        """Write a checkpoint of the present state, on rank 0, and return its folder."""
+    def take(self, progress: Progress, *, copied: bool) -> TrainingState | None:
+        """Return the present state, in main memory, on rank 0; None on the others.
+
+        It is a copy in memory that the next call with `copied` fills again; without it the tensors are those of the
+        run wherever they can be, and the next step changes them.
+        """
         rng = {
             _rank_key(rank, name): state
             for rank, states in enumerate(self._ranks.gather(rng_state(self._device)))
             for name, state in states.items()
         }
-        adapter = self._gathered({name: weight.detach() for name, weight in self._weights.items()})
+        weights = self._gathered({name: weight.detach() for name, weight in self._weights.items()}, copied)
         optimizer = self._gathered(
             {
                 f"{name}/{moment}": value
                 for name, weight in self._weights.items()
                 for moment, value in self._optimizer.state[weight].items()
-            }
+            },
+            copied,
         )
-        if self._ranks.rank > 0:
-            return self._root / folder_name(progress.cursor.step)
-        state = TrainingState(progress, self._identity, adapter, optimizer, rng)
-        return save_checkpoint(self._root, state)
+        return TrainingState(progress, self._identity, weights, optimizer, rng) if self._ranks.rank == 0 else None
 
-    def restore(self, log: Callable[[str], None]) -> Progress | None:
-        """Load the newest complete checkpoint, if there is one, and return its progress.
+    def restore(self, checkpoint: Checkpoint) -> Progress:
+        """Go on from `checkpoint`, as `SavedRun.take` returns it, and return its progress.
 
         Raises CheckpointMismatch when it belongs to another run or can't be restored exactly.
         """
-        checkpoint = latest_checkpoint(self._root, log)
-        # A barrier: all ranks read before one of them removes or writes a checkpoint.
-        self._ranks.any(False)
-        if checkpoint is None:
-            self._discard_after(-1)
-            return None
         checkpoint.require_match(self._identity, _defaults())
         state = checkpoint.state
-        _copy_weights(state.adapter, self._weights)
+        _copy_weights(state.weights, self._weights, self._ranks)
         self._restore_optimizer(state.optimizer, started=state.progress.cursor.step > 0)
         restore_rng(self._device, _own_states(self._ranks, state.rng))
-        self._discard_after(state.progress.cursor.step)
         return state.progress
+
+    def discard_after(self, progress: Progress | None) -> None:
+        """Remove the checkpoints after the restored `progress`, or all, which are broken."""
+        if self._ranks.rank == 0:
+            discard_newer(self.root, -1 if progress is None else progress.cursor.step)
 
     def load_best_weights(self, step: int) -> None:
         """Give the model the weights that the checkpoint of `step`, the best one, has; the run can't go on after that.
 
         Raises BestCheckpointLost when the checkpoint is damaged or gone, CheckpointMismatch when it is another run's.
         """
-        checkpoint = best_checkpoint(self._root, step)
-        checkpoint.require_match(self._identity, _defaults())
-        _copy_weights(checkpoint.state.adapter, self._weights)
+        # A checkpoint's weights have the names and shapes of the model's: those say what rank 0 sends.
+        saved: Mapping[str, Tensor] = {
+            name: torch.empty(weight.shape, dtype=weight.dtype, device="meta") for name, weight in self._weights.items()
+        }
+        if self._ranks.rank == 0:
+            checkpoint = best_checkpoint(self.root, step)
+            checkpoint.require_match(self._identity, _defaults())
+            saved = checkpoint.state.weights
+        _copy_weights(saved, self._weights, self._ranks)
 
-    def _gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _gathered(self, tensors: Mapping[str, Tensor], copied: bool) -> dict[str, Tensor]:
         """Return the full tensors in main memory on rank 0, sharded ones gathered; an empty mapping on other ranks."""
         gathered = {}
         for name, tensor in tensors.items():
             value = full_tensor(tensor)
             if self._ranks.rank == 0:
-                gathered[name] = value.cpu()
+                gathered[name] = self._copy(name, value) if copied else value.cpu()
         return gathered
 
-    def _discard_after(self, step: int) -> None:
-        if self._ranks.rank == 0:
-            discard_newer(self._root, step)
+    def _copy(self, name: str, value: Tensor) -> Tensor:
+        # The memory is kept: to get it from the system takes longer than the copy.
+        if name not in self._copies:
+            self._copies[name] = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
+        return self._copies[name].copy_(value)
 
     def _restore_optimizer(self, saved: dict[str, Tensor], started: bool) -> None:
         expected: dict[str, Tensor] = {}
@@ -164,15 +152,15 @@ class Snapshots:
             name, _, part = key.rpartition("/")
             weight = self._weights[name]
             # A copy: the loaded tensors share the memory of the file's bytes.
-            value = saved[key].clone().to(weight.device)
+            value = self._ranks.broadcast(saved[key]).clone().to(weight.device)
             self._optimizer.state[weight][part] = sharded_like(value, expected[key])
 
 
-def _copy_weights(saved: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+def _copy_weights(saved: Mapping[str, Tensor], weights: Mapping[str, Tensor], ranks: Ranks) -> None:
     _require_same(saved, weights, "weights")
     with torch.no_grad():
         for name, weight in weights.items():
-            weight.copy_(sharded_like(saved[name], weight))
+            weight.copy_(sharded_like(ranks.broadcast(saved[name]), weight))
 
 
 def _rank_key(rank: int, name: str) -> str:
@@ -180,7 +168,8 @@ def _rank_key(rank: int, name: str) -> str:
 
 
 def _own_states(ranks: Ranks, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: states[key] for name in ("cpu", "cuda") if (key := _rank_key(ranks.rank, name)) in states}
+    # Copies: torch takes a generator's state from where a tensor's memory begins, and here that is the whole file's.
+    return {name: states[key].clone() for name in ("cpu", "cuda") if (key := _rank_key(ranks.rank, name)) in states}
 
 
 def _require_same(saved: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:

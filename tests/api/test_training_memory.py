@@ -58,6 +58,7 @@ def test_the_newest_plan_is_shown_with_the_job(client, tiny_model):
         "gradient_accumulation": 1,
         "recompute": False,
         "sharded": False,
+        "background_saves": True,
         "estimated_gb": 0.3,
         "available_gb": GB,
         "reason": None,

@@ -115,7 +115,7 @@ def test_the_new_model_answers_and_the_old_one_is_as_it_was(platform, trained):
     assert (new["status"], new["base_model"]) == ("AVAILABLE", "HuggingFaceTB/SmolLM2-135M-Instruct")
     assert new["parameters"]["parent_model_id"] == 1
     assert new["parameters"]["training_job_id"] == trained["job"]["id"]
-    assert new["parameters"]["adapter_step"] == STEPS
+    assert new["parameters"]["weights_step"] == STEPS
     prompt = {"prompt": "The Python function json.loads", "temperature": 0, "max_new_tokens": 12}
     answers = {
         model_id: platform.http.post(f"/models/{model_id}/generate", json=prompt).json() for model_id in (1, new["id"])

@@ -97,6 +97,7 @@ class MemoryPlan(ResponseBody):
     gradient_accumulation: int = Field(description="Micro-batches per optimizer step")
     recompute: bool = Field(description="Whether activations are computed again in the backward pass")
     sharded: bool = Field(False, description="Whether the devices divide the weights among them")
+    background_saves: bool = Field(False, description="Whether checkpoints are written beside the steps, from a copy")
     estimated_gb: float | None = Field(description="Most memory that the job takes at once; none: not known")
     available_gb: float = Field(description="What there was before the model was loaded")
     reason: str | None = Field(description="What made a smaller plan than the one before it necessary")

@@ -109,7 +109,7 @@ def test_a_store_that_can_not_be_opened_is_said(world, settings):
 
 def test_mlflows_copies_of_a_completed_jobs_adapter_become_links(world, settings):
     run_id, job, unfinished = uuid4().hex, world.job(), world.job("RUNNING")
-    world.model(job=job, adapter=job.uid, parameters={"mlflow_run_id": run_id, "adapter_step": 1})
+    world.model(job=job, adapter=job.uid, parameters={"mlflow_run_id": run_id, "weights_step": 1})
     world.model(job=unfinished, adapter=unfinished.uid, parameters={"mlflow_run_id": run_id})
     content = world.file(settings.adapters_dir / job.uid / "adapter_model.safetensors").read_bytes()
     world.file(settings.adapters_dir / unfinished.uid / "adapter_model.safetensors").write_bytes(content)

@@ -83,8 +83,10 @@ def checkpoint(world, job, step) -> Path:
 
 def checkpoints(world, status):
     done, unknown, other = world.job(), world.job(), world.job(status)
-    world.model(job=done, adapter=done.uid, parameters={"adapter_step": 20})
-    kept = [checkpoint(world, done, 20), checkpoint(world, unknown, 10)]
+    world.model(job=done, adapter=done.uid, parameters={"weights_step": 20})
+    older = world.job()
+    world.model(job=older, adapter=older.uid, parameters={"adapter_step": 20})  # as an earlier version says it
+    kept = [checkpoint(world, done, 20), checkpoint(world, older, 20), checkpoint(world, unknown, 10)]
     gone = [checkpoint(world, done, 10), checkpoint(world, done, 30)]
     gone.append(world.folder(gone[0].parent / ".unfinished-step-00000040"))
     kept_if_not_completed = [checkpoint(world, other, step) for step in (10, 20)]
@@ -185,7 +187,7 @@ def test_checkpoints_of_stopped_jobs_go_where_that_is_wanted(world):
 
 def test_a_job_whose_process_is_still_there_keeps_its_checkpoints(world):
     job = world.job()
-    world.model(job=job, parameters={"adapter_step": 20})
+    world.model(job=job, parameters={"weights_step": 20})
     spare = checkpoint(world, job, 10)
     with (spare.parents[1] / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -17,6 +17,7 @@ from tasks.training.loop import train
 from tasks.training.methods import METHODS
 from tasks.training.observer import StepRecord, TrainOutcome
 from tasks.training.planning import StepPlan
+from tasks.training.saved_run import SavedRun
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,9 @@ class Recorder:
     def on_evaluation(self, step: int, eval_loss: float) -> None:
         self.events.append(("evaluation", step, eval_loss))
 
+    def before_checkpoint(self, step: int) -> None:
+        pass
+
     def on_checkpoint(self, step: int, path: Path) -> None:
         assert path.name == f"step-{step:08d}"
         self.saved.append(path)
@@ -115,6 +119,7 @@ def run(
     interval: float = 3600.0,
     compute_dtype: torch.dtype | None = None,
     plan: StepPlan | None = None,
+    background: bool = False,
 ) -> TrainOutcome:
     """Train with the test's rows."""
     return train(
@@ -123,13 +128,14 @@ def run(
         make_rows(5, seed=8) if held_out is None else held_out,
         recipe,
         pad_token_id=0,
-        checkpoints=checkpoints,
+        saved_run=SavedRun(checkpoints),
         data_fingerprint=fingerprint,
         observer=recorder,
         should_pause=recorder.should_pause,
         checkpoint_interval=interval,
         compute_dtype=compute_dtype,
         plan=plan,
+        background_saves=background,
     )
 
 
@@ -139,12 +145,17 @@ def adapter_bytes(model: PeftModel, folder: Path) -> bytes:
 
 
 def unsay(checkpoint: Path, *names: str) -> None:
-    """Make a checkpoint one of an earlier version, which did not yet say these things of its run."""
+    """Make a checkpoint one of the first format, by a version that did not yet say these things of its run."""
     state = json.loads((checkpoint / "state.json").read_text())
+    for name, former in (("compute_dtype", "base_dtype"), ("backend", "path")):
+        state["identity"][former] = state["identity"].pop(name)
     for name in names:
         part = "identity" if name in state["identity"] else "progress"
         del state[part][name]
     (checkpoint / "state.json").write_text(json.dumps(state))
     manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["format"] = 1
+    manifest["sha256"]["adapter.safetensors"] = manifest["sha256"].pop("weights.safetensors")
+    (checkpoint / "weights.safetensors").rename(checkpoint / "adapter.safetensors")
     manifest["sha256"]["state.json"] = hashlib.sha256((checkpoint / "state.json").read_bytes()).hexdigest()
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))

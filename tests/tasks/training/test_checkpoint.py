@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from tasks.training.checkpoint import Progress, TrainingState, discard_newer, latest_checkpoint, save_checkpoint
+from tasks.training import checkpoint as checkpoints
+from tasks.training.checkpoint import Progress, TrainingState, discard_newer, latest_checkpoint
 from tasks.training.errors import CheckpointMismatch
 from tasks.training.sampler import Cursor
+from tests.fixtures.first_release.unpack import unpack
 
 
 def state_at(step: int) -> TrainingState:
@@ -16,10 +19,14 @@ def state_at(step: int) -> TrainingState:
     return TrainingState(
         progress=Progress(Cursor(1, 4, step), tokens_seen=100 * step, last_loss=0.1 + step, eval_loss=1 / 3),
         identity={"recipe.seed": 42, "data_fingerprint": "abc"},
-        adapter={"a": torch.randn(3, 2, generator=generator)},
+        weights={"a": torch.randn(3, 2, generator=generator)},
         optimizer={"a/exp_avg": torch.randn(3, 2, generator=generator)},
         rng={"cpu": generator.get_state()},
     )
+
+
+def save_checkpoint(root: Path, state: TrainingState) -> Path:
+    return checkpoints.save_checkpoint(root, state, lambda: None)
 
 
 def newest(root: Path, lines: list[str] | None = None) -> TrainingState | None:
@@ -33,7 +40,7 @@ def test_a_checkpoint_reads_back_exactly(tmp_path):
     loaded = newest(tmp_path)
     assert loaded is not None
     assert (loaded.progress, loaded.identity) == (saved.progress, saved.identity)
-    for part in ("adapter", "optimizer", "rng"):
+    for part in ("weights", "optimizer", "rng"):
         expected, found = getattr(saved, part), getattr(loaded, part)
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -44,7 +51,7 @@ def test_no_checkpoint_is_none(tmp_path):
     assert newest(tmp_path / "absent") is None
 
 
-@pytest.mark.parametrize("file", ["adapter.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"])
+@pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"])
 @pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
 def test_a_damaged_file_sends_us_to_the_one_before(tmp_path, file, damage):
     save_checkpoint(tmp_path, state_at(3))
@@ -64,7 +71,8 @@ def test_a_damaged_file_sends_us_to_the_one_before(tmp_path, file, damage):
 
 
 @pytest.mark.parametrize(
-    "manifest", ["", "{", "[]", "{}", '{"format": 99, "sha256": {}}', '{"format": 1, "sha256": {}}']
+    "manifest",
+    ["", "{", "[]", "{}", '{"format": 99, "sha256": {}}', '{"format": 1, "sha256": {}}', '{"format": 2, "sha256": {}}'],
 )
 def test_a_bad_manifest_sends_us_to_the_one_before(tmp_path, manifest):
     save_checkpoint(tmp_path, state_at(3))
@@ -80,7 +88,7 @@ def test_a_save_cut_short_is_not_seen_and_is_cleaned_by_the_next(tmp_path):
     whole = save_checkpoint(tmp_path, state_at(3))
     torn = tmp_path / ".unfinished-step-00000004"
     torn.mkdir()
-    (torn / "adapter.safetensors").write_bytes(b"half")
+    (torn / "weights.safetensors").write_bytes(b"half")
     loaded = newest(tmp_path)
     assert loaded is not None
     assert loaded.progress.cursor.step == 3
@@ -112,6 +120,20 @@ def test_the_newest_two_and_the_best_are_kept(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000005", "step-00000006"]
     discard_newer(tmp_path, 5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000005"]
+
+
+def test_the_first_releases_checkpoints_are_read_and_said_in_todays_names(tmp_path):
+    unpack(tmp_path)
+    for job, step in ((1, 12), (2, 60)):
+        folder = tmp_path / "jobs" / str(job) / "checkpoints"
+        loaded = newest(folder)
+        assert loaded is not None
+        assert loaded.progress.cursor.step == step
+        expected = load_file(folder / f"step-{step:08d}" / "adapter.safetensors")
+        assert loaded.weights.keys() == expected.keys()
+        assert all(torch.equal(loaded.weights[name], weight) for name, weight in expected.items())
+        assert loaded.identity["compute_dtype"].startswith("torch.")
+        assert not {"base_dtype", "path"} & loaded.identity.keys()
 
 
 def test_another_runs_checkpoint_is_refused_by_name(tmp_path):

@@ -13,6 +13,7 @@ from tasks.training.devices import TrainingRun, train_on_devices
 from tasks.training.devices import load as load_model
 from tasks.training.errors import CheckpointMismatch, RankLost
 from tasks.training.planning import StepPlan
+from tasks.training.saved_run import SavedRun
 from tests.tasks.training.job import Recorder, Start, adapter_bytes, make_rows
 
 RECIPE = TrainingRecipe(
@@ -41,7 +42,7 @@ class Killing(Recorder):
             other.kill()
 
 
-def run(folder, recipe, checkpoints, recorder, interval=3600.0, plan=None, rows=None, held_out=None):
+def run(folder, recipe, checkpoints, recorder, interval=3600.0, plan=None, rows=None, held_out=None, background=True):
     """Train on the recipe's devices; return the model and the outcome."""
     origin = Start(folder)
     model = load_model(origin, recipe)
@@ -50,10 +51,11 @@ def run(folder, recipe, checkpoints, recorder, interval=3600.0, plan=None, rows=
         train_rows=rows or make_rows(13),
         held_out_rows=held_out or make_rows(5, seed=8),
         pad_token_id=0,
-        checkpoints=checkpoints,
+        saved_run=SavedRun(checkpoints),
         data_fingerprint="rows-v1",
         compute_dtype=torch.float32,
         checkpoint_interval=interval,
+        background_saves=background,
         plan=plan or StepPlan(recipe.rows_per_device),
     )
     return model, train_on_devices(settings, origin, model, recorder, recorder.should_pause)

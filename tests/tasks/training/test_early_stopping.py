@@ -98,7 +98,7 @@ def test_an_interruption_near_the_stop_changes_nothing(tiny_gpt2_dir, tmp_path, 
     if way == "paused":
         outcome = run(model, RECIPE, tmp_path / "run", recorder)
         assert (outcome.paused, outcome.stopped_early, outcome.eval_loss) == (True, False, None)
-        assert outcome.adapter_step == outcome.step == at
+        assert outcome.weights_step == outcome.step == at
     else:
         with pytest.raises(Killed):
             run(model, RECIPE, tmp_path / "run", recorder, interval=0)
@@ -124,8 +124,8 @@ def test_a_run_that_has_stopped_stays_so_even_if_a_pause_is_asked_for(tiny_gpt2_
 
 def test_the_registered_adapter_is_the_best_checkpoints(tiny_gpt2_dir, tmp_path, whole):
     best = whole.outcome.best_step
-    assert whole.outcome.adapter_step == best
-    saved = load_file(whole.checkpoints / f"step-{best:08d}" / "adapter.safetensors")
+    assert whole.outcome.weights_step == best
+    saved = load_file(whole.checkpoints / f"step-{best:08d}" / "weights.safetensors")
     model = load_adapted(tiny_gpt2_dir, RECIPE)
     with torch.no_grad():
         for name, weight in trainable_weights(model).items():
@@ -140,7 +140,7 @@ def test_the_registered_adapter_is_the_best_checkpoints(tiny_gpt2_dir, tmp_path,
 
 def test_without_register_best_the_last_adapter_stays(tiny_gpt2_dir, tmp_path, whole):
     last = job(tiny_gpt2_dir, tmp_path, RECIPE.model_copy(update={"register_best": False}))
-    assert last.outcome.adapter_step == last.outcome.step == whole.outcome.step
+    assert last.outcome.weights_step == last.outcome.step == whole.outcome.step
     assert last.outcome.eval_loss == whole.held_out()[whole.outcome.step]
     assert last.adapter != whole.adapter
 
@@ -149,14 +149,14 @@ def test_a_last_step_that_is_the_best_needs_no_loading(tiny_gpt2_dir, tmp_path):
     recipe = ENDLESS.model_copy(update={"register_best": True, "lora_dropout": 0.0, "epochs": 30})
     rows, model, recorder = make_rows(4), load_adapted(tiny_gpt2_dir, recipe), Recorder()
     outcome = run(model, recipe, tmp_path, recorder, rows=rows, held_out=rows)
-    assert outcome.adapter_step == outcome.best_step == outcome.step == recorder.records[-1].step
+    assert outcome.weights_step == outcome.best_step == outcome.step == recorder.records[-1].step
     assert not outcome.stopped_early
     assert held_out_loss(choose_backend(model, 0), model, rows, recipe.batch_size) == outcome.eval_loss
 
 
 def test_a_damaged_best_checkpoint_is_an_error_that_names_it(tiny_gpt2_dir, tmp_path):
     done = job(tiny_gpt2_dir, tmp_path, RECIPE)
-    weights = done.checkpoints / f"step-{done.outcome.best_step:08d}" / "adapter.safetensors"
+    weights = done.checkpoints / f"step-{done.outcome.best_step:08d}" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     with pytest.raises(BestCheckpointLost, match=f"step-{done.outcome.best_step:08d}, is damaged .* not what was"):
         job(tiny_gpt2_dir, tmp_path, RECIPE)

@@ -9,7 +9,7 @@ from tasks.models.loading import load_base_model
 from tasks.training.adapter import attach_lora, save_adapter
 from tasks.training.checkpoint_list import saved_checkpoints
 from tasks.training.export import export_adapter
-from tests.tasks.training.job import Recorder, run
+from tests.tasks.training.job import Recorder, run, unsay
 
 RECIPE = TrainingRecipe(lora_r=3, lora_alpha=5, max_steps=3, batch_size=4, eval_every=2)
 
@@ -32,9 +32,12 @@ def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.parametrize("older", [False, True])
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-gpt2"])
-def test_an_exported_adapter_is_the_saved_one(tiny_models_dir, tmp_path, name):
+def test_an_exported_adapter_is_the_saved_one(tiny_models_dir, tmp_path, name, older):
     model = trained(tiny_models_dir / name, tmp_path)
+    if older:
+        unsay(next(iter(saved_checkpoints(tmp_path / "checkpoints"))).folder)
     kept, folder = exported(tmp_path)
     assert kept.step == 3
     assert files(folder) == files(save_adapter(model, tmp_path / "saved", "base"))
@@ -62,7 +65,7 @@ def test_a_second_export_finds_the_first_and_other_weights_get_another_folder(ti
 def test_what_is_gone_or_damaged_leaves_nothing_behind(tiny_llama_dir, tmp_path):
     trained(tiny_llama_dir, tmp_path)
     kept = next(iter(saved_checkpoints(tmp_path / "checkpoints")))
-    weights = kept.folder / "adapter.safetensors"
+    weights = kept.folder / "weights.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(ValueError, match="is not what was written"):

@@ -11,13 +11,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from configs.recipe import TrainingRecipe
-from tasks.training.adapter import attach_lora
+from tasks.training.adapter import attach_lora, trainable_weights
 from tasks.training.errors import DoesNotFit, OutOfMemory
 from tasks.training.fitting import MemoryPlanner, workload_of
 from tasks.training.memory import memory_errors
 from tasks.training.observer import PlanRecord
 from tasks.training.planning import StepPlan
-from tasks.training.snapshot import saved_plan
+from tasks.training.saved_run import SavedRun
 from tests.tasks.training.job import Killed, Recorder, adapter_bytes, load_adapted, make_rows, run, unsay
 
 RECIPE = TrainingRecipe(
@@ -31,8 +31,11 @@ def fitted(folder, recipe, checkpoints, recorder, available=PLENTY, *, killed=Fa
     """Plan and train; return the model and the plans that were told of."""
     model = load_adapted(folder, recipe)
     told: list[PlanRecord] = []
-    planner = MemoryPlanner(model, recipe, LENGTHS, torch.float32, checkpoints, available, told.append)
-    planner.train(lambda plan: run(model, recipe, checkpoints, recorder, plan=plan), killed_for_memory=killed)
+    planner = MemoryPlanner(model, recipe, LENGTHS, torch.float32, SavedRun(checkpoints), available, told.append)
+    planner.train(
+        lambda plan, background: run(model, recipe, checkpoints, recorder, plan=plan, background=background),
+        killed_for_memory=killed,
+    )
     return model, told
 
 
@@ -67,7 +70,7 @@ def test_a_run_keeps_to_the_plan_that_it_began_with(tiny_llama_dir, tmp_path):
     parts = Recorder(kill_after=1)
     with pytest.raises(Killed):  # before any checkpoint was due
         fitted(tiny_llama_dir, RECIPE, tmp_path / "parts", parts, scarce)
-    assert saved_plan(tmp_path / "parts", RECIPE) == StepPlan(2)
+    assert SavedRun(tmp_path / "parts").plan(RECIPE) == StepPlan(2)
     parts = Recorder(pause_after=4)
     fitted(tiny_llama_dir, RECIPE, tmp_path / "parts", parts)  # by now there is plenty
     parts.pause_after = None
@@ -82,9 +85,25 @@ def test_a_run_of_an_earlier_version_goes_on_with_batch_size_rows_at_once(tiny_l
     recipe, paused = RECIPE.model_copy(update={"micro_batch": "as_given"}), Recorder(pause_after=2)
     fitted(tiny_llama_dir, recipe, tmp_path, paused)
     unsay(paused.saved[-1], "plan", "recipe.micro_batch")
-    assert saved_plan(tmp_path, recipe) == StepPlan(6)
+    assert SavedRun(tmp_path).plan(recipe) == StepPlan(6)
     _, told = fitted(tiny_llama_dir, recipe, tmp_path, Recorder(), available=1)
     assert [plan.micro_batch for plan in told] == [6]
+
+
+def test_checkpoints_are_written_beside_the_steps_where_there_is_room_for_a_copy(tiny_llama_dir, tmp_path):
+    model = load_adapted(tiny_llama_dir, RECIPE)
+    work = workload_of(model, RECIPE, LENGTHS, None)
+    steps, copied = work.peak(StepPlan(6)), work.peak_with_copy(StepPlan(6))
+    state = sum(weight.numel() for weight in trainable_weights(model).values()) * (4 + 4 + 4)
+    assert copied - steps == state
+    for number, (available, room) in enumerate([(copied, True), (copied - 1, False), (steps, False)]):
+        recorder = Recorder(pause_after=2)
+        _, (told,) = fitted(tiny_llama_dir, RECIPE, tmp_path / str(number), recorder, available)
+        assert (told.micro_batch, told.background_saves) == (6, room)
+        assert told.estimated_bytes == (copied if room else steps)
+    # Memory has run out once: what the copy would take is left free.
+    _, (told,) = fitted(tiny_llama_dir, RECIPE, tmp_path / "0", Recorder(), killed=True)
+    assert (told.micro_batch, told.background_saves) == (3, False)
 
 
 def test_a_run_that_does_not_fit_is_refused_before_anything_is_written(tiny_llama_dir, tmp_path):
@@ -107,7 +126,7 @@ def test_a_run_that_the_kernel_killed_for_memory_goes_on_with_less(tiny_llama_di
         assert (record.micro_batch, record.recompute) == (plan.micro_batch, plan.recompute)
         assert record.reason.startswith("the kernel killed the attempt before this one for lack of memory, with ")
         assert recorder.started_at[0] == step - 1
-        assert saved_plan(tmp_path, RECIPE) == plan
+        assert SavedRun(tmp_path).plan(RECIPE) == plan
     with pytest.raises(OutOfMemory, match=r"1 row at once, activations computed again.* lower max_seq_length"):
         fitted(tiny_llama_dir, RECIPE, tmp_path, Recorder(), killed=True)
 
@@ -122,6 +141,7 @@ from configs.recipe import TrainingRecipe
 from tasks.training.adapter import attach_lora
 from tasks.training.errors import OutOfMemory
 from tasks.training.fitting import MemoryPlanner
+from tasks.training.saved_run import SavedRun
 from tests.tasks.training.job import Recorder, Row, run
 
 class Starving(Recorder):
@@ -142,8 +162,9 @@ for name, left in (("plenty", 0), ("scarce", 40 << 20)):
     torch.manual_seed(0)
     model, recorder, told = attach_lora(LlamaForCausalLM(shape), recipe), Starving(), []
     folder = Path(sys.argv[1]) / name
-    planner = MemoryPlanner(model, recipe, [128] * 8, torch.float32, folder, 10**12, told.append)
-    planner.train(lambda plan: run(model, recipe, folder, recorder, rows=rows, held_out=[], interval=0, plan=plan))
+    planner = MemoryPlanner(model, recipe, [128] * 8, torch.float32, SavedRun(folder), 10**12, told.append)
+    planner.train(lambda plan, background: run(model, recipe, folder, recorder, rows=rows, held_out=[], interval=0,
+                                               plan=plan, background=background))
     results.append({
         "plans": [[plan.micro_batch, plan.recompute] for plan in told],
         "reasons": [plan.reason for plan in told],
@@ -194,8 +215,8 @@ def test_where_nothing_smaller_is_left_the_error_says_what_to_change(tiny_llama_
     recipe = RECIPE.model_copy(update={"micro_batch": kind})
     told: list[PlanRecord] = []
     planner = MemoryPlanner(
-        load_adapted(tiny_llama_dir, recipe), recipe, LENGTHS, torch.float32, tmp_path, PLENTY, told.append
+        load_adapted(tiny_llama_dir, recipe), recipe, LENGTHS, torch.float32, SavedRun(tmp_path), PLENTY, told.append
     )
     with pytest.raises(OutOfMemory, match=advice):
-        planner.train(lambda plan: starve(plan, recipe))
+        planner.train(lambda plan, _: starve(plan, recipe))
     assert [(record.micro_batch, record.recompute) for record in told] == plans

@@ -13,7 +13,8 @@ from configs.recipe import TrainingRecipe
 from tasks.training.adapter import attach_lora
 from tasks.training.checkpoint import latest_checkpoint
 from tasks.training.errors import CheckpointMismatch
-from tests.tasks.training.job import Killed, Recorder, adapter_bytes, load_adapted, run, unsay
+from tasks.training.methods import METHODS
+from tests.tasks.training.job import Killed, Recorder, Start, adapter_bytes, load_adapted, run, unsay
 
 RECIPE = TrainingRecipe(
     epochs=3,
@@ -26,12 +27,13 @@ RECIPE = TrainingRecipe(
     warmup_ratio=0.2,
     eval_every=3,
 )
+OLDER_PARTS = ("adapter", "optimizer", "rng")
 STEPS = 12  # 14 rows in steps of 4: the last step of each epoch has 2 rows
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gpt2"])
-def test_paused_and_crashed_runs_equal_an_uninterrupted_one(tiny_models_dir, tmp_path, name, dtype):
+@pytest.mark.parametrize(("name", "background"), [("tiny-llama", True), ("tiny-gpt2", True), ("tiny-llama", False)])
+def test_paused_and_crashed_runs_equal_an_uninterrupted_one(tiny_models_dir, tmp_path, name, background, dtype):
     folder = tiny_models_dir / name
     whole, model = Recorder(), load_adapted(folder, RECIPE, dtype)
     outcome = run(model, RECIPE, tmp_path / "whole", whole)
@@ -44,7 +46,7 @@ def test_paused_and_crashed_runs_equal_an_uninterrupted_one(tiny_models_dir, tmp
         paused.pause_after = pause_after
         model = load_adapted(folder, RECIPE, dtype)
         torch.rand(pause_after or 1)  # whatever else this process draws must not matter
-        outcome = run(model, RECIPE, tmp_path / "paused", paused)
+        outcome = run(model, RECIPE, tmp_path / "paused", paused, background=background)
         assert outcome.paused == (pause_after is not None)
         if pause_after:
             checkpoint = latest_checkpoint(tmp_path / "paused", pytest.fail)
@@ -56,14 +58,14 @@ def test_paused_and_crashed_runs_equal_an_uninterrupted_one(tiny_models_dir, tmp
     assert adapter_bytes(model, tmp_path / "paused-adapter") == expected
 
     crashed = Recorder(pause_after=3)
-    run(load_adapted(folder, RECIPE, dtype), RECIPE, tmp_path / "crashed", crashed)
+    run(load_adapted(folder, RECIPE, dtype), RECIPE, tmp_path / "crashed", crashed, background=background)
     crashed.pause_after, crashed.kill_after = None, 7
     with pytest.raises(Killed):
-        run(load_adapted(folder, RECIPE, dtype), RECIPE, tmp_path / "crashed", crashed)
+        run(load_adapted(folder, RECIPE, dtype), RECIPE, tmp_path / "crashed", crashed, background=background)
     before = crashed.trace()
     again = Recorder()
     model = load_adapted(folder, RECIPE, dtype)
-    assert run(model, RECIPE, tmp_path / "crashed", again) == outcome
+    assert run(model, RECIPE, tmp_path / "crashed", again, background=background) == outcome
     losses = {step: loss for kind, step, loss in whole.events if kind == "evaluation"}
     saved = 6 if losses[6] < losses[3] else 3  # the best is kept as soon as it is known
     assert again.started_at[0] == saved
@@ -142,7 +144,7 @@ def test_a_pause_asked_for_before_the_first_step_is_honoured(tiny_llama_dir, tmp
         ({"learning_rate": 2e-2}, "rows-v1", torch.float32, "recipe.learning_rate was 0.01, is 0.02"),
         ({"lora_r": 8}, "rows-v1", torch.float32, "recipe.lora_r"),
         ({}, "rows-v2", torch.float32, "data_fingerprint was 'rows-v1', is 'rows-v2'"),
-        ({}, "rows-v1", torch.bfloat16, "base_dtype"),
+        ({}, "rows-v1", torch.bfloat16, "compute_dtype was 'torch.float32', is 'torch.bfloat16'"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_an_error(tiny_llama_dir, tmp_path, change, fingerprint, dtype, named):
@@ -154,7 +156,7 @@ def test_a_checkpoint_of_another_run_is_an_error(tiny_llama_dir, tmp_path, chang
 
 def test_a_checkpoint_of_another_model_is_an_error(tiny_llama_dir, tiny_gpt2_dir, tmp_path):
     run(load_adapted(tiny_llama_dir, RECIPE), RECIPE, tmp_path, Recorder(pause_after=2))
-    with pytest.raises(CheckpointMismatch, match="path was 'packed', is 'padded'"):
+    with pytest.raises(CheckpointMismatch, match="backend was 'packed', is 'padded'"):
         run(load_adapted(tiny_gpt2_dir, RECIPE), RECIPE, tmp_path, Recorder())
     shallow = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, num_hidden_layers=1)
     with pytest.raises(CheckpointMismatch, match="checkpoint's weights are not those of this model"):
@@ -175,11 +177,31 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_nothing_else(tiny_llama
     assert not (tmp_path / "run/step-00000007").exists()
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_run_paused_by_a_version_with_the_first_format_goes_on_to_the_same_bytes(tiny_llama_dir, tmp_path, method):
+    recipe = RECIPE.model_copy(update={"method": method})
+    whole, paused, resumed = Recorder(), Recorder(pause_after=5), Recorder()
+
+    def attempt(checkpoints: Path, recorder: Recorder) -> None:
+        run(METHODS[recipe.method].load(Start(tiny_llama_dir), recipe), recipe, checkpoints, recorder)
+
+    attempt(tmp_path / "whole", whole)
+    attempt(tmp_path / "run", paused)
+    for folder in paused.saved:
+        unsay(folder)
+    older = paused.saved[-1]
+    assert {path.name for path in older.glob("*.safetensors")} == {f"{part}.safetensors" for part in OLDER_PARTS}
+    attempt(tmp_path / "run", resumed)
+    assert resumed.started_at[0] == 5
+    assert paused.trace() + resumed.trace() == whole.trace()
+    assert (resumed.saved[-1] / "manifest.json").read_bytes() == (whole.saved[-1] / "manifest.json").read_bytes()
+
+
 def test_a_run_begun_before_the_packed_backend_goes_on_without_it(tiny_llama_dir, tmp_path):
     paused, resumed = Recorder(pause_after=5), Recorder()
     run(load_adapted(tiny_llama_dir, RECIPE), RECIPE, tmp_path, paused)
-    assert latest_checkpoint(tmp_path, print).state.identity["path"] == "packed"
+    assert latest_checkpoint(tmp_path, print).state.identity["backend"] == "packed"
     unsay(paused.saved[-1], "path")
     outcome = run(load_adapted(tiny_llama_dir, RECIPE), RECIPE, tmp_path, resumed)
     assert (resumed.started_at[0], outcome.step) == (5, STEPS)
-    assert latest_checkpoint(tmp_path, print).state.identity["path"] == "padded"
+    assert latest_checkpoint(tmp_path, print).state.identity["backend"] == "padded"

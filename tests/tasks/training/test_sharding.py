@@ -66,14 +66,14 @@ def test_a_run_whose_rank_was_killed_goes_on_as_an_uninterrupted_one(whole, tiny
 def test_a_sharded_full_run_equals_an_unsharded_one_and_goes_on_after_a_pause(tiny_llama_dir, tmp_path):
     two = TrainingRecipe(method="full", devices=2, sharding="full", max_steps=3, batch_size=6, learning_rate=1e-3)
     told, interrupted, one = Recorder(), Recorder(pause_after=2), Recorder()
-    model, outcome = run(tiny_llama_dir, two, tmp_path / "two", told, plan=PLAN)
+    model, outcome = run(tiny_llama_dir, two, tmp_path / "two", told, plan=PLAN, background=False)
     alone, expected = run(tiny_llama_dir, two.model_copy(update=ALONE), tmp_path / "one", one)
     assert held_bytes(model) == pytest.approx(held_bytes(alone) / 2, rel=0.01)
     assert outcome.eval_loss == pytest.approx(expected.eval_loss, rel=1e-5)
     for found, wanted in zip(told.records, one.records, strict=True):
         assert (found.loss, found.grad_norm) == pytest.approx((wanted.loss, wanted.grad_norm), rel=1e-4)
     kept = METHODS["full"].load(Start(tiny_llama_dir), two)
-    load_trained(kept, tmp_path / "two", outcome.adapter_step)
+    load_trained(kept, tmp_path / "two", outcome.weights_step)
     for name, weight in alone.named_parameters():
         torch.testing.assert_close(kept.get_parameter(name), weight, rtol=1e-3, atol=1e-5)
 
@@ -82,7 +82,7 @@ def test_a_sharded_full_run_equals_an_unsharded_one_and_goes_on_after_a_pause(ti
     interrupted.pause_after = None
     run(tiny_llama_dir, two, tmp_path / "parts", interrupted, plan=PLAN)
     assert interrupted.trace() == told.trace()
-    for part in ("adapter", "optimizer"):
+    for part in ("weights", "optimizer"):
         uninterrupted, resumed = (load_file(last_file(tmp_path / name, part)) for name in ("two", "parts"))
         assert uninterrupted.keys() == resumed.keys()
         assert all(torch.equal(value, resumed[name]) for name, value in uninterrupted.items())
