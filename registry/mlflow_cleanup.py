@@ -53,6 +53,8 @@ class CleanupAnswer(BaseModel):
     models: int = 0
     """Logged models, removed for good."""
     freed_bytes: int = 0
+    registered_runs: list[str] = []
+    """Runs whose models were registered versions when the pass began."""
 
     @property
     def count(self) -> int:
@@ -75,6 +77,7 @@ class Cleanup:
         In this order: what a pass deletes can be restored until the next one, whatever the settings say.
         """
         referred = list(self._referred())
+        self.answer.registered_runs = sorted({run for _, run in referred if run})
         sources, runs = {model for model, _ in referred}, {run for _, run in referred} | self._request.runs
         older_than = int(self._request.older_than_seconds * 1000)
         for run in self._runs._get_deleted_runs(older_than):

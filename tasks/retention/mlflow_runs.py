@@ -32,6 +32,7 @@ class Answer(BaseModel):
     runs: int
     models: int
     freed_bytes: int
+    registered_runs: list[str]
 
     def __str__(self) -> str:
         return (
@@ -57,6 +58,13 @@ def deleted(context: Context, before: datetime) -> Iterator[Found]:
         yield Found(
             str(answer), answer.freed_bytes, lambda: _ask(context, before, dry_run=False).count > 0, answer.count
         )
+
+
+def registered_runs(context: Context, before: datetime) -> frozenset[str]:
+    """Return the runs whose models are versions in MLflow's registry; raises `CleanupFailed`."""
+    if not _store_exists(context):
+        return frozenset()
+    return frozenset(_ask(context, before, dry_run=True).registered_runs)
 
 
 def _store_exists(context: Context) -> bool:
