@@ -31,19 +31,21 @@ class Answer(BaseModel):
     versions: int
     runs: int
     models: int
+    removed_versions: int
     freed_bytes: int
     registered_runs: list[str]
 
     def __str__(self) -> str:
         return (
             f"MLflow: {self.deleted_runs} runs of deleted jobs and evaluations, {self.versions} versions of deleted "
-            f"models; for good {self.runs} deleted runs, {self.models} deleted logged models"
+            f"models; for good {self.runs} deleted runs, {self.models} deleted logged models, "
+            f"{self.removed_versions} deleted versions"
         )
 
     @property
     def count(self) -> int:
         """How many of all of them."""
-        return self.deleted_runs + self.versions + self.runs + self.models
+        return self.deleted_runs + self.versions + self.runs + self.models + self.removed_versions
 
 
 def deleted(context: Context, before: datetime) -> Iterator[Found]:
