@@ -217,3 +217,16 @@ def test_a_dataset_that_is_there_is_not_removed(database):
     with database.transaction() as session:
         dataset = add_dataset(session, deleted=None)
         assert DeletedRowsRepository(session).remove_datasets([dataset.id]) == 0
+
+
+def test_the_number_of_a_deleted_job_or_evaluation_is_nobody_elses(database):
+    """Its events and folder may still be there, and would be the next one's."""
+    with database.transaction() as session:
+        job, evaluation = add_job(session), add_evaluation(session)
+    with database.transaction() as session:
+        jobs, evaluations = TrainingJobRepository(session), EvaluationRepository(session)
+        jobs.remove(jobs.require(job.id))
+        evaluations.remove(evaluations.require(evaluation.id))
+    with database.transaction() as session:
+        assert add_job(session).id > job.id
+        assert add_evaluation(session).id > evaluation.id
