@@ -36,6 +36,7 @@ ROWS = "".join(
 KEEP = ("CHECKPOINTS", "STEP_EVENTS", "IDEMPOTENCY", "AUDIT", "DELIVERIES", "FLOW_RUNS", "DELETED", "ORPHANS", "CACHES")
 JOBS_PER_ROUND = 16
 """They wait in the queue together, so that the workers always have one; the first is evaluated with its base."""
+JOBS_PER_UPLOAD = 4
 ROUNDS_BETWEEN_PASSES = 3
 ASK_SECONDS = 0.5
 """How often a job is asked for: each time costs the API as much as it has left for other things."""
@@ -97,7 +98,9 @@ class Day:
 
     def round(self) -> None:
         """Upload and begin jobs; those of the round before: generate with what they made, and delete what is older."""
-        begun, self._begun = self._begun, [self._begin(number) for number in range(JOBS_PER_ROUND)]
+        datasets = [self._upload() for _ in range(JOBS_PER_ROUND // JOBS_PER_UPLOAD)]
+        begun, numbers = self._begun, range(JOBS_PER_ROUND)
+        self._begun = [self._begin(datasets[number // JOBS_PER_UPLOAD], evaluated=number == 0) for number in numbers]
         for job in begun:
             self._wait_for(job)
             fresh = self.platform.job(job)["output_model_id"]
@@ -106,7 +109,8 @@ class Day:
                 self.call("POST", f"/models/{fresh if number % 2 else self.model}/generate", "generations", json=asked)
         self._finished += begun
         while len(self._finished) > LEFT:
-            self._delete(self._finished.pop(0))
+            for dataset in {self._delete(self._finished.pop(0)) for _ in range(JOBS_PER_UPLOAD)}:
+                self.call("DELETE", f"/datasets/{dataset}", "deletions")
 
     def _wait_for(self, job: int) -> None:
         while (status := self.platform.job(job)["status"]) != "COMPLETED":
@@ -114,13 +118,14 @@ class Day:
                 raise AssertionError(f"job {job} is {status}")
             time.sleep(ASK_SECONDS)
 
-    def _begin(self, number: int) -> int:
-        evaluated = number == 0
+    def _upload(self) -> int:
         its_own = json.dumps(
             {"prompt": f"question at {time.monotonic_ns()}", "completion": "no other data set has this row"}
         )
         files = {"file": (f"{time.monotonic_ns()}.jsonl", ROWS + its_own)}
-        dataset = self.call("POST", "/datasets", "uploads", files=files)["id"]
+        return int(self.call("POST", "/datasets", "uploads", files=files)["id"])
+
+    def _begin(self, dataset: int, *, evaluated: bool) -> int:
         body = {"model_id": self.model, "job_name": "a day", "dataset_id": dataset, "auto_evaluate": evaluated, **JOB}
         key = {"Idempotency-Key": str(time.monotonic_ns())}
         return int(self.call("POST", "/training", "jobs", json=body, headers=key)["id"])
@@ -128,7 +133,8 @@ class Day:
     def _ended(self, evaluation: int) -> bool:
         return self.platform.http.get(f"/evaluations/{evaluation}").json()["status"] in ("COMPLETED", "FAILED")
 
-    def _delete(self, job: int) -> None:
+    def _delete(self, job: int) -> int:
+        """Delete a job and what it made; returns its data set."""
         record = self.platform.job(job)
         for name in EVALUATIONS:
             if record[name] is not None:
@@ -136,7 +142,7 @@ class Day:
                 self.call("DELETE", f"/evaluations/{record[name]}", "deletions")
         self.call("DELETE", f"/models/{record['output_model_id']}", "deletions")
         self.call("DELETE", f"/training/{job}", "deletions")
-        self.call("DELETE", f"/datasets/{record['recipe']['dataset_id']}", "deletions")
+        return int(record["recipe"]["dataset_id"])
 
     def collect(self) -> None:
         command = [str(Path(sys.executable).with_name("llm-platform")), "gc", "--json"]
