@@ -237,6 +237,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder) / "models"
         save_tiny_llama(models / "tiny-llama")
+        (models / "HuggingFaceTB").symlink_to(ROOT / "data" / "models" / "HuggingFaceTB")
         platform = PlatformProcess(Path(folder) / "data", models)
         platform.environment |= {f"LLM_PLATFORM_KEEP_{name}_DAYS": "0" for name in KEEP}
         clock = WallClock(Path(folder))
