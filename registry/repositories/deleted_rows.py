@@ -16,14 +16,10 @@ class DeletedRowsRepository:
     def __init__(self, session: Session) -> None:
         self.session = session
 
-    def any_models(self, before: datetime) -> bool:
-        """Return whether models that were deleted before this moment have rows that their own references let go."""
-        return self.session.scalar(select(Model.id).where(*_unreferenced(before)).limit(1)) is not None
-
     def models(
         self, before: datetime, registered_runs: Collection[str], among: Collection[int] | None = None
     ) -> list[int]:
-        """Return such models that may go, the newest first: a model comes before the one that it was trained from.
+        """Return models that were deleted before a moment and may go, the newest first, and so before their ancestors.
 
         What has a version in MLflow's registry, made by one of `registered_runs`, stays: it may be the champion, and
         the version is found through the row. `among` asks about these models only.

@@ -1,28 +1,23 @@
 """Rows of deleted models and data sets, which stay as long as something refers to them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
 
 from registry.repositories.deleted_rows import DeletedRowsRepository
-from tasks.retention.mlflow_runs import registered_runs
 from tasks.retention.rule import Context, Found
 
 ROWS_AT_ONCE = 500
 """The write lock is held for one such batch at a time."""
 
 
-def models(context: Context, before: datetime) -> Iterator[Found]:
-    """Yield, as one, deleted models that no record and no version in MLflow needs; raises `CleanupFailed`."""
+def models(context: Context, before: datetime, registered_runs: Collection[str]) -> Iterator[Found]:
+    """Yield, as one, deleted models that no record needs; what is registered in MLflow was made by those runs."""
     with context.database.reading() as session:
-        if not DeletedRowsRepository(session).any_models(before):
-            return
-    runs = registered_runs(context, before)
-    with context.database.reading() as session:
-        ids = DeletedRowsRepository(session).models(before, runs)
+        ids = DeletedRowsRepository(session).models(before, registered_runs)
 
     def remove(repository: DeletedRowsRepository, batch: list[int]) -> int:
         # Again: something may have come to refer to one of them.
-        free = repository.models(before, runs, batch)
+        free = repository.models(before, registered_runs, batch)
         repository.remove_models(free)
         return len(free)
 

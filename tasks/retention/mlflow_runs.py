@@ -12,6 +12,7 @@ from sqlalchemy import make_url
 
 from registry.clock import utcnow
 from registry.repositories.retention import RetentionRepository
+from tasks.retention import deleted_rows
 from tasks.retention.rule import Context, Found
 
 COMMAND = (sys.executable, "-m", "registry.mlflow_cleanup")
@@ -49,24 +50,17 @@ class Answer(BaseModel):
 
 
 def deleted(context: Context, before: datetime) -> Iterator[Found]:
-    """Yield, as one, what MLflow has of deleted records, and what was deleted there before a moment.
+    """Yield the records of deleted models, and, as one, what MLflow has of deleted records or was deleted there.
 
-    Raises `CleanupFailed`.
+    In this order: a record goes with the pass after the one that removes its version from MLflow. Raises
+    `CleanupFailed`.
     """
-    if not _store_exists(context):
-        return
-    answer = _ask(context, before, dry_run=True)
-    if answer.count:
+    answer = _ask(context, before, dry_run=True) if _store_exists(context) else None
+    yield from deleted_rows.models(context, before, frozenset(answer.registered_runs) if answer is not None else ())
+    if answer is not None and answer.count:
         yield Found(
             str(answer), answer.freed_bytes, lambda: _ask(context, before, dry_run=False).count > 0, answer.count
         )
-
-
-def registered_runs(context: Context, before: datetime) -> frozenset[str]:
-    """Return the runs whose models are versions in MLflow's registry; raises `CleanupFailed`."""
-    if not _store_exists(context):
-        return frozenset()
-    return frozenset(_ask(context, before, dry_run=True).registered_runs)
 
 
 def _store_exists(context: Context) -> bool:

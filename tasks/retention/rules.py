@@ -34,8 +34,6 @@ RULES = (
     Rule("deliveries", "webhook messages that are done with", "keep_deliveries_days", records.deliveries),
     Rule("step-events", "what ended jobs measured at each step", "keep_step_events_days", records.step_events),
     Rule("flow-runs", "ended flow runs in Prefect, with their logs", "keep_flow_runs_days", prefect_runs.flow_runs),
-    # Before the rule that removes their versions from MLflow: a record goes with the pass after that one.
-    Rule("deleted-models", "records of deleted models", "keep_deleted_days", deleted_rows.models),
+    Rule("mlflow", "what was deleted in MLflow or here, with its records", "keep_deleted_days", mlflow_runs.deleted),
     Rule("deleted-datasets", "records of deleted data sets", "keep_deleted_days", deleted_rows.datasets),
-    Rule("mlflow", "what was deleted in MLflow, or here", "keep_deleted_days", mlflow_runs.deleted),
 )

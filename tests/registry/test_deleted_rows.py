@@ -135,10 +135,9 @@ def test_a_model_that_nothing_needs_goes_with_its_ancestors_and_tests(database):
         before = StatisticsRepository(session).by_status()["models"]
     assert free_models(database) == [grandchild.id, child.id, parent.id]
     with database.transaction() as session:
-        assert DeletedRowsRepository(session).any_models(CUTOFF)
         DeletedRowsRepository(session).remove_models(free_models(database))
     with database.transaction() as session:
-        assert not DeletedRowsRepository(session).any_models(CUTOFF)
+        assert DeletedRowsRepository(session).models(CUTOFF, ()) == []
         assert session.query(PromotionTest).count() == 0
         counts = StatisticsRepository(session).by_status()["models"]
         assert (before["DELETED"], counts.get("DELETED", 0)) == (3, 0)
