@@ -39,7 +39,7 @@ postgresql: ## install PostgreSQL for the tests of the whole platform on it (Deb
 		{ apt-get update && apt-get install -y --no-install-recommends postgresql; }
 
 test: $(VENV)/.installed-dev model ## run all tests
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 3
 
 test-long: $(VENV)/.installed-dev model ## run the tests that take hours
 	$(BIN)/python -m pytest -m long

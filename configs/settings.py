@@ -21,6 +21,7 @@ KEPT_FOR_DAYS = (
     "keep_stopped_checkpoints_days",
     "keep_step_events_days",
     "keep_idempotency_days",
+    "keep_audit_days",
     "keep_deliveries_days",
     "keep_flow_runs_days",
     "keep_deleted_days",
@@ -147,12 +148,15 @@ class Settings(BaseSettings):
     """How long an ended job's events of kind `step` and `evaluation` stay, which results files are made of."""
     keep_idempotency_days: float | None = Field(30.0, ge=0)
     """How long an `Idempotency-Key` is remembered."""
+    keep_audit_days: float | None = Field(365.0, ge=0)
+    """How long entries of the audit log stay."""
     keep_deliveries_days: float | None = Field(30.0, ge=0)
     """How long webhook messages stay that were delivered or given up."""
     keep_flow_runs_days: float | None = Field(30.0, ge=0)
     """How long ended flow runs stay in Prefect, with their logs; those that a job can be restarted by stay anyway."""
     keep_deleted_days: float | None = Field(7.0, ge=0)
-    """How long what was deleted stays in MLflow, where it can be restored: runs, and versions of deleted models."""
+    """How long what was deleted stays in MLflow, where it can be restored: runs, and versions of deleted models. Then
+    the records of deleted models and data sets go too that nothing refers to any more."""
     keep_orphans_days: float | None = Field(1.0, ge=0)
     """How long files stay that no record refers to: broken-off uploads, unfinished folders, temporary files."""
     keep_caches_days: float | None = Field(30.0, ge=0)

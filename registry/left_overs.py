@@ -5,8 +5,7 @@ columns and dropped indexes of a version that the database does not say it has. 
 version 0001 before columns were added to that same version.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import cache
 
 from sqlalchemy import Connection, Inspector, MetaData, Table, create_engine, event, func, inspect, select, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -36,16 +35,16 @@ def repair(connection: Connection, revision: str | None) -> None:
 
 def _undo_interrupted(connection: Connection, revision: str | None) -> None:
     """Take back the parts of a later version that an interrupted migration has left."""
-    with _tables_at(revision) as expected:
-        present = inspect(connection)
-        for table in present.get_table_names():
-            if table.startswith(_TEMPORARY):
-                # Its rows are copies: the table itself goes, with the copy's renaming, in one transaction.
-                connection.execute(text(f'DROP TABLE "{table}"'))
-            elif table in Base.metadata.tables and table not in expected.tables:
-                _drop_empty(connection, table)
-            elif table in expected.tables:
-                _undo_within(connection, present, expected.tables[table])
+    expected = _tables_at(revision)
+    present = inspect(connection)
+    for table in present.get_table_names():
+        if table.startswith(_TEMPORARY):
+            # Its rows are copies: the table itself goes, with the copy's renaming, in one transaction.
+            connection.execute(text(f'DROP TABLE "{table}"'))
+        elif table in Base.metadata.tables and table not in expected.tables:
+            _drop_empty(connection, table)
+        elif table in expected.tables:
+            _undo_within(connection, present, expected.tables[table])
 
 
 def _drop_empty(connection: Connection, table: str) -> None:
@@ -81,20 +80,21 @@ def _complete_first_release(connection: Connection) -> None:
         connection.execute(text("CREATE INDEX ix_job_events_job_id_kind ON job_events (job_id, kind, id)"))
 
 
-@contextmanager
-def _tables_at(revision: str | None) -> Iterator[MetaData]:
-    """Yield the tables as the migrations up to a revision make them, in a database in memory; none: there are none."""
+@cache
+def _tables_at(revision: str | None) -> MetaData:
+    """Return the tables as the migrations up to a revision make them, in a database in memory; none: there are none."""
     tables = MetaData()
+    if revision is None:
+        return tables
     engine = create_engine("sqlite://", poolclass=StaticPool)
     event.listen(engine, "connect", _begin_by_hand)
     try:
-        if revision is not None:
-            with engine.connect() as connection, connection.begin():
-                run_migrations(connection, revision)
-                tables.reflect(connection)
-        yield tables
+        with engine.connect() as connection, connection.begin():
+            run_migrations(connection, revision)
+            tables.reflect(connection)
     finally:
         engine.dispose()
+    return tables
 
 
 def _begin_by_hand(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:

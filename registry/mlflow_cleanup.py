@@ -12,10 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlflow.entities import ViewType
+from mlflow.entities.model_registry.model_version_stages import STAGE_DELETED_INTERNAL
 from mlflow.exceptions import MlflowException
+from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlModelVersionTag
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as VersionStore
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as RunStore
+from mlflow.utils.time import get_current_time_millis
 from pydantic import BaseModel
+from sqlalchemy import func
 
 EXPERIMENTS = ("training", "evaluation")
 UID_TAGS = ("training_job_uid", "evaluation_uid")
@@ -53,11 +57,15 @@ class CleanupAnswer(BaseModel):
     models: int = 0
     """Logged models, removed for good."""
     freed_bytes: int = 0
+    removed_versions: int = 0
+    """Deleted versions, removed for good."""
+    registered_runs: list[str] = []
+    """Runs whose models were registered versions when the pass began."""
 
     @property
     def count(self) -> int:
         """How many of all of them."""
-        return self.deleted_runs + self.versions + self.runs + self.models
+        return self.deleted_runs + self.versions + self.runs + self.models + self.removed_versions
 
 
 class Cleanup:
@@ -75,6 +83,7 @@ class Cleanup:
         In this order: what a pass deletes can be restored until the next one, whatever the settings say.
         """
         referred = list(self._referred())
+        self.answer.registered_runs = sorted({run for _, run in referred if run})
         sources, runs = {model for model, _ in referred}, {run for _, run in referred} | self._request.runs
         older_than = int(self._request.older_than_seconds * 1000)
         for run in self._runs._get_deleted_runs(older_than):
@@ -83,6 +92,7 @@ class Cleanup:
         for model in self._runs._get_deleted_logged_models(older_than):
             if model not in sources:
                 self._remove_model(model)
+        self._remove_deleted_versions(get_current_time_millis() - older_than)
         for name, version in self._request.versions:
             self._remove_version(name, version)
         for run in self._runs_without_record(runs):
@@ -105,6 +115,25 @@ class Cleanup:
         model = (found.source or "").removeprefix(MODEL_SOURCE)
         with contextlib.suppress(MlflowException):
             self._runs.delete_logged_model(model)
+
+    def _remove_deleted_versions(self, before: int) -> None:
+        """Remove the rows, with their tags, of versions that were deleted before a moment (milliseconds since 1970).
+
+        MLflow keeps them for ever, and reads all of them to number the next one: the newest of each name stays for
+        that.
+        """
+        key = (SqlModelVersion.workspace, SqlModelVersion.name, SqlModelVersion.version)
+        with self._versions.ManagedSessionMaker(read_only=False) as session:
+            highest = func.max(SqlModelVersion.version)
+            newest = session.query(*key[:2], highest).group_by(*key[:2]).all()
+            old = session.query(*key).filter(
+                SqlModelVersion.current_stage == STAGE_DELETED_INTERNAL, SqlModelVersion.last_updated_time <= before
+            )
+            gone = [tuple(one) for one in old if one not in newest]
+            self.answer.removed_versions += len(gone)
+            for workspace, name, version in [] if self._request.dry_run else gone:
+                for table in (SqlModelVersionTag, SqlModelVersion):
+                    session.query(table).filter_by(workspace=workspace, name=name, version=version).delete()
 
     def _referred(self) -> Iterator[tuple[str, str]]:
         """Yield logged model and run of every registered version."""

@@ -155,7 +155,7 @@ class TrackedRun:
             if empty:
                 self.client.log_batch(self.run_id, params=_params(self._params), tags=_run_tags(self._tags))
                 if self._inputs:
-                    self.client.log_inputs(self.run_id, datasets=self._inputs)
+                    self._log_inputs()
                 why = f"The MLflow run {used} was deleted; run {self.run_id} takes its place"
             else:
                 why = f"The MLflow experiment {self._experiment} was deleted; it is restored, with run {used}"
@@ -188,7 +188,17 @@ class TrackedRun:
         )
         tag = InputTag(key="mlflow.data.context", value=context)
         self._inputs = [DatasetInput(dataset=dataset, tags=[tag])]
-        self.client.log_inputs(self.run_id, datasets=self._inputs)
+        self._log_inputs()
+
+    def _log_inputs(self) -> None:
+        try:
+            self.client.log_inputs(self.run_id, datasets=self._inputs)
+        except MlflowException as error:
+            if is_outage(error):
+                raise
+            # MLflow refuses the second of two runs that log a data set for the first time at one moment; now it is
+            # there. An error that has another reason is raised again.
+            self.client.log_inputs(self.run_id, datasets=self._inputs)
 
     def last_step(self, metric: str) -> int:
         """Return the highest step at which this metric was logged, or 0."""

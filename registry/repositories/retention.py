@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from registry.clock import utcnow
 from registry.run_states import TERMINAL
 from registry.tables import (
+    AuditEntry,
     Dataset,
     DiskUsage,
     Evaluation,
@@ -116,6 +117,15 @@ class RetentionRepository:
             removed += 1
         return removed
 
+    def old_audit_entries(self, before: datetime) -> int:
+        """Return how many entries the audit log has from before this moment."""
+        return self._count(AuditEntry.created_at < before)
+
+    def remove_audit_entries(self, before: datetime) -> int:
+        """Delete such entries, a batch of them, the oldest first; returns how many."""
+        old = select(AuditEntry.id).where(AuditEntry.created_at < before).order_by(AuditEntry.id)
+        return self._delete_ids(AuditEntry, self.session.scalars(old.limit(ROWS_AT_ONCE)).all())
+
     def old_deliveries(self, before: datetime) -> int:
         """Return how many webhook messages are done with, and were made before this moment."""
         return self._count(*_done_with(before))
@@ -187,7 +197,7 @@ class RetentionRepository:
     def _count(self, *conditions: ColumnElement[bool]) -> int:
         return self.session.scalar(select(func.count()).where(*conditions)) or 0
 
-    def _delete_ids(self, table: type[JobEvent] | type[WebhookDelivery], ids: Sequence[int]) -> int:
+    def _delete_ids(self, table: type[AuditEntry | JobEvent | WebhookDelivery], ids: Sequence[int]) -> int:
         self.session.execute(delete(table).where(table.id.in_(ids)))
         return len(ids)
 

@@ -12,6 +12,7 @@ from sqlalchemy import make_url
 
 from registry.clock import utcnow
 from registry.repositories.retention import RetentionRepository
+from tasks.retention import deleted_rows
 from tasks.retention.rule import Context, Found
 
 COMMAND = (sys.executable, "-m", "registry.mlflow_cleanup")
@@ -31,29 +32,32 @@ class Answer(BaseModel):
     versions: int
     runs: int
     models: int
+    removed_versions: int
     freed_bytes: int
+    registered_runs: list[str]
 
     def __str__(self) -> str:
         return (
             f"MLflow: {self.deleted_runs} runs of deleted jobs and evaluations, {self.versions} versions of deleted "
-            f"models; for good {self.runs} deleted runs, {self.models} deleted logged models"
+            f"models; for good {self.runs} deleted runs, {self.models} deleted logged models, "
+            f"{self.removed_versions} deleted versions"
         )
 
     @property
     def count(self) -> int:
         """How many of all of them."""
-        return self.deleted_runs + self.versions + self.runs + self.models
+        return self.deleted_runs + self.versions + self.runs + self.models + self.removed_versions
 
 
 def deleted(context: Context, before: datetime) -> Iterator[Found]:
-    """Yield, as one, what MLflow has of deleted records, and what was deleted there before a moment.
+    """Yield the records of deleted models, and, as one, what MLflow has of deleted records or was deleted there.
 
-    Raises `CleanupFailed`.
+    In this order: a record goes with the pass after the one that removes its version from MLflow. Raises
+    `CleanupFailed`.
     """
-    if not _store_exists(context):
-        return
-    answer = _ask(context, before, dry_run=True)
-    if answer.count:
+    answer = _ask(context, before, dry_run=True) if _store_exists(context) else None
+    yield from deleted_rows.models(context, before, frozenset(answer.registered_runs) if answer is not None else ())
+    if answer is not None and answer.count:
         yield Found(
             str(answer), answer.freed_bytes, lambda: _ask(context, before, dry_run=False).count > 0, answer.count
         )

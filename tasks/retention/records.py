@@ -1,4 +1,4 @@
-"""Rows that have grown old: remembered requests, webhook messages, what ended jobs measured at each step."""
+"""Rows that have grown old: remembered requests, the audit log, webhook messages, ended jobs' step events."""
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -16,6 +16,15 @@ def idempotency_keys(context: Context, before: datetime) -> Iterator[Found]:
     if count:
         remove = _in_batches(context, lambda retention: retention.forget_idempotency_keys(before))
         yield Found(f"{count} idempotency keys", 0, remove, count)
+
+
+def audit_entries(context: Context, before: datetime) -> Iterator[Found]:
+    """Yield what the audit log has of long ago."""
+    with context.database.reading() as session:
+        count = RetentionRepository(session).old_audit_entries(before)
+    if count:
+        remove = _in_batches(context, lambda retention: retention.remove_audit_entries(before))
+        yield Found(f"{count} entries of the audit log", 0, remove, count)
 
 
 def deliveries(context: Context, before: datetime) -> Iterator[Found]:

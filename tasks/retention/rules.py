@@ -1,6 +1,6 @@
 """The table of retention: every kind of thing that may go, and the setting that says after how long."""
 
-from tasks.retention import caches, copies, job_files, mlflow_runs, prefect_runs, records, stored_files
+from tasks.retention import caches, copies, deleted_rows, job_files, mlflow_runs, prefect_runs, records, stored_files
 from tasks.retention.rule import Rule
 
 RULES = (
@@ -30,8 +30,10 @@ RULES = (
     Rule("kernels", "compiled kernels that nobody has run", "keep_caches_days", caches.kernels),
     Rule("snapshots", "snapshots of databases", "keep_snapshots_days", caches.snapshots),
     Rule("idempotency-keys", "remembered requests", "keep_idempotency_days", records.idempotency_keys),
+    Rule("audit-entries", "entries of the audit log", "keep_audit_days", records.audit_entries),
     Rule("deliveries", "webhook messages that are done with", "keep_deliveries_days", records.deliveries),
     Rule("step-events", "what ended jobs measured at each step", "keep_step_events_days", records.step_events),
     Rule("flow-runs", "ended flow runs in Prefect, with their logs", "keep_flow_runs_days", prefect_runs.flow_runs),
-    Rule("mlflow", "what was deleted in MLflow, or here", "keep_deleted_days", mlflow_runs.deleted),
+    Rule("mlflow", "what was deleted in MLflow or here, with its records", "keep_deleted_days", mlflow_runs.deleted),
+    Rule("deleted-datasets", "records of deleted data sets", "keep_deleted_days", deleted_rows.datasets),
 )

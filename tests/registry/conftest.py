@@ -1,8 +1,10 @@
 """The registry's tests run on both databases: SQLite, and a real PostgreSQL."""
 
+import shutil
+
 import pytest
 
-from registry.database import Database, upgrade
+from registry.database import Database
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -17,9 +19,12 @@ def postgresql_url(new_postgresql_database):
     return new_postgresql_database()
 
 
-@pytest.fixture
-def database(database_url):
-    upgrade(database_url)
-    database = Database(database_url)
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request, tmp_path):
+    if request.param == "sqlite":
+        file = shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path)
+        database = Database(f"sqlite:///{file}")
+    else:
+        database = Database(request.getfixturevalue("new_migrated_postgresql")())
     yield database
     database.close()

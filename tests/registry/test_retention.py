@@ -6,13 +6,15 @@ import pytest
 
 from configs.recipe import EvaluationParameters, FinetuneParameters
 from registry.clock import utcnow
+from registry.repositories import retention as retention_repository
+from registry.repositories.audit import AuditRepository
 from registry.repositories.evaluations import EvaluationRepository
 from registry.repositories.idempotency import IdempotencyRepository
 from registry.repositories.retention import KEPT_PASSES, RetentionRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.repositories.webhooks import WebhookRepository
 from registry.submissions import evaluation_of_parameters, job_of_parameters
-from registry.tables import IdempotencyKey, TrainingJob, Webhook, WebhookDelivery
+from registry.tables import AuditEntry, IdempotencyKey, TrainingJob, Webhook, WebhookDelivery
 
 NOW = utcnow()
 OLD, CUTOFF = NOW - timedelta(days=60), NOW - timedelta(days=30)
@@ -39,6 +41,22 @@ def test_old_idempotency_keys_are_forgotten(database):
         known = IdempotencyRepository(session)
         assert known.get("POST /api/training", "old") is None
         assert known.get("POST /api/training", "new") is not None
+
+
+def test_old_entries_of_the_audit_log_go_batch_by_batch(database, monkeypatch):
+    monkeypatch.setattr(retention_repository, "ROWS_AT_ONCE", 2)
+    with database.transaction() as session:
+        entries = AuditRepository(session)
+        for created_at in (OLD, OLD, NOW, OLD):
+            session.get(AuditEntry, entries.begin("POST", "/api/training", None)).created_at = created_at
+    with database.transaction() as session:
+        retention = RetentionRepository(session)
+        assert retention.old_audit_entries(CUTOFF) == 3
+        assert [retention.remove_audit_entries(CUTOFF) for _ in range(3)] == [2, 1, 0]
+    with database.transaction() as session:
+        left = AuditRepository(session).list(9, None)
+        assert [one.created_at for one in left] == [NOW]
+        assert AuditRepository(session).begin("POST", "/api/training", None) == 5
 
 
 def test_messages_that_wait_stay_however_old(database):

@@ -3,6 +3,7 @@
 import multiprocessing
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,33 @@ def migrate_as_before(file: Path, to: str, moment: int) -> int:
     finally:
         engine.dispose()
     return executed
+
+
+def test_every_table_that_says_so_never_gives_an_id_again(tmp_path):
+    file = tmp_path / "platform.db"
+    upgrade(f"sqlite:///{file}")
+    never = {name for name, table in Base.metadata.tables.items() if table.dialect_options["sqlite"]["autoincrement"]}
+    with closing(sqlite3.connect(file)) as connection:
+        made = dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
+    assert {name for name, statement in made.items() if "AUTOINCREMENT" in statement} == never
+
+
+def test_what_counts_and_finds_rows_is_the_same_after_their_tables_were_written_anew(tmp_path):
+    """Triggers go with a table that is dropped, and conditions of indexes are easily lost."""
+    file = tmp_path / "platform.db"
+    prepare(f"sqlite:///{file}", "0018")
+    made = "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE type IN ('index', 'trigger') ORDER BY name"
+    with closing(sqlite3.connect(file)) as connection:
+        before = connection.execute(made).fetchall()
+        # The newest job was deleted, and its events are still there: its number is taken.
+        connection.execute("INSERT INTO removed_jobs (job_id) VALUES (4711)")
+        connection.commit()
+    upgrade(f"sqlite:///{file}", to="0019")
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute(made).fetchall() == before
+        sequences = dict(connection.execute("SELECT name, seq FROM sqlite_sequence"))
+        (newest,) = connection.execute("SELECT max(id) FROM evaluations").fetchone()
+    assert (sequences["training_jobs"], sequences["evaluations"]) == (4711, newest)
 
 
 def test_a_database_of_newer_software_is_refused_and_left_as_it_is(database_url):

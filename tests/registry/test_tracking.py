@@ -1,6 +1,8 @@
 """What a run stores in a real MLflow store, also when a second attempt stores it again."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlflow
@@ -148,3 +150,26 @@ def test_an_error_that_is_no_deletion_stays_one(tracking_uri):
     run.log_params({"lora_r": 8})
     with pytest.raises(MlflowException, match="lora_r"):
         run.deliver(lambda: run.log_params({"lora_r": 9}), pytest.fail, "take the parameters")
+
+
+def test_runs_that_log_one_data_set_at_a_moment_all_have_it(tracking_uri):
+    """Two workers begin two jobs over a new data set: MLflow writes it down once, and refuses who was second."""
+    runs = [open_run(tracking_uri, f"at once {number}") for number in range(4)]
+    with ThreadPoolExecutor(len(runs)) as pool:
+        for digest in map(str, range(20)):
+            together = threading.Barrier(len(runs))
+
+            def log(run: TrackedRun, digest: str = digest, together: threading.Barrier = together) -> None:
+                together.wait()
+                run.log_dataset("rows", digest, "upload", "training", "{}")
+
+            list(pool.map(log, runs))
+    for run in runs:
+        inputs = run.client.get_run(run.run_id).inputs.dataset_inputs
+        assert sorted(int(one.dataset.digest) for one in inputs) == list(range(20))
+
+
+def test_a_data_set_that_can_not_be_logged_is_an_error(tracking_uri):
+    run = open_run(tracking_uri, "no data set")
+    with pytest.raises(MlflowException, match="name"):
+        run.log_dataset("x" * 1000, "1", "upload", "training", "{}")

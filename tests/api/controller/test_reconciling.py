@@ -1,6 +1,7 @@
 """Submitting and syncing against a real Prefect server: no record holds up those behind it."""
 
 import asyncio
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from api.orchestration.state_sync import StateSync
 from api.orchestration.submission import Submission
 from configs.recipe import EvaluationParameters, FinetuneParameters
 from registry.clock import utcnow
-from registry.database import Database, upgrade
+from registry.database import Database
 from registry.repositories.evaluations import EvaluationRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.submissions import evaluation_of_parameters, job_of_parameters
@@ -28,6 +29,7 @@ __all__ = ["prefect"]
 
 DEPLOY = """
 import asyncio
+import shutil
 from prefect.client.orchestration import get_client
 from flows.deployments import DEPLOYMENTS_FILE, apply_deployments, ensure_work_pools, read_specs
 
@@ -48,10 +50,8 @@ def deployed(prefect):
 
 
 @pytest.fixture
-def database(tmp_path):
-    url = f"sqlite:///{tmp_path / 'platform.db'}"
-    upgrade(url)
-    database = Database(url)
+def database(tmp_path, migrated_sqlite):
+    database = Database(f"sqlite:///{shutil.copy(migrated_sqlite, tmp_path)}")
     yield database
     database.close()
 

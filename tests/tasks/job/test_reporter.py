@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 import time
 
 import mlflow
@@ -10,7 +11,7 @@ from mlflow import MlflowClient
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
 
 from configs.recipe import FinetuneParameters
-from registry.database import Database, upgrade
+from registry.database import Database
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.submissions import job_of_parameters
 from registry.tracking import TrackedRun
@@ -38,10 +39,8 @@ def tracking_uri(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def database(tmp_path):
-    url = f"sqlite:///{tmp_path / 'platform.db'}"
-    upgrade(url)
-    database = Database(url)
+def database(tmp_path, migrated_sqlite):
+    database = Database(f"sqlite:///{shutil.copy(migrated_sqlite, tmp_path)}")
     yield database
     database.close()
 

@@ -1,6 +1,7 @@
 """A data folder as the platform fills it, over a real database; time is what a test says it is."""
 
 import os
+import shutil
 import tempfile
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from configs.recipe import EvaluationParameters, FinetuneParameters
 from configs.settings import Settings
 from registry.clock import utcnow
-from registry.database import Database, upgrade
+from registry.database import Database
 from registry.repositories.evaluations import EvaluationRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.submissions import evaluation_of_parameters, job_of_parameters
@@ -100,8 +101,8 @@ def _nothing_else_of_this_machine(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def world(settings):
-    upgrade(settings.platform_database_url)
+def world(settings, migrated_sqlite):
+    shutil.copy(migrated_sqlite, settings.data_dir)
     database = Database(settings.platform_database_url)
     yield World(settings, database)
     database.close()

@@ -1,5 +1,6 @@
 """What goes from a real MLflow store, what stays because something refers to it, and copies that become links."""
 
+import sqlite3
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from registry.clock import utcnow
 from registry.repositories.training_jobs import TrainingJobRepository
+from registry.tables import Dataset, Model
 from tasks.retention import mlflow_runs
 from tasks.retention.mlflow_runs import CleanupFailed
 from tasks.retention.rule import Context
@@ -98,6 +100,57 @@ def test_a_deleted_models_version_goes_unless_it_is_the_champion(world, store):
     assert world.collect().failures == []
     left = {str(one.version) for one in store.client.search_model_versions("name = 'base'")}
     assert left == {str(versions[0]), str(versions[2])}
+
+
+def test_rows_of_deleted_versions_go_and_their_numbers_are_not_given_again(world, store):
+    run, _ = store.run(uuid4().hex)
+    versions = [str(store.version(run)) for _ in range(4)]
+    for version in versions:
+        store.client.set_model_version_tag("base", version, "training_job_id", version)
+    for version in (versions[0], versions[1], versions[3]):
+        store.client.delete_model_version("base", version)
+    assert world.collect(days=1).count == 0
+    (removed,) = [one for one in world.collect().removed if one.rule == "mlflow"]
+    assert (removed.count, "2 deleted versions" in removed.what) == (2, True)
+    with sqlite3.connect(world.settings.data_dir / "mlflow.db") as connection:
+        for table in ("model_versions", "model_version_tags"):
+            left = {str(row[0]) for row in connection.execute(f"SELECT DISTINCT version FROM {table}")}
+            assert left == {versions[2], versions[3]}
+    assert int(store.version(run)) == int(versions[3]) + 1
+
+
+def test_a_deleted_models_record_goes_after_its_version_and_the_champions_stays(world, store):
+    runs = [store.run(uuid4().hex)[0] for _ in range(3)]
+    versions = [store.version(run) for run in runs]
+    store.client.set_registered_model_alias("base", "champion", versions[1])
+    jobs: list[int] = []
+    for run, version in zip(runs, versions, strict=True):
+        named = {"registered_model": "base", "registered_model_version": str(version), "mlflow_run_id": run}
+        job = world.job()
+        model = world.model(job=job, deleted=True, parameters=named)
+        jobs.append(job.id)
+    with world.database.transaction() as session:
+        repository = TrainingJobRepository(session)
+        for job_id in jobs:
+            repository.remove(repository.require(job_id))
+    done = [[one.what.partition(":")[0] for one in world.collect().removed] for _ in range(2)]
+    assert done == [["MLflow"], ["1 records of deleted models", "MLflow"]]
+    with world.database.reading() as session:
+        kept = {one.parameters["mlflow_run_id"] for one in session.query(Model) if one.parameters}
+        # The first of its base tells whose the registered model is; the second is the champion.
+        assert kept == {runs[0], runs[1]}
+        assert session.get(Model, model.id) is None
+
+
+def test_a_store_that_can_not_be_asked_keeps_the_records(world, settings):
+    (settings.data_dir / "mlflow.db").write_bytes(b"no database" * 1000)
+    world.settings = settings.model_copy(update={"keep_deleted_days": 7.0})
+    model, dataset = world.model(deleted=True), world.dataset(deleted=True)
+    report = world.collect()
+    assert [failure.partition(":")[0] for failure in report.failures] == ["mlflow", "mlflow.db"]
+    with world.database.reading() as session:
+        assert session.get(Model, model.id) is not None
+        assert session.get(Dataset, dataset.id) is None
 
 
 def test_a_store_that_can_not_be_opened_is_said(world, settings):

@@ -1,5 +1,10 @@
 """Ended flow runs go from a real Prefect server with their logs; those that a job can be restarted by stay."""
 
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from uuid import uuid4
 
 import httpx
@@ -66,3 +71,51 @@ def test_ended_runs_go_unless_a_job_can_be_restarted_by_them(world, server):
     assert left == kept
     until(lambda: logged(server, gone) == set(), seconds=60)
     assert logged(server, kept) == kept
+
+
+@contextmanager
+def listing(runs: int) -> Iterator[tuple[int, list[int], set[str]]]:
+    """Answer as Prefect does about so many ended runs: yields its port, the connections made, and what was deleted."""
+    connections: list[int] = []
+    deleted: set[str] = set()
+
+    class Answers(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            connections.append(self.client_address[1])
+            super().setup()
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self._answer(200, json.dumps([{"id": f"run-{n}", "name": "a run"} for n in range(runs)]).encode())
+
+        def do_DELETE(self) -> None:
+            deleted.add(self.path.rpartition("/")[2])
+            self._answer(204, b"")
+
+        def _answer(self, status: int, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server.server_port, connections, deleted
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_one_client_removes_all_runs(world):
+    """Each client takes memory of the controller, which runs for years; 720 of them left 40 MB."""
+    with listing(60) as (port, connections, deleted):
+        world.settings = world.settings.model_copy(update={"keep_flow_runs_days": 0.0, "prefect_port": port})
+        assert world.collect().failures == []
+        assert deleted == {f"run-{number}" for number in range(60)}
+        assert len(connections) == 1
