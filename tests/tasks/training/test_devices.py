@@ -42,7 +42,9 @@ class Killing(Recorder):
             other.kill()
 
 
-def run(folder, recipe, checkpoints, recorder, interval=3600.0, plan=None, rows=None, held_out=None, background=True):
+def run(
+    folder, recipe, checkpoints, recorder, interval=3600.0, plan=None, *, rows=None, held_out=None, background=True
+):
     """Train on the recipe's devices; return the model and the outcome."""
     origin = Start(folder)
     model = load_model(origin, recipe)
