@@ -12,6 +12,8 @@ from registry.tables import Model
 
 _OF_EXPERTS = re.compile(r"\.(experts\.|router(\.layer)?$|gate$)")
 """In the names of the families that have experts."""
+_SEES = re.compile(r"(^|\.)(vision_tower|multi_modal_projector)\.")
+"""In the names of the families that see images too (`registry.model_families.WITH_VISION`)."""
 
 
 class WeightsUnavailable(Exception):
@@ -103,14 +105,23 @@ def linear_layers(folder: Path) -> set[str]:
     """Return the full names of the linear layers in the blocks of a model, read from its files' headers alone.
 
     Matrices outside of the numbered blocks are the embeddings and the head, which get no adapter. Nor do experts and
-    their routers: in memory all experts of a block are one tensor, and no linear layers.
+    their routers: in memory all experts of a block are one tensor, and no linear layers. Nor does a vision tower.
     """
-    return {name for name in _matrices(folder) if re.search(r"(^|\.)\d+\.", name) and not _OF_EXPERTS.search(name)}
+    return {
+        re.sub(r"^language_model\.model\.", "model.language_model.", name)  # as it is named in memory
+        for name in _matrices(folder)
+        if re.search(r"(^|\.)\d+\.", name) and not _OF_EXPERTS.search(name) and not _SEES.search(name)
+    }
 
 
 def has_experts(folder: Path) -> bool:
     """Return whether the model is a mixture of experts, read from its files' headers alone."""
     return any(_OF_EXPERTS.search(name) for name in _matrices(folder))
+
+
+def has_vision(folder: Path) -> bool:
+    """Return whether the model has a vision tower beside its decoder, read from its files' headers alone."""
+    return any(_SEES.search(name) for name in _matrices(folder))
 
 
 def _matrices(folder: Path) -> Iterator[str]:

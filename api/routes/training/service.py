@@ -29,7 +29,7 @@ from registry.repositories.training_jobs import TrainingJobRepository
 from registry.run_states import TERMINAL
 from registry.submissions import job_of_parameters
 from registry.tables import TrainingJob
-from registry.weights import has_experts, linear_layers, weights_on_disk
+from registry.weights import has_experts, has_vision, linear_layers, weights_on_disk
 from tasks.job.folder import JobFolder, served_prefix
 from tasks.training.errors import MethodUnavailable
 from tasks.training.installed import require_bitsandbytes
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 CREATED = "Training job created and started successfully"
 ACCEPTED = "Training job created; it starts as soon as the Prefect server answers"
+VISION_LEFT_OUT = "; the model's vision tower is neither trained nor asked"
 EXPERTS_LEFT_OUT = "; the model's experts and routers are not trained, its other linear layers are"
 
 
@@ -141,12 +142,15 @@ def _require_layers(platform: Platform, body: TrainingCreate) -> str:
     with platform.database.reading() as session:
         model = ModelRepository(session).get(body.model_id)
     folder = weights_on_disk(model, platform.settings) if model is not None else None
-    if folder is None or body.method == "full":
+    if folder is None:
         return ""
     try:
-        layers, experts = linear_layers(folder), has_experts(folder)
+        layers, experts, vision = linear_layers(folder), has_experts(folder), has_vision(folder)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, SafetensorError):
         return ""
+    left_out = VISION_LEFT_OUT if vision else ""
+    if body.method == "full":
+        return left_out
     # In memory a layer's name may have a prefix that its file leaves out.
     ends = {name: name.split(".") for name in layers}
     unknown = [
@@ -158,7 +162,7 @@ def _require_layers(platform: Platform, body: TrainingCreate) -> str:
             f"target_modules names {', '.join(unknown)}, which is no linear layer of a block of model {body.model_id}; "
             f"it has: {accepted}."
         )
-    return EXPERTS_LEFT_OUT if experts else ""
+    return left_out + (EXPERTS_LEFT_OUT if experts else "")
 
 
 def _matches(layer: list[str], target: str) -> bool:
