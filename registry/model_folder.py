@@ -35,7 +35,7 @@ OTHER_HEAD = re.compile(r"For(?!CausalLM)[A-Z]")
 SEES = "ForConditionalGeneration"
 """In a class's name: a decoder with something before it, such as a vision tower."""
 FULL_WEIGHTS = {
-    "mxfp4": "take a copy in bfloat16, or write one: load it with transformers' Mxfp4Config(dequantize=True) and save it"
+    "mxfp4": "take a copy in bfloat16, or write one: load it with transformers' Mxfp4Config(dequantize=True), save it"
 }
 """By the kind of quantization: how to come by weights that are not quantized, where it is no other checkpoint."""
 

@@ -105,7 +105,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "olmo": _LLAMA_LIKE,
     "olmo2": _LLAMA_LIKE,
     "olmo3": _LLAMA_LIKE | _SLIDING | _BOTH_KINDS,
-    "olmoe": _EXPERTS,
+    "olmoe": _LLAMA_LIKE | {"num_experts": 4, "num_experts_per_tok": 2},
     "opt": _IDS
     | _UNDROPPED
     | {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -155,6 +155,40 @@ def tiny_model(family: str, **fields: Any) -> PreTrainedModel:
             else:  # small embeddings: a tied head would else answer with the token that it was given
                 weight.normal_(std=0.02 if id(weight) in embeddings else 0.3)
     return model
+
+
+WIDER = ("hidden_size", "intermediate_size", "moe_intermediate_size", "head_dim", "n_embd", "d_model", "ffn_dim")
+MORE_LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+LONGER = ("max_position_embeddings", "n_positions", "max_seq_len", "sliding_window", "window_size")
+
+
+def sized_model(name: str, dtype: torch.dtype, *, width: int, layers: int, vocabulary: int) -> PreTrainedModel:
+    """Return a model as `tiny_model`'s, `width` times as wide, with so many layers (an even number) and tokens."""
+    family, added = VARIANTS.get(name, (name, {}))
+
+    def sized(fields: dict[str, Any]) -> dict[str, Any]:
+        factors = dict.fromkeys([*WIDER, "word_embed_proj_dim", "rotary_dim"], width) | dict.fromkeys(LONGER, 16)
+        new = {
+            field: value * factors[field] if field in factors else value
+            for field, value in fields.items()
+            if value is not None
+        }
+        new |= {field: layers for field in MORE_LAYERS if field in fields}
+        new |= {"vocab_size": vocabulary} if "vocab_size" in fields else {}
+        new |= {"layer_types": fields["layer_types"] * (layers // 2)} if "layer_types" in fields else {}
+        return new
+
+    fields = sized(FAMILIES[family] | added)
+    if "attention_types" in fields:
+        fields["attention_types"] = [[["global", "local"], layers // 2]]
+    if "text_config" in fields:
+        fields["text_config"] = sized(fields["text_config"])
+    if "rope_parameters" in fields:
+        rope = fields["rope_parameters"]
+        fields["rope_parameters"] = rope | {
+            key: rope[key] * width for key in rope if key.endswith("_factor") and isinstance(rope[key], list)
+        }
+    return AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**fields), dtype=dtype)
 
 
 def save_family(family: str, folder: Path, **fields: Any) -> Path:

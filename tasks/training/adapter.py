@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -131,6 +132,16 @@ def leaves_out_experts(model: nn.Module) -> bool:
 
 def _has_experts(model: nn.Module) -> bool:
     return any(_EXPERTS in name for name, _ in model.named_parameters())
+
+
+def adapted_layers(model: nn.Module) -> tuple[tuple[int, int], ...] | None:
+    """Return inputs and outputs of every layer that has an adapter which trains; None if none has."""
+    found = [
+        (module.in_features, module.out_features)
+        for module in model.modules()
+        if isinstance(module, LoraLayer) and "default" in module.lora_A
+    ]
+    return tuple(found) or None
 
 
 def trainable_weights(model: nn.Module) -> dict[str, nn.Parameter]:

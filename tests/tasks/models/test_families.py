@@ -3,7 +3,9 @@
 The table of docs/models.md is what these tests find: `pytest tests/tasks/models/test_families.py --write-tables`.
 """
 
+import json
 import re
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -25,6 +27,8 @@ from tasks.models.export import ExportImpossible, export_model
 from tasks.models.loading import load_base_model
 from tasks.models.sources import ModelSource
 from tasks.training import adapter as adapters
+from tasks.training.estimate import sizes_of
+from tasks.training.fitting import workload_of
 from tasks.training.methods import METHODS
 from tasks.training.step_backend import backend_name
 from tests import tiny_families
@@ -155,7 +159,11 @@ def left_out(base):
 
 def assert_adapters_are_where_the_page_says(model, base):
     adapted = {name.partition(".lora_A.")[0] for name in adapters.trainable_weights(model) if ".lora_A." in name}
-    assert {name.removeprefix("base_model.model.") for name in adapted} == linear_layers(base)
+    assert {name.removeprefix("base_model.model.") for name in adapted} == set(linear_layers(base))
+    # What a job's memory is planned by before and after the model is loaded.
+    sizes = workload_of(model, RECIPE, [8], None).sizes
+    assert sorted(sizes.adapted) == sorted(linear_layers(base).values())
+    assert replace(sizes, adapted=None) == sizes_of(json.loads((base / "config.json").read_text()))
     assert not any("vision" in name for name in adapted)
     assert adapters.leaves_out_experts(model) == has_experts(base)
     assert adapters.has_vision(model) == has_vision(base) == (model.config.model_type in WITH_VISION)
