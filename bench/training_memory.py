@@ -1,7 +1,13 @@
-"""Peak memory of training beside what the plan expects: `python -m bench.training_memory`, two steps at each point."""
+"""Peak memory of training beside what the plan expects: `python -m bench.training_memory`, two steps at each point.
+
+`python -m bench.training_memory families` measures a step of each family of models instead.
+"""
+
+import sys
 
 from bench.training_points import Point, measure
 from configs.recipe import Method
+from registry.model_families import FAMILIES
 
 METHODS_PADDED: tuple[Method, ...] = ("dora", "full")
 POINTS = [
@@ -15,16 +21,19 @@ POINTS = [
     Point("padded", 4, 512, model="gpt2"),
     Point("padded", 4, 512, model="gpt2", dtype="float32"),
 ]
+FAMILY_POINTS = [Point("padded", 4, 256, model=family) for family in sorted(FAMILIES)]
 
 
 def main() -> None:
     """Measure every point and print a table."""
+    named = sys.argv[2:] or sorted(FAMILIES)
+    points = [point for point in FAMILY_POINTS if point.model in named] if "families" in sys.argv else POINTS
     print(
         "| model | method | path | rows x tokens | rank | precision | recomputed | saved from a copy | measured, GB | "
         "estimated, GB | ÷ |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for point in POINTS:
+    for point in points:
         figures = measure(point)
         measured, estimated = figures.peak_bytes / 1e9, figures.estimated_bytes / 1e9
         recompute, copied = ("yes" if said else "" for said in (point.recompute, point.background_saves))

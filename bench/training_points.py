@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import psutil
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel
 
 from bench import bare_loop
 from bench.training import ROOT
@@ -25,6 +25,7 @@ from tasks.training.estimate import BackendName
 from tasks.training.fitting import workload_of
 from tasks.training.observer import StepRecord
 from tasks.training.planning import StepPlan
+from tests.tiny_families import sized_model
 
 MODELS = {
     "smollm2": LlamaConfig(
@@ -39,6 +40,13 @@ MODELS = {
     ),
     "gpt2": GPT2Config(),
 }
+
+
+def model_of(name: str, dtype: torch.dtype) -> PreTrainedModel:
+    """Return a model of `MODELS`, or one of a family that weighs little and computes much."""
+    if name in MODELS:
+        return AutoModelForCausalLM.from_config(MODELS[name], dtype=dtype)
+    return sized_model(name, dtype, width=16, layers=8, vocabulary=16384)
 
 
 @dataclass(frozen=True)
@@ -92,9 +100,9 @@ def train(point: Point) -> Figures:
     before = psutil.Process().memory_info().rss
     dtype = getattr(torch, point.dtype)
     if point.method == "full":
-        model = AutoModelForCausalLM.from_config(MODELS[point.model], dtype=torch.float32)
+        model = model_of(point.model, torch.float32)
     else:
-        model = attach_lora(AutoModelForCausalLM.from_config(MODELS[point.model], dtype=dtype), recipe)
+        model = attach_lora(model_of(point.model, dtype), recipe)
     workload = workload_of(model, recipe, [point.length] * point.rows, point.path, dtype)
     assert workload is not None
     watch = Stopwatch()

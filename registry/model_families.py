@@ -14,6 +14,7 @@ FAMILIES = frozenset(
         "falcon",
         "gemma",
         "gemma2",
+        "gemma3",
         "gemma3_text",
         "glm",
         "glm4",
@@ -52,6 +53,8 @@ FAMILIES = frozenset(
     ]
 )
 """Those of which a tiny model trains and answers as transformers' own code says (tests/tasks/models)."""
+WITH_VISION = frozenset(["gemma3"])
+"""Of these, families whose checkpoints see images too: what sees is kept as it is, neither trained nor asked."""
 
 _RECURRENT = "it carries a recurrent state from token to token, and only attention's keys and values are kept here"
 _ENCODER = "it reads a text in both directions and continues none"

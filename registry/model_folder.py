@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from registry.model_families import refusal
+from registry.model_families import WITH_VISION, refusal
 
 INDEX = "model.safetensors.index.json"
 PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
@@ -32,6 +32,12 @@ VOCABULARIES = (
 
 OTHER_HEAD = re.compile(r"For(?!CausalLM)[A-Z]")
 """In a class's name, such as LlamaForSequenceClassification: another head than the one that predicts the next token."""
+SEES = "ForConditionalGeneration"
+"""In a class's name: a decoder with something before it, such as a vision tower."""
+FULL_WEIGHTS = {
+    "mxfp4": "take a copy in bfloat16, or write one: load it with transformers' Mxfp4Config(dequantize=True), save it"
+}
+"""By the kind of quantization: how to come by weights that are not quantized, where it is no other checkpoint."""
 
 Signature = tuple[tuple[str, int, int], ...]
 
@@ -120,7 +126,11 @@ def _defect_of_kind(folder: Path) -> str | None:
         return None
     if (quantization := config.get("quantization_config")) is not None:
         kind = quantization.get("quant_method") if isinstance(quantization, dict) else None
-        return f"the weights in {folder} are quantized ({kind or 'quantization_config'}): only full ones are loaded"
+        way_out = FULL_WEIGHTS.get(str(kind), "take the model's checkpoint in bfloat16 or float16")
+        return (
+            f"the weights in {folder} are quantized ({kind or 'quantization_config'}), and only full ones are loaded: "
+            f"{way_out}"
+        )
     if (folder / "adapter_config.json").is_file():
         return (
             f"{folder} holds an adapter (adapter_config.json) beside the base's weights: move it to a folder of its "
@@ -146,7 +156,8 @@ def _defect_of_architecture(file: Path, config: dict[str, Any]) -> str | None:
     if (reason := refusal(family)) is not None:
         return f"{file} says that it is a model of the family {family}, which is not supported: {reason}"
     # With tied embeddings such weights would load, and continue texts that they have never learned to continue.
-    if other := next((name for name in _architectures(config) if OTHER_HEAD.search(name)), None):
+    others = [name for name in _architectures(config) if OTHER_HEAD.search(name)]
+    if other := next((name for name in others if not (family in WITH_VISION and name.endswith(SEES))), None):
         return f"{file} says that it is a {other}, which is trained to do something else than to continue a text"
     return None
 

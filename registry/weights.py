@@ -1,5 +1,6 @@
 """Where a base model's weights lie: the local models folder, the Hugging Face cache, or the hub, in that order."""
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ from registry.tables import Model
 
 _OF_EXPERTS = re.compile(r"\.(experts\.|router(\.layer)?$|gate$)")
 """In the names of the families that have experts."""
+_STORED_TURNED = ("gpt2",)
+"""Families whose linear layers are stored with a row for each input."""
+_SEES = re.compile(r"(^|\.)(vision_tower|multi_modal_projector)\.")
+"""In the names of the families that see images too (`registry.model_families.WITH_VISION`)."""
 
 
 class WeightsUnavailable(Exception):
@@ -99,25 +104,49 @@ def obtain(
     return fetched
 
 
-def linear_layers(folder: Path) -> set[str]:
-    """Return the full names of the linear layers in the blocks of a model, read from its files' headers alone.
+def linear_layers(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return inputs and outputs of the linear layers in the blocks of a model by their full names, read from headers.
 
     Matrices outside of the numbered blocks are the embeddings and the head, which get no adapter. Nor do experts and
-    their routers: in memory all experts of a block are one tensor, and no linear layers.
+    their routers: in memory all experts of a block are one tensor, and no linear layers. Nor does a vision tower.
     """
-    return {name for name in _matrices(folder) if re.search(r"(^|\.)\d+\.", name) and not _OF_EXPERTS.search(name)}
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    turned = config.get("model_type") in _STORED_TURNED
+    return {
+        # As it is named in memory.
+        re.sub(r"^language_model\.model\.", "model.language_model.", name): (rows, columns)
+        if turned
+        else (columns, rows)
+        for name, (rows, columns) in _matrices(folder)
+        if re.search(r"(^|\.)\d+\.", name) and not _OF_EXPERTS.search(name) and not _SEES.search(name)
+    }
 
 
 def has_experts(folder: Path) -> bool:
     """Return whether the model is a mixture of experts, read from its files' headers alone."""
-    return any(_OF_EXPERTS.search(name) for name in _matrices(folder))
+    return any(_OF_EXPERTS.search(name) for name, _ in _matrices(folder))
 
 
-def _matrices(folder: Path) -> Iterator[str]:
+def has_vision(folder: Path) -> bool:
+    """Return whether the model has a vision tower beside its decoder, read from its files' headers alone."""
+    return any(_SEES.search(name) for name, _ in _matrices(folder))
+
+
+def names_layer(layer: str, target: str) -> bool:
+    """Return whether a target is a layer's name or a dotted end of it, or the other way round.
+
+    In memory a layer's name may have a prefix that its file leaves out.
+    """
+    layers, targets = layer.split("."), target.split(".")
+    shared = min(len(layers), len(targets))
+    return layers[-shared:] == targets[-shared:]
+
+
+def _matrices(folder: Path) -> Iterator[tuple[str, list[int]]]:
     for file in weight_files(folder):
         for name, shape in weight_shapes(file):
             if name.endswith(".weight") and len(shape) == 2:
-                yield name.removesuffix(".weight")
+                yield name.removesuffix(".weight"), shape
 
 
 def format_size(parameters: int) -> str:

@@ -12,7 +12,7 @@ from tasks.data.chosen_format import save_template
 from tasks.job.attempt import Attempt
 from tasks.job.flow_run import RunWatch
 from tasks.prepare import Prepared
-from tasks.training.adapter import TrainedModel, leaves_out_experts, save_adapter
+from tasks.training.adapter import TrainedModel, has_vision, leaves_out_experts, save_adapter
 from tasks.training.devices import TrainingRun, load, train_on_devices
 from tasks.training.errors import RankLost
 from tasks.training.fitting import MemoryPlanner
@@ -57,6 +57,8 @@ def train(attempt: Attempt, prepared: Prepared) -> Trained:
         attempt.log.line(
             "The model's experts and routers are not trained: adapters are on its other linear layers only"
         )
+    if has_vision(model):
+        attempt.log.line("The model's vision tower is neither trained nor asked: it stays as it is")
     lengths = [*data.train.lengths, *data.held_out.lengths[: recipe.eval_rows]]
     dtype = prepared.source.dtype
     saved_run = SavedRun(attempt.files.checkpoints, attempt.log.line)

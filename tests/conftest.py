@@ -40,6 +40,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--screenshots", type=Path, metavar="DIR", help="save pictures of the pages and terminals that tests use"
     )
+    parser.addoption(
+        "--write-tables", action="store_true", help="write what tests find into the documentation's tables"
+    )
 
 
 class PlatformBesideTheRest(LoadScopeScheduling):  # type: ignore[misc]

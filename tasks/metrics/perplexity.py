@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from tasks.data.segments import IGNORED_LABEL
 from tasks.metrics.errors import MetricError
+from tasks.models.loading import length_switch
 from tasks.training.batch import TokenRow, collate
 
 POSITIONS_PER_CHUNK = 512
@@ -43,7 +44,7 @@ def negative_log_likelihood(
     Raises MetricError if no token is labelled, if a row is longer than the model's context, or if a loss is not finite.
     """
     lengths = [len(row.input_ids) for row in rows]
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and max(lengths, default=0) > context:
         raise MetricError(f"a row has {max(lengths)} tokens, but the model's context holds {context}; cut the rows")
     was_training = model.training
@@ -51,7 +52,7 @@ def negative_log_likelihood(
     of_rows: dict[int, NegativeLogLikelihood] = {}
     try:
         with torch.inference_mode():
-            for batch in _batches(lengths, max_batch_tokens):
+            for batch in _batches(lengths, max_batch_tokens, length_switch(model.config)):
                 of_batch = _batch_loss(model, [rows[index] for index in batch], pad_token_id)
                 of_rows.update(zip(batch, of_batch, strict=True))
                 on_measured(len(of_rows))
@@ -64,11 +65,15 @@ def negative_log_likelihood(
     return [of_rows[index] for index in range(len(rows))]
 
 
-def _batches(lengths: list[int], max_batch_tokens: int) -> Iterator[list[int]]:
-    """Yield row indices in batches of similar length, the longest rows first: memory runs out at once or never."""
+def _batches(lengths: list[int], max_batch_tokens: int, switch: int | None) -> Iterator[list[int]]:
+    """Yield row indices in batches of similar length, the longest rows first: memory runs out at once or never.
+
+    None has a row longer than `switch` and one that is not.
+    """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > max_batch_tokens:
+        switches = bool(batch) and switch is not None and lengths[index] <= switch < lengths[batch[0]]
+        if batch and (switches or (len(batch) + 1) * lengths[batch[0]] > max_batch_tokens):
             yield batch
             batch = []
         batch.append(index)

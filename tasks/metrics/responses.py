@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tasks.metrics.errors import MetricError
+from tasks.models.loading import length_switch
 
 BATCH_SIZE = 16
 
@@ -36,8 +37,10 @@ def generate_responses(
     started = [list(prompt) or [pad_token_id] for prompt in prompts]
     order = sorted(range(len(started)), key=lambda index: (-len(started[index]), index))
     responses: list[list[int]] = [[] for _ in started]
-    for start in range(0, len(order), BATCH_SIZE):
-        rows = order[start : start + BATCH_SIZE]
+    # With padding, transformers takes a text for longer than it is, and rotates its positions otherwise too early.
+    at_once = BATCH_SIZE if length_switch(model.config) is None else 1
+    for start in range(0, len(order), at_once):
+        rows = order[start : start + at_once]
         batch = _batch(model, [started[index] for index in rows], max_new_tokens, pad_token_id, end_token_ids)
         for index, tokens in zip(rows, batch, strict=True):
             responses[index] = list(takewhile(lambda token: token not in end_token_ids, tokens))

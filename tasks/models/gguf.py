@@ -45,7 +45,7 @@ def write_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, conte
     """
     config = model.config
     if config.model_type != ARCHITECTURE:
-        raise GgufImpossible(f"GGUF is written for the Llama family, and this model is a {config.model_type}.")
+        raise GgufImpossible(f"GGUF is written for llama, and this model is of the family {config.model_type}.")
     rope = config.rope_parameters
     if rope.get("rope_type", "default") != "default":
         raise GgufImpossible(f"its positions are scaled ({rope['rope_type']}), which is not written as GGUF.")

@@ -76,6 +76,17 @@ def context_length(config: PretrainedConfig) -> int:
     return UNLIMITED_CONTEXT
 
 
+def length_switch(config: PretrainedConfig) -> int | None:
+    """Return the number of tokens beyond which the model rotates all its positions otherwise (longrope), or None.
+
+    It looks at the longest text of a batch: one beyond and one within must not be read together.
+    """
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope":
+        return None
+    return int(rope["original_max_position_embeddings"])
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Return the folder's tokenizer with its chat template. Raises `WeightsError` if there is none that loads."""
     if not folder.is_dir():

@@ -1,12 +1,14 @@
 """Low-rank adapters (LoRA, Hu et al. 2021, arXiv:2106.09685) on a causal language model: attach, name, save."""
 
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -26,13 +28,21 @@ _OF_EXPERTS = ("gate_proj", "up_proj", "down_proj")
 
 
 def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Return every linear layer but the head by its full dotted name. GPT-2's Conv1D is a transposed Linear."""
-    head = model.get_output_embeddings()
+    """Return every linear layer of the decoder by its full dotted name. GPT-2's Conv1D is a transposed Linear.
+
+    That leaves out the head, and a vision tower.
+    """
+    prefix = _decoder_name(model)
     return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        f"{prefix}.{name}": module
+        for name, module in model.get_decoder().named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
     }
+
+
+def _decoder_name(model: PreTrainedModel) -> str:
+    names: dict[int, str] = {id(module): name for name, module in model.named_modules()}
+    return names[id(model.get_decoder())]
 
 
 def default_target_modules(model: PreTrainedModel) -> list[str]:
@@ -59,6 +69,21 @@ def _chosen_layers(model: PreTrainedModel, targets: list[str]) -> list[nn.Module
     return [module for name, module in layers.items() if any(_matches(name, target) for target in targets)]
 
 
+def freeze_vision(model: PreTrainedModel) -> None:
+    """Leave everything that trains of `model` so but what lies outside of its decoder and head: a vision tower."""
+    language = {
+        id(weight) for part in (model.get_decoder(), model.get_output_embeddings()) for weight in part.parameters()
+    }
+    for weight in model.parameters():
+        if id(weight) not in language:
+            weight.requires_grad_(False)
+
+
+def has_vision(model: nn.Module) -> bool:
+    """Return whether the model sees images too, by parts that stay as they are."""
+    return getattr(model.config, "vision_config", None) is not None
+
+
 def attach_lora(model: PreTrainedModel, recipe: TrainingRecipe, parent: Path | None = None) -> PeftModel:
     """Freeze `model` and add the recipe's adapters: float32 whatever the base's format, initialised from `recipe.seed`.
 
@@ -83,6 +108,8 @@ def attach_lora(model: PreTrainedModel, recipe: TrainingRecipe, parent: Path | N
         use_rslora=recipe.method == "rslora",
         use_dora=recipe.method == "dora",
         target_modules=list(targets),
+        # By the targets' names alone peft would find a vision tower's layers too.
+        exclude_modules=rf"(?!{re.escape(_decoder_name(model))}\.).*" if has_vision(model) else None,
         fan_in_fan_out=all(isinstance(module, Conv1D) for module in chosen),  # Conv1D stores its weight transposed
         bias="none",
     )
@@ -105,6 +132,16 @@ def leaves_out_experts(model: nn.Module) -> bool:
 
 def _has_experts(model: nn.Module) -> bool:
     return any(_EXPERTS in name for name, _ in model.named_parameters())
+
+
+def adapted_layers(model: nn.Module) -> tuple[tuple[int, int], ...] | None:
+    """Return inputs and outputs of every layer that has an adapter which trains; None if none has."""
+    found = [
+        (module.in_features, module.out_features)
+        for module in model.modules()
+        if isinstance(module, LoraLayer) and "default" in module.lora_A
+    ]
+    return tuple(found) or None
 
 
 def trainable_weights(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -113,11 +113,13 @@ def _weights(rows: Sequence[TokenRow], targets: Tensor) -> Tensor | None:
     return weights
 
 
-def longest_first(rows: Sequence[TokenRow], batch_size: int) -> list[list[TokenRow]]:
+def longest_first(rows: Sequence[TokenRow], batch_size: int, switch: int | None = None) -> list[list[TokenRow]]:
     """Split `rows` into batches of `batch_size`, rows of similar length together.
 
     Within one optimizer step the order of rows changes nothing but the padding. The longest come first: a step that
-    does not fit in memory fails at once.
+    does not fit in memory fails at once. Rows longer than `switch`, if given, and others are in batches of their own.
     """
     ordered = sorted(rows, key=lambda row: len(row.input_ids), reverse=True)
-    return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+    beyond = sum(len(row.input_ids) > switch for row in ordered) if switch is not None else 0
+    kinds = (ordered[:beyond], ordered[beyond:])
+    return [kind[start : start + batch_size] for kind in kinds for start in range(0, len(kind), batch_size)]

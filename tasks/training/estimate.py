@@ -6,17 +6,20 @@ fitted to measured peaks of processes (`python -m bench.training_memory`), of wh
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tasks.training.kept import Kept, kept_by
 from tasks.training.packed.limits import CHUNK, LONGEST_DIRECT
 
 BackendName = Literal["packed", "padded"]
 
-RUNTIME_BYTES = 256 * 2**20
+RUNTIME_BYTES = 128 * 2**20
 """Code, tables and buffers of the libraries that a first step brings into memory."""
 SLACK = 1.45
 """Allocator overhead (fragmentation), as a factor."""
+PADDED_SLACK = 1.4
+"""The same where what is kept is known more closely."""
 FOUR_BIT_BYTES = 0.52
 """Of a weight in four bits, with its share of the scales (Dettmers et al. 2023: 4.127 bits)."""
 DORA_OUTPUTS = 3
@@ -24,15 +27,17 @@ DORA_OUTPUTS = 3
 
 _PACKED_FAMILY = ("llama", "mistral", "qwen2")
 _NAMES = {
-    "layers": ("num_hidden_layers", "n_layer", "num_layers"),
+    "layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
     "hidden": ("hidden_size", "n_embd", "d_model"),
-    "heads": ("num_attention_heads", "n_head", "num_heads"),
+    "heads": ("num_attention_heads", "n_head", "num_heads", "n_heads", "attention_heads"),
     "vocabulary": ("vocab_size",),
-    "inner": ("intermediate_size", "n_inner", "ffn_dim"),
+    "inner": ("moe_intermediate_size", "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
     "kv_heads": ("num_key_value_heads",),
     "head_dim": ("head_dim",),
-    "context": ("max_position_embeddings", "n_positions", "n_ctx"),
+    "experts": ("num_experts_per_tok", "experts_per_token"),
+    "context": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
 }
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _ATTENTION_DROPOUT = ("attention_dropout", "attn_pdrop")
 
 
@@ -52,6 +57,14 @@ class ModelSizes:
     """Whether the MLP has a gate beside its way up, as in Llama."""
     drops_attention: bool
     """Whether attention weights are dropped at random in training: then they are kept, heads · length² of them."""
+    kept: Kept = field(default_factory=Kept)
+    """What a layer keeps by the code of its family."""
+    experts: int = 0
+    """Experts that compute one token; 0 for an MLP that is none."""
+    caps_logits: bool = False
+    """Whether logits are scaled or squashed after the head."""
+    adapted: tuple[tuple[int, int], ...] | None = None
+    """Inputs and outputs of every linear layer that has an adapter, in all layers, where they are known."""
 
     @property
     def queries(self) -> int:
@@ -82,11 +95,41 @@ class ModelSizes:
         return products | ({"gate_proj": (self.hidden, self.inner)} if self.gated else {})
 
     def adapter_parameters(self, rank: int, targets: Sequence[str] | None) -> int:
-        """Return how many numbers the adapters have; with names that are not Llama's, as if all layers had one."""
+        """Return how many numbers the adapters have; with names that are not Llama's, as if all layers had one.
+
+        Where the layers that have one are known, `targets` says nothing new.
+        """
+        if self.adapted is not None:
+            return rank * sum(inputs + outputs for inputs, outputs in self.adapted)
         names = [target.rpartition(".")[2] for target in targets or ()]
         known = {name: sizes for name, sizes in self.linear_layers.items() if name in names}
-        chosen = known if names and len(known) == len(set(names)) else self.linear_layers
+        chosen = known if names and len(known) == len(set(names)) else self._adaptable
         return self.layers * rank * sum(inputs + outputs for inputs, outputs in chosen.values())
+
+    @property
+    def adapted_inputs(self) -> int:
+        """Inputs of the products of one layer that have an adapter."""
+        if self.adapted is not None:
+            return sum(inputs for inputs, _ in self.adapted) // self.layers
+        return sum(inputs for inputs, _ in self._adaptable.values())
+
+    @property
+    def adapters(self) -> int:
+        """Adapters of one layer."""
+        return len(self._adaptable) if self.adapted is None else -(-len(self.adapted) // self.layers)
+
+    @property
+    def adapted_outputs(self) -> int:
+        """Outputs of the products of one layer that have an adapter."""
+        if self.adapted is not None:
+            return sum(outputs for _, outputs in self.adapted) // self.layers
+        return sum(outputs for _, outputs in self._adaptable.values())
+
+    @property
+    def _adaptable(self) -> dict[str, tuple[int, int]]:
+        """The products that get an adapter: experts get none."""
+        names = [name for name in self.linear_layers if not self.experts or name in _ATTENTION]
+        return {name: self.linear_layers[name] for name in names}
 
     def four_bit_bytes(self, parameters: int, element_bytes: int) -> int:
         """Return the bytes of so many weights if those of the linear layers are in four bits, as QLoRA has them."""
@@ -128,6 +171,7 @@ def sizes_of(config: Mapping[str, Any]) -> ModelSizes | None:
         size: next((text[name] for name in names if isinstance(text.get(name), int)), None)
         for size, names in _NAMES.items()
     }
+    family = str(text.get("model_type") or config.get("model_type"))
     layers, hidden, heads, vocabulary = (found[size] for size in ("layers", "hidden", "heads", "vocabulary"))
     if not (layers and hidden and heads and vocabulary):
         return None
@@ -140,8 +184,11 @@ def sizes_of(config: Mapping[str, Any]) -> ModelSizes | None:
         head_dim=found["head_dim"] or hidden // heads,
         vocabulary=vocabulary,
         context=found["context"],
-        gated="silu" in str(text.get("hidden_act")),
+        gated=kept_by(family).gated,
         drops_attention=any(text.get(name) for name in _ATTENTION_DROPOUT),
+        kept=kept_by(family),
+        experts=found["experts"] or 0,
+        caps_logits=any(text.get(name) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")),
     )
 
 
@@ -161,8 +208,11 @@ def step_bytes(sizes: ModelSizes, shape: StepShape, lengths: Sequence[int], *, r
     kept = tokens * _kept_per_token(sizes, shape) + _attention_weights(sizes, shape, lengths)
     between = tokens * sizes.hidden * shape.element_bytes
     activations = sizes.layers * between + kept if recompute else sizes.layers * kept
-    at_once = tokens * _at_once_per_token(sizes, shape) + _logits(sizes, shape, len(lengths), tokens)
-    return max(_folding(shape), int(_fixed(sizes, shape) + SLACK * (activations + at_once)))
+    mlp, logits = tokens * _at_once_per_token(sizes, shape), _logits(sizes, shape, len(lengths), tokens)
+    # A padded step's logits are gone before its last layer's MLP is on the way back, and that before its attention.
+    at_once = mlp + logits if shape.backend == "packed" else max(mlp, logits, _attention_at_once(sizes, shape, lengths))
+    slack = SLACK if shape.backend == "packed" else PADDED_SLACK
+    return max(_folding(shape), int(_fixed(sizes, shape) + slack * (activations + at_once)))
 
 
 def loading_bytes(shape: StepShape) -> int:
@@ -227,12 +277,15 @@ def _kept_per_token(sizes: ModelSizes, shape: StepShape) -> int:
         ranks = 7 * shape.rank
         kept = 2 * width + (queries + 2 * keys) + queries + 2 * inner + ranks
         return kept * element + (2 * width + queries + inner) * mask
-    inputs = sum(inputs for inputs, _ in sizes.linear_layers.values())
-    ranks = len(sizes.linear_layers) * shape.rank
-    mlp = (3 if sizes.gated else 6) * inner  # the activation's input, output and what it is multiplied with
-    norms = 2 * width * 4
-    dora = DORA_OUTPUTS * sum(outputs for _, outputs in sizes.linear_layers.values()) if shape.dora else 0
-    return (4 * queries + mlp + inputs + ranks + dora) * element + inputs * mask + norms
+    family, inputs = sizes.kept, sizes.adapted_inputs
+    # Queries, keys and values for each of the heads, and what attention makes of them; a CPU's dropout keeps numbers.
+    attention = 4 * queries
+    experts = max(1, sizes.experts)
+    mlp = experts * family.inner * inner + (experts * width if sizes.experts else 0)
+    adapters = inputs * (1 + mask) + sizes.adapters * shape.rank
+    dora = DORA_OUTPUTS * sizes.adapted_outputs if shape.dora else 0
+    in_float32 = family.hidden_bytes * width + (4 * (queries + keys) if family.norms_queries else 0)
+    return int((attention + family.hidden * width + mlp + adapters + dora) * element) + in_float32
 
 
 def _attention_weights(sizes: ModelSizes, shape: StepShape, lengths: Sequence[int]) -> int:
@@ -241,8 +294,17 @@ def _attention_weights(sizes: ModelSizes, shape: StepShape, lengths: Sequence[in
         direct = shape.on_cpu and max(lengths) <= LONGEST_DIRECT
         return sizes.heads * sum(length**2 for length in lengths) * shape.element_bytes if direct else 0
     squares = len(lengths) * max(lengths) ** 2
-    per_weight = 3 * shape.element_bytes + 1
-    return sizes.heads * squares * per_weight if sizes.drops_attention else 0
+    masks = squares * shape.element_bytes
+    if sizes.drops_attention:
+        return masks + sizes.heads * squares * (3 * shape.element_bytes + 1)
+    return masks + int(sizes.heads * squares * (sizes.kept.squares * shape.element_bytes + sizes.kept.square_bytes))
+
+
+def _attention_at_once(sizes: ModelSizes, shape: StepShape, lengths: Sequence[int]) -> int:
+    """Return the bytes of the attention weights and their gradients that exist at once, where they are made at all."""
+    if shape.backend == "packed" or not (sizes.kept.eager or sizes.drops_attention):
+        return 0
+    return sizes.heads * len(lengths) * max(lengths) ** 2 * (shape.element_bytes + 4)
 
 
 def _at_once_per_token(sizes: ModelSizes, shape: StepShape) -> int:
@@ -255,4 +317,5 @@ def _logits(sizes: ModelSizes, shape: StepShape, rows: int, tokens: int) -> int:
     if shape.backend == "packed":
         at_once = CHUNK * (min(rows, os.cpu_count() or 1) if shape.on_cpu else 1)  # each thread has rows of its own
         return at_once * sizes.vocabulary * (shape.element_bytes + 4) + 2 * tokens * sizes.hidden * 4
-    return tokens * sizes.vocabulary * (2 * shape.element_bytes + 3 * 4)
+    # In float32 log-probabilities, their gradient and the logits'.
+    return tokens * sizes.vocabulary * 3 * 4

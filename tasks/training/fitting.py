@@ -1,11 +1,12 @@
 """Keeps a run within the available memory: plans its steps before the first, and smaller ones when memory runs out."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
 from configs.recipe import TrainingRecipe
-from tasks.training.adapter import TrainedModel, trainable_weights
+from tasks.training.adapter import TrainedModel, adapted_layers, trainable_weights
 from tasks.training.errors import OutOfMemory
 from tasks.training.estimate import BackendName, StepShape, sizes_of
 from tasks.training.memory import release_memory, what_to_change
@@ -35,6 +36,7 @@ def workload_of(
     sizes = sizes_of(model.config.to_dict())
     if sizes is None:
         return None
+    sizes = replace(sizes, adapted=adapted_layers(model))
     full = recipe.method == "full"
     shape = StepShape(
         backend=backend_name(model, begun, compute_dtype),

@@ -63,7 +63,7 @@ def train(  # noqa: PLR0913 - a recipe has many ingredients
     if not train_rows:
         raise RowError("there is no row to train on")
     for rows in (train_rows, held_out_rows):
-        check_rows(rows, getattr(model.config, "max_position_embeddings", None))
+        check_rows(rows, getattr(model.config.get_text_config(), "max_position_embeddings", None))
     last_step = total_steps(recipe, len(train_rows))
     plan = plan or StepPlan(recipe.rows_per_device)
     seed = seed_of_rank(recipe.seed, ranks.rank)

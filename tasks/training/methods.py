@@ -9,7 +9,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from configs.recipe import Method, TrainingRecipe
 from tasks.models.loading import attach_adapter, load_base_model
-from tasks.training.adapter import TrainedModel, attach_lora, save_adapter
+from tasks.training.adapter import TrainedModel, attach_lora, freeze_vision, save_adapter
 from tasks.training.errors import MethodUnavailable
 from tasks.training.installed import require_bitsandbytes
 
@@ -114,13 +114,15 @@ class DoRA:
 
 
 class Full:
-    """Every weight trains, in float32; forward and backward pass compute in the format that the model is served in."""
+    """Every weight but a vision tower's trains, in float32; passes compute in the format it is served in."""
 
     full = True
 
     def load(self, origin: Origin, recipe: TrainingRecipe) -> TrainedModel:
         """Load the weights, with an existing adapter merged in."""
-        return merged(origin).requires_grad_(True)
+        model = merged(origin).requires_grad_(True)
+        freeze_vision(model)
+        return model
 
     def save(self, model: TrainedModel, folder: Path, origin: Origin) -> None:
         """Write the weights in the format that they are served in."""

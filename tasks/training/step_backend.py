@@ -10,6 +10,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tasks.models.loading import length_switch
 from tasks.training.adapter import TrainedModel, trainable_weights
 from tasks.training.batch import BlankRow, MicroBatch, TokenRow, collate, longest_first
 from tasks.training.estimate import BackendName
@@ -225,9 +226,10 @@ def micro_batches(
 
     With a sharded model all ranks get equally many, as they compute each together: blank ones where rows run out.
     """
-    batches = [backend.batch(part) for part in longest_first(ranks.share(rows), rows_at_once)]
+    switch = length_switch(model.config)
+    batches = [backend.batch(part) for part in longest_first(ranks.share(rows), rows_at_once, switch)]
     if is_sharded(model):
-        most = -(-ranks.largest_share(rows) // rows_at_once)
+        most = -(-ranks.largest_share(rows) // rows_at_once) + (switch is not None)
         batches += [backend.batch([BlankRow()]) for _ in range(most - len(batches))]
     return batches
 

@@ -127,6 +127,19 @@ def test_that_experts_are_not_trained_is_said(client, mixture, body, said):
     assert ("experts and routers are not trained" in answer.json()["message"]) == said
 
 
+@pytest.mark.parametrize(
+    "body", [{}, {"method": "full"}, {"target_modules": ["model.language_model.layers.0.mlp.up_proj"]}]
+)
+def test_that_what_sees_is_not_trained_is_said(client, tiny_models_dir, body):
+    save_family("gemma3", tiny_models_dir / "seeing")
+    model_id = client.post("/api/models", json={"name": "s", "base_model": "seeing"}).json()["id"]
+    answer = client.post("/api/training", json={"model_id": model_id, "job_name": "j"} | body)
+    assert answer.status_code == 201, answer.text
+    assert "the model's vision tower is neither trained nor asked" in answer.json()["message"]
+    of_tower = {"model_id": model_id, "job_name": "j", "target_modules": ["out_proj"]}
+    assert "out_proj, which is no linear layer" in client.post("/api/training", json=of_tower).json()["error"]
+
+
 def test_deleting_a_model_that_was_never_champion_says_nothing_of_it(client):
     model_id = client.post("/api/models", json={"name": "x", "base_model": "tiny-gpt2"}).json()["id"]
     assert client.delete(f"/api/models/{model_id}").json()["note"] is None

@@ -69,6 +69,10 @@ def gptq(folder):
     edit(folder / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
 
 
+def mxfp4(folder):
+    edit(folder / "config.json", model_type="gpt_oss", quantization_config={"quant_method": "mxfp4"})
+
+
 def index_without_its_files(folder):
     (folder / "model.safetensors").unlink()
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
@@ -127,7 +131,8 @@ DEFECTS = {
     adapter_beside: "beside the base's weights",
     no_tokenizer: "has no tokenizer",
     broken_tokenizer: "tokenizer.json",
-    gptq: "quantized (gptq)",
+    gptq: "quantized (gptq), and only full ones are loaded: take the model's checkpoint in bfloat16",
+    mxfp4: "quantized (mxfp4), and only full ones are loaded: take a copy in bfloat16, or write one",
     index_without_its_files: "model-00001-of-00002.safetensors is missing",
     broken_index: "index.json is damaged",
     broken_config: "config.json",

@@ -18,7 +18,7 @@ from registry.repositories.datasets import DatasetRepository
 from registry.repositories.models import ModelRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.tables import Model
-from registry.weights import weights_on_disk
+from registry.weights import linear_layers, names_layer, weights_on_disk
 from tasks.training.errors import DoesNotFit
 from tasks.training.estimate import ModelSizes, StepShape, likely_backend, sizes_of
 from tasks.training.machine import free_memory, gpus
@@ -74,11 +74,17 @@ def _workload(session: Session, settings: Settings, model: Model, job: FinetuneP
         return None
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        sizes, parameters = sizes_of(config), count_parameters(folder)
+        sizes, parameters, layers = sizes_of(config), count_parameters(folder), linear_layers(folder)
     except (OSError, ValueError, KeyError, AttributeError, SafetensorError):
         return None  # damaged: the trainer says how
     if sizes is None:
         return None
+    adapted = [
+        size
+        for name, size in layers.items()
+        if not job.target_modules or any(names_layer(name, target) for target in job.target_modules)
+    ]
+    sizes = replace(sizes, adapted=tuple(adapted) if adapted and job.method != "full" else None)
     shape = _shape(settings, job, config, sizes, parameters, fresh=model.adapter is None)
     dataset = DatasetRepository(session).get(job.dataset_id) if job.dataset_id is not None else None
     report = (dataset.report if dataset is not None else None) or {}

@@ -30,7 +30,7 @@ from registry.repositories.training_jobs import TrainingJobRepository
 from registry.run_states import TERMINAL
 from registry.submissions import job_of_parameters
 from registry.tables import TrainingJob
-from registry.weights import has_experts, linear_layers, weights_on_disk
+from registry.weights import has_experts, has_vision, linear_layers, names_layer, weights_on_disk
 from tasks.job.folder import JobFolder, served_prefix
 from tasks.training.errors import MethodUnavailable
 from tasks.training.installed import require_bitsandbytes
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 CREATED = "Training job created and started successfully"
 ACCEPTED = "Training job created; it starts as soon as the Prefect server answers"
+VISION_LEFT_OUT = "; the model's vision tower is neither trained nor asked"
 EXPERTS_LEFT_OUT = "; the model's experts and routers are not trained, its other linear layers are"
 
 
@@ -143,31 +144,25 @@ def _require_layers(platform: Platform, body: TrainingCreate) -> str:
     with platform.database.reading() as session:
         model = ModelRepository(session).get(body.model_id)
     folder = weights_on_disk(model, platform.settings) if model is not None else None
-    if folder is None or body.method == "full":
+    if folder is None:
         return ""
     try:
-        layers, experts = linear_layers(folder), has_experts(folder)
+        layers, experts, vision = linear_layers(folder), has_experts(folder), has_vision(folder)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, SafetensorError):
         return ""
-    # In memory a layer's name may have a prefix that its file leaves out.
-    ends = {name: name.split(".") for name in layers}
+    left_out = VISION_LEFT_OUT if vision else ""
+    if body.method == "full":
+        return left_out
     unknown = [
-        target for target in body.target_modules or () if not any(_matches(parts, target) for parts in ends.values())
+        target for target in body.target_modules or () if not any(names_layer(layer, target) for layer in layers)
     ]
     if layers and unknown:
-        accepted = ", ".join(sorted({parts[-1] for parts in ends.values()}))
+        accepted = ", ".join(sorted({layer.rpartition(".")[2] for layer in layers}))
         raise Invalid(
             f"target_modules names {', '.join(unknown)}, which is no linear layer of a block of model {body.model_id}; "
             f"it has: {accepted}."
         )
-    return EXPERTS_LEFT_OUT if experts else ""
-
-
-def _matches(layer: list[str], target: str) -> bool:
-    """Return whether a target is a layer's name or a dotted end of it, or the other way round."""
-    parts = target.split(".")
-    shared = min(len(parts), len(layer))
-    return parts[-shared:] == layer[-shared:]
+    return left_out + (EXPERTS_LEFT_OUT if experts else "")
 
 
 def _require_short_rows(session: Session, body: TrainingCreate) -> None:

@@ -1,6 +1,7 @@
 """Fallback for other architectures: transformers' model, one sequence after the other, adapters by peft."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,18 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from tasks.inference.network.step import KVArena, LoadedAdapter, StepBatch
-from tasks.models.loading import attach_adapter, load_base_model
+from tasks.models.loading import attach_adapter, length_switch, load_base_model
+
+
+@dataclass
+class _Text:
+    """What has been read of one sequence."""
+
+    cache: DynamicCache
+    ids: list[Tensor] = field(default_factory=list)
+    """The tokens, where they may have to be read again."""
+    summed: Tensor | None = None
+    """What `sum_states` has returned of it, in sum."""
 
 
 class GenericModel:
@@ -24,7 +36,8 @@ class GenericModel:
         self._wrapped: PeftModel | None = None
         self._numbered = 0
         self._active: int | None = None
-        self._caches: dict[int, DynamicCache] = {}
+        self._texts: dict[int, _Text] = {}
+        self._switch = length_switch(self._model.config)
 
     def allocate(self, capacity: int) -> KVArena:
         """Return an arena that holds nothing."""
@@ -32,7 +45,7 @@ class GenericModel:
 
     def release(self, cache_start: int) -> None:
         """Drop the cache of the sequence that begins there."""
-        self._caches.pop(cache_start, None)
+        self._texts.pop(cache_start, None)
 
     def close(self) -> None:
         """Do nothing: there is nothing to release but memory."""
@@ -56,7 +69,7 @@ class GenericModel:
         """Read each sequence's tokens; return float32 `[number of wants_logits, vocabulary]`."""
         del arena
         rows = []
-        for inputs, wants_logits in zip(self._inputs(batch), batch.wants_logits.tolist(), strict=True):
+        for (_, inputs), wants_logits in zip(self._inputs(batch), batch.wants_logits.tolist(), strict=True):
             logits = self._model(**inputs, logits_to_keep=1).logits
             if wants_logits:
                 rows.append(logits[0, -1].float())
@@ -69,20 +82,38 @@ class GenericModel:
         """Read each sequence's tokens; return float32 `[sequences, width]`: their states after the last norm."""
         del arena
         decoder = self._model.base_model
-        return torch.stack([decoder(**inputs).last_hidden_state[0].float().sum(0) for inputs in self._inputs(batch)])
+        sums = []
+        for text, inputs in self._inputs(batch):
+            before = text.summed
+            state = decoder(**inputs).last_hidden_state[0].float().sum(0)
+            # What was read again replaces what was returned of it.
+            again = before is not None and inputs["input_ids"].shape[1] == text.cache.get_seq_length()
+            text.summed = state if before is None or again else before + state
+            sums.append(text.summed - before if before is not None else state)
+        return torch.stack(sums)
 
-    def _inputs(self, batch: StepBatch) -> Iterator[dict[str, Any]]:
-        """Yield the model's arguments for one sequence after the other, with its adapter activated."""
+    def _inputs(self, batch: StepBatch) -> Iterator[tuple[_Text, dict[str, Any]]]:
+        """Yield one sequence after the other with the model's arguments, and its adapter activated."""
         ends = batch.first.tolist()
         for index, start in enumerate(batch.cache_start.tolist()):
-            if int(batch.cached[index]) == 0:
-                self._caches[start] = DynamicCache(config=self._model.config)
+            ids, cached = batch.token_ids[ends[index] : ends[index + 1]], int(batch.cached[index])
+            if cached == 0:
+                self._texts[start] = _Text(DynamicCache(config=self._model.config))
+            text = self._texts[start]
+            if self._switch is not None:
+                text.ids.append(ids)
+                if 0 < cached <= self._switch < cached + len(ids):
+                    # All positions are rotated otherwise from here on: the keys in the cache are of no use.
+                    ids, text.cache = torch.cat(text.ids), DynamicCache(config=self._model.config)
             self._activate(int(batch.adapter[index]))
-            yield {
-                "input_ids": batch.token_ids[None, ends[index] : ends[index + 1]].to(self._model.device),
-                "past_key_values": self._caches[start],
-                "use_cache": True,
-            }
+            yield (
+                text,
+                {
+                    "input_ids": ids[None].to(self._model.device),
+                    "past_key_values": text.cache,
+                    "use_cache": True,
+                },
+            )
 
     def _activate(self, number: int) -> None:
         if self._wrapped is None or number == self._active:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM
 
+from tasks.models.loading import length_switch
 from tasks.training.packed.attention import Heads, attend
 from tasks.training.packed.batch import PackedBatch
 from tasks.training.packed.dropout import Streams
@@ -117,6 +118,8 @@ def is_supported(model: PeftModel) -> bool:
         and config.hidden_act == "silu"
         and not config.attention_dropout
         and not _has_sliding_window(causal)
+        # What it rotates by depends on a text's length, and is kept in the module that all threads share.
+        and length_switch(config) is None
         and list(model.peft_config) == ["default"]
         and all(_is_plain(module) for module in causal.modules() if isinstance(module, LoraLayer))
     )

@@ -1,5 +1,6 @@
 """Engines, adapters and reference answers for the tests of inference."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,19 @@ def greedy(weights: Path, adapter: Path | None = None, max_new_tokens: int = 20,
 
 def reference(request: GenerationRequest):
     """What transformers' own `generate` answers to a greedy request."""
-    model = AutoModelForCausalLM.from_pretrained(request.model.weights, dtype=torch.float32)
-    if request.model.adapter is not None:
-        model = PeftModel.from_pretrained(model, request.model.adapter)
+    return references([request])[0]
+
+
+def references(requests: Sequence[GenerationRequest]):
+    """What transformers' own `generate` answers to greedy requests of one model, one by one."""
+    of = requests[0].model
+    model = AutoModelForCausalLM.from_pretrained(of.weights, dtype=torch.float32)
+    if of.adapter is not None:
+        model = PeftModel.from_pretrained(model, of.adapter)
+    return [_continuation(model, request) for request in requests]
+
+
+def _continuation(model, request: GenerationRequest):
     ids = torch.tensor([request.prompt_ids])
     output = model.eval().generate(
         input_ids=ids,
@@ -70,7 +81,7 @@ def reference(request: GenerationRequest):
         do_sample=False,
         max_new_tokens=request.max_new_tokens,
         min_new_tokens=None,
-        eos_token_id=sorted(request.eos_token_ids) or [model.config.vocab_size + 1],
+        eos_token_id=sorted(request.eos_token_ids) or [model.config.get_text_config().vocab_size + 1],
         pad_token_id=0,
         repetition_penalty=request.repetition_penalty,
     )

@@ -15,6 +15,7 @@ from tests.tasks.inference.adapters import save_adapter
 from tests.tasks.inference.conftest import greedy, reference
 from tests.tasks.inference.test_engine import LONG
 from tests.tasks.inference.test_network import texts, wide_llama
+from tests.tiny_families import SWITCH, save_family
 
 LENGTHS = [1, 5, 100, 2, 33, 64, 120]
 VOCABULARY = 300
@@ -74,6 +75,15 @@ def wide_gpt2(folder):
     config = GPT2Config(vocab_size=VOCABULARY, n_positions=256, n_embd=576, n_layer=2, n_head=9)
     GPT2LMHeadModel(config).save_pretrained(folder)
     return folder
+
+
+def test_positions_that_are_rotated_otherwise_in_long_texts(make_engine, tmp_path):
+    """Of longrope: read in pieces, the pieces before its switch are read again after it."""
+    folder = save_family("phi3, rope longrope", tmp_path / "base")
+    sequences = texts(VOCABULARY, [SWITCH - 1, SWITCH, SWITCH + 1, 3 * SWITCH])
+    found = embed_all(make_engine(step=PIECES), folder, sequences)
+    for ids, vector in zip(sequences, found, strict=True):
+        torch.testing.assert_close(vector, mean_state(folder, ids), atol=2e-5, rtol=1e-4, msg=str(len(ids)))
 
 
 # In float32 the products of torch's libraries round with the number of rows (decision 8).

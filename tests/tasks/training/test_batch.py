@@ -24,6 +24,13 @@ def test_micro_batches_hold_every_row_and_little_padding():
     assert [batch.input_ids.shape[1] for batch in batches] == lengths[::4]
 
 
+def test_rows_beyond_a_length_and_within_it_are_in_batches_of_their_own():
+    rows = [Row([3] * length, [3] * length) for length in (2, 9, 4, 8, 7, 5, 3)]
+    lengths = [[len(row.input_ids) for row in batch] for batch in longest_first(rows, 2, switch=5)]
+    assert lengths == [[9, 8], [7], [5, 4], [3, 2]]
+    assert [len(batch) for batch in longest_first(rows, 4, switch=99)] == [4, 3]
+
+
 @pytest.mark.parametrize(
     ("row", "named"),
     [

@@ -14,6 +14,7 @@ from tasks.training.errors import MethodUnavailable
 from tasks.training.methods import METHODS, require_method
 from tasks.training.step_backend import choose_backend
 from tests.tasks.training.job import Recorder, Start, run
+from tests.tiny_families import save_family
 
 CPU = torch.device("cpu")
 IDS = torch.arange(5, 25)[None]
@@ -115,6 +116,16 @@ def test_which_weights_train_and_on_which_backend(tiny_llama_dir):
         "dora": (42, "padded", torch.bfloat16),
         "full": (20, "padded", torch.bfloat16),  # embedding and head are one
     }
+
+
+def test_a_vision_tower_stays_as_it_is(tmp_path):
+    start = Start(save_family("gemma3", tmp_path / "base"))
+    before = load_base_model(start.base_folder, torch.float32, CPU).state_dict()
+    after = load_base_model(trained("full", start, tmp_path)[0], torch.float32, CPU).state_dict()
+    changed = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
+    seeing = {name for name in before if "vision_tower" in name or "multi_modal_projector" in name}
+    assert seeing
+    assert changed == set(before) - seeing
 
 
 def test_a_full_model_is_saved_in_the_format_that_it_is_served_in(tiny_llama_dir, tmp_path):

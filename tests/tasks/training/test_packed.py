@@ -57,6 +57,14 @@ FAMILY = {
 }
 
 
+def test_a_llama_with_longrope_is_not_packed():
+    """Its rotary module changes with each text's length, and threads share it."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 16}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 8.0} | factors
+    model = attach_lora(LlamaForCausalLM(LlamaConfig(**SHAPE, rope_parameters=rope)), RECIPE)
+    assert choose_backend(model, 0).name == "padded"
+
+
 def adapted(base, recipe=RECIPE):
     """The model with an adapter whose both factors are random."""
     model = attach_lora(base, recipe)
