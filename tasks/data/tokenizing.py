@@ -15,6 +15,7 @@ from tasks.data.examples import Example
 from tasks.data.segments import IGNORED_LABEL, RenderedExample, Segment
 from tasks.data.template import Renderer
 from tasks.data.tokenizers import marks_beginnings
+from tasks.data.words import words_of
 
 ROWS_PER_CALL = 256
 """Rows handed to the tokenizer at once: enough to keep its threads busy, few enough to stay small."""
@@ -128,6 +129,7 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._backend = _own_copy(tokenizer) if tokenizer.is_fast else None
+        self._words = words_of(self._backend) if self._backend is not None else None
         self._marks_beginnings = marks_beginnings(tokenizer)
 
     def encode(self, rows: Sequence[RenderedExample]) -> TokenBatch:
@@ -170,7 +172,10 @@ class Encoder:
         # longer than the model's context is cut by us, not warned about.
         if self._backend is None:
             return self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]  # type: ignore[no-any-return]
-        return [row.ids for row in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+        known = [self._words and self._words.token_ids(text) for text in texts]
+        rest = [text for text, token_ids in zip(texts, known, strict=True) if token_ids is None]
+        by_tokenizer = (row.ids for row in self._backend.encode_batch_fast(rest, add_special_tokens=False))
+        return [next(by_tokenizer) if token_ids is None else token_ids for token_ids in known]
 
 
 def _own_copy(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
