@@ -4,13 +4,15 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tasks.data.examples import Example, Message, canonical_json
+from tasks.data.examples import Example, Message, canonical_json, plain_messages_json
 
 
 def chat_line(example: Example) -> bytes:
     """Return a row as one line: `messages` and perhaps `tools` of OpenAI's chat format, or `text`."""
     if example.text is not None:
         row: dict[str, Any] = {"text": example.text}
+    elif example.tools is None and all(message.learned and message.has_only_content for message in example.messages):
+        return plain_messages_json(example.messages).encode() + b"\n"
     else:
         row = {"messages": [_turn(message) for message in example.messages]}
         if example.tools is not None:

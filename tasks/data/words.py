@@ -8,6 +8,7 @@ the tokenizer cuts it (a tokenizer of another kind, characters of rare scripts) 
 import json
 import re
 import unicodedata
+from collections.abc import Sequence
 from itertools import chain
 
 import regex
@@ -17,6 +18,8 @@ MOST_WORDS = 200_000
 """Words whose ids are kept, about 200 bytes each."""
 LONGEST_WORD = 40
 """Longer ones are not kept: they are hardly words."""
+LONGEST_PART, MOST_PARTS = 16, 20_000
+"""The same for what stands between two added tokens."""
 
 KNOWN_CHARACTERS = (
     "\t\n\r -~¡-ž\u0180-\u024f\u0391-\u03a1\u03a3-\u03a9\u03b1-\u03c9\u0410-\u044f\u0401\u0451"
@@ -30,8 +33,8 @@ _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)
 _GPT2_DIGITS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
 """GPT-2's where each digit has been cut out before: SmolLM's and StarCoder's."""
 _AS_THEY_ARE = frozenset(
-    rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{many}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
+    rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{many}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
     for many in ("", "{1,3}")
 )
 """Qwen's and Llama 3's."""
@@ -49,7 +52,8 @@ class Words:
         added = {token.content: number for number, token in backend.get_added_tokens_decoder().items()}
         longest_first = sorted(added, key=len, reverse=True)
         self._split = re.compile(f"({'|'.join(map(re.escape, longest_first))})").split if added else None
-        self._added = {content: (number,) for content, number in added.items()}
+        self._parts: dict[str, Sequence[int]] = {"": (), **{content: (number,) for content, number in added.items()}}
+        """Added tokens, and what templates write between them."""
         self._ids: dict[str, tuple[int, ...]] = {}
 
     def token_ids(self, text: str) -> list[int] | None:
@@ -65,8 +69,13 @@ class Words:
         if len(parts) == 1:
             return self._plain(text)
         token_ids: list[int] = []
-        for place, part in enumerate(parts):
-            token_ids += self._added[part] if place % 2 else self._plain(part)
+        for part in parts:
+            known = self._parts.get(part)
+            if known is None:
+                known = self._plain(part)
+                if len(part) <= LONGEST_PART and len(self._parts) < MOST_PARTS:
+                    self._parts[part] = known
+            token_ids += known
         return token_ids
 
     def _plain(self, text: str) -> list[int]:
