@@ -4,6 +4,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from tasks.data.collection import older_objects_left_alone
 from tasks.data.fingerprint import tokenizer_content
 from tasks.data.source import ExampleSource
 from tasks.data.store import StoredDataset, StoreWriter
@@ -26,7 +27,8 @@ def import_dataset(
     finds them. Raises DatasetError for a file that can't be read to its end.
     """
     with StoreWriter(datasets_dir) as rows, TokenCacheWriter(datasets_dir) as tokens:
-        report = validate(source, tokenizer, max_seq_length, rows, tokens=tokens, allow_errors=allow_errors)
+        with older_objects_left_alone():
+            report = validate(source, tokenizer, max_seq_length, rows, tokens=tokens, allow_errors=allow_errors)
         report.warnings.extend(source.warnings)
         if not report.usable:
             return report, None

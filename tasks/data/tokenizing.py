@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from functools import lru_cache
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -23,7 +24,6 @@ CHARACTERS_PER_CALL = 4_000_000
 """Fewer rows go together where they are long."""
 
 T = TypeVar("T")
-_Piece = tuple[Sequence[int], Sequence[int]]
 Spans = tuple[tuple[int, int], ...]
 
 
@@ -139,8 +139,8 @@ class Encoder:
             pieces = [piece for row in rows for piece in self._cut_from_whole(row)]
         else:
             pieces = self._one_by_one(segments)
-        widths = np.fromiter((len(known) + len(ids) for known, ids in pieces), np.int32, len(pieces))
-        token_ids = np.fromiter(chain.from_iterable(chain.from_iterable(pieces)), np.int32, int(widths.sum()))
+        widths = np.fromiter(map(len, pieces), np.int32, len(pieces)) // np.dtype(np.int32).itemsize
+        token_ids = np.frombuffer(b"".join(pieces), np.int32)
         row_of = np.repeat(np.arange(len(rows)), [len(row.segments) for row in rows])
         lengths = np.bincount(row_of, widths, len(rows)).astype(np.int32)
         learned = np.fromiter((segment.learned for segment in segments), np.bool_, len(segments))
@@ -148,12 +148,12 @@ class Encoder:
         spans = np.stack([ends - widths, ends], axis=1)[learned].astype(np.int32)
         return TokenBatch(token_ids, lengths, spans, np.bincount(row_of[learned], minlength=len(rows)).astype(np.int32))
 
-    def _one_by_one(self, segments: Sequence[Segment]) -> list[_Piece]:
-        """Return each segment's ids, those of what is tokenized already before those of the rest."""
+    def _one_by_one(self, segments: Sequence[Segment]) -> list[bytes]:
+        """Return each segment's ids, 32 bits each, those of what is tokenized already before those of the rest."""
         rest = self._token_ids([segment.text[segment.tokenized :] for segment in segments])
-        return [(segment.token_ids, ids) for segment, ids in zip(segments, rest, strict=True)]
+        return [_as_bytes(segment.token_ids) + ids for segment, ids in zip(segments, rest, strict=True)]
 
-    def _cut_from_whole(self, row: RenderedExample) -> list[_Piece]:
+    def _cut_from_whole(self, row: RenderedExample) -> list[bytes]:
         """Return each segment's ids as they are in the whole row; by themselves where a token straddles a border."""
         assert self._backend is not None
         if any(segment.token_ids for segment in row.segments):
@@ -165,17 +165,26 @@ class Encoder:
         if any(((starts < border) & (ends > border)).any() for border in borders):
             return self._one_by_one(row.segments)
         places = [0, *(int((ends <= border).sum()) for border in borders)]
-        return [((), whole.ids[start:end]) for start, end in pairwise(places)]
+        ids = np.array(whole.ids, np.int32)
+        return [ids[start:end].tobytes() for start, end in pairwise(places)]
 
-    def _token_ids(self, texts: list[str]) -> Sequence[Sequence[int]]:
+    def _token_ids(self, texts: list[str]) -> list[bytes]:
+        known = [self._words.token_ids(text) for text in texts] if self._words is not None else [None] * len(texts)
+        rest = [text for text, ids in zip(texts, known, strict=True) if ids is None]
+        by_tokenizer = (np.array(ids, np.int32).tobytes() for ids in self._by_tokenizer(rest)) if rest else iter(())
+        return [next(by_tokenizer) if ids is None else ids for ids in known]
+
+    def _by_tokenizer(self, texts: list[str]) -> Sequence[Sequence[int]]:
         # Rendered text spells its special tokens out, so the tokenizer must not add them a second time; and a row
         # longer than the model's context is cut by us, not warned about.
         if self._backend is None:
             return self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]  # type: ignore[no-any-return]
-        known = [self._words and self._words.token_ids(text) for text in texts]
-        rest = [text for text, token_ids in zip(texts, known, strict=True) if token_ids is None]
-        by_tokenizer = (row.ids for row in self._backend.encode_batch_fast(rest, add_special_tokens=False))
-        return [next(by_tokenizer) if token_ids is None else token_ids for token_ids in known]
+        return [row.ids for row in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+@lru_cache(4096)
+def _as_bytes(token_ids: tuple[int, ...]) -> bytes:
+    return np.array(token_ids, np.int32).tobytes()
 
 
 def _own_copy(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

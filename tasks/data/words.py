@@ -9,17 +9,15 @@ import json
 import re
 import unicodedata
 from collections.abc import Sequence
-from itertools import chain
 
+import numpy as np
 import regex
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
-MOST_WORDS = 200_000
+MOST_WORDS = 100_000
 """Words whose ids are kept, about 200 bytes each."""
-LONGEST_WORD = 40
+LONGEST_WORD = 64
 """Longer ones are not kept: they are hardly words."""
-LONGEST_PART, MOST_PARTS = 16, 20_000
-"""The same for what stands between two added tokens."""
 
 KNOWN_CHARACTERS = (
     "\t\n\r -~¡-ž\u0180-\u024f\u0391-\u03a1\u03a3-\u03a9\u03b1-\u03c9\u0410-\u044f\u0401\u0451"
@@ -52,47 +50,75 @@ class Words:
         added = {token.content: number for number, token in backend.get_added_tokens_decoder().items()}
         longest_first = sorted(added, key=len, reverse=True)
         self._split = re.compile(f"({'|'.join(map(re.escape, longest_first))})").split if added else None
-        self._parts: dict[str, Sequence[int]] = {"": (), **{content: (number,) for content, number in added.items()}}
-        """Added tokens, and what templates write between them."""
-        self._ids: dict[str, tuple[int, ...]] = {}
+        self._number = {content: _as_bytes([number]) for content, number in added.items()}
+        self._words: dict[str, bytes] = {}
+        self._chunks: dict[str, bytes] = {}
+        """What stands between two spaces, with the ids that it has together with the first of them."""
+        self._edges: dict[str, bytes] = {}
+        """What texts begin or end with."""
+        self._has_chunks = not any(" " in content for content in added)
 
-    def token_ids(self, text: str) -> list[int] | None:
-        """Return a text's ids; None if it has characters that the tokenizer may know otherwise."""
+    def token_ids(self, text: str) -> bytes | None:
+        """Return a text's ids, 32 bits each; None if it has characters that the tokenizer may know otherwise.
+
+        A space before anything but a space begins a word, in all expressions and whatever was before it. So what
+        stands between single spaces has the same ids in every text.
+        """
+        first, *between = text.split(" ")
+        if not (between and self._has_chunks) or first[-1:].isspace() or not between[-1] or between[-1][0].isspace():
+            return self._whole(text)
+        last = between.pop()
+        chunks = self._chunks
+        try:
+            ids = b"".join(map(chunks.__getitem__, between))
+        except KeyError:
+            found = [chunks.get(chunk) or self._new_chunk(chunk) for chunk in between]
+            if None in found:
+                return self._whole(text)
+            ids = b"".join(found)  # type: ignore[arg-type]
+        beginning, end = self._edge(first), self._edge(f" {last}")
+        return None if beginning is None or end is None else beginning + ids + end
+
+    def _edge(self, text: str) -> bytes | None:
+        ids = self._edges.get(text)
+        return self._kept(self._edges, text, self._whole(text)) if ids is None else ids
+
+    def _new_chunk(self, chunk: str) -> bytes | None:
+        if not chunk or chunk[0].isspace() or chunk[-1].isspace():
+            return None
+        return self._kept(self._chunks, chunk, self._whole(f" {chunk}"))
+
+    def _whole(self, text: str) -> bytes | None:
         if not text.isascii() or not text.isprintable():
             if _UNKNOWN.search(text):
                 return None
             if self._is_normalized and not unicodedata.is_normalized("NFC", text):
                 return None
-        if self._split is None:
-            return self._plain(text)
-        parts = self._split(text)
-        if len(parts) == 1:
-            return self._plain(text)
-        token_ids: list[int] = []
-        for part in parts:
-            known = self._parts.get(part)
-            if known is None:
-                known = self._plain(part)
-                if len(part) <= LONGEST_PART and len(self._parts) < MOST_PARTS:
-                    self._parts[part] = known
-            token_ids += known
-        return token_ids
+        parts = self._split(text) if self._split is not None else [text]
+        return b"".join(
+            [self._number[part] if place % 2 else self._plain(part) for place, part in enumerate(parts) if part]
+        )
 
-    def _plain(self, text: str) -> list[int]:
-        words = self._find(text)
-        ids = self._ids
-        try:
-            return list(chain.from_iterable(map(ids.__getitem__, words)))
-        except KeyError:
-            return list(chain.from_iterable([ids.get(word) or self._new(word) for word in words]))
+    def _plain(self, text: str) -> bytes:
+        return b"".join([self._words.get(word) or self._new_word(word) for word in self._find(text)])
 
-    def _new(self, word: str) -> tuple[int, ...]:
-        token_ids = tuple(token.id for token in self._model.tokenize(word.encode().decode("latin-1").translate(_SHOWN)))
-        if len(word) <= LONGEST_WORD:
-            if len(self._ids) >= MOST_WORDS:
-                self._ids.clear()
-            self._ids[word] = token_ids
-        return token_ids
+    def _new_word(self, word: str) -> bytes:
+        shown = word.encode().decode("latin-1").translate(_SHOWN)
+        ids = _as_bytes([token.id for token in self._model.tokenize(shown)])
+        self._kept(self._words, word, ids)
+        return ids
+
+    @staticmethod
+    def _kept(place: dict[str, bytes], text: str, ids: bytes | None) -> bytes | None:
+        if ids is not None and len(text) <= LONGEST_WORD:
+            if len(place) >= MOST_WORDS:
+                place.clear()
+            place[text] = ids
+        return ids
+
+
+def _as_bytes(ids: Sequence[int]) -> bytes:
+    return np.array(ids, np.int32).tobytes()
 
 
 def words_of(backend: Tokenizer) -> Words | None:
@@ -128,9 +154,9 @@ def _expression(backend: Tokenizer) -> str | None:
 
 
 def _is_plain_bpe(backend: Tokenizer) -> bool:
-    model = json.loads(backend.model.__getstate__())
+    model = backend.model
     changes = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback")
-    return model["type"] == "BPE" and not any(model.get(option) for option in changes)
+    return isinstance(model, models.BPE) and not any(getattr(model, option) for option in changes)
 
 
 def _shown_bytes() -> dict[int, str]:
