@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tasks.data.examples import Example, Message, canonical_json
+from tasks.data.examples import Example, Message, canonical_json, plain_messages_json
 
 
 def chat_line(example: Example) -> bytes:
@@ -12,6 +12,8 @@ def chat_line(example: Example) -> bytes:
     if example.text is not None:
         row: dict[str, Any] = {"text": example.text}
         row |= {f"text_{name}": text for name in ("before", "after") if (text := getattr(example, name))}
+    elif example.is_plain:
+        return plain_messages_json(example.messages).encode() + b"\n"
     else:
         row = {"messages": [_turn(message) for message in example.messages]}
         if example.tools is not None:

@@ -1,6 +1,7 @@
 """A conversation in a chat template's format, cut where each answer begins and ends."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -11,6 +12,8 @@ from tasks.data.examples import DatasetError
 from tasks.data.learned_words import require_all_words
 from tasks.data.segments import Segment
 from tasks.data.tokenizers import adds_eos
+from tasks.data.trace import Trace
+from tasks.data.traced_template import render_traced
 
 _OPENS_REASONING = ("<think>", "<thinking>", "<reasoning>", "[THINK]")
 _MARKS = ("[another answer]", "{one more answer}")
@@ -29,14 +32,17 @@ class ChatRendering:
         control_tokens: ControlTokens,
         turns: list[Turn],
         tools: Any,
+        trace: Trace | None = None,
     ) -> None:
+        """With a trace, the turns have slots for words, and what depends on the words is noted."""
         self._tokenizer = tokenizer
         self._control_tokens = control_tokens
-        self._template = ChatTemplate(tokenizer, tools)
+        self._trace = trace
+        self._template = ChatTemplate(tokenizer, tools, render=trace and partial(render_traced, trace))
         self._turns, self._text = self._template.suited(turns)
+        if trace:
+            trace.suits(turns, self._text, self._template.unsuited)
         self._tools = tools
-        self.begins_alike = True
-        """Whether each answer begins in the full rendering as it does for generation."""
 
     def segments(self, learned: Sequence[bool]) -> list[Segment]:
         """Return the text in its order; `learned` says of each turn whether it is.
@@ -55,7 +61,7 @@ class ChatRendering:
         text, spans = self._template.render_marked(self._turns)
         segments, done, answers = [], 0, dict.fromkeys((turn for turn, wanted in enumerate(learned) if wanted), "")
         begins = [
-            (_common_length(text, self._template.render(self._turns[:turn])) if turn else 0, turn)
+            (self._common_length(text, self._template.render(self._turns[:turn])) if turn else 0, turn)
             for turn, message in enumerate(self._turns)
             if message["role"] == "assistant"
         ]
@@ -88,7 +94,7 @@ class ChatRendering:
             before = self._text[done:start]
             if (
                 opening is not None
-                and opening.startswith(self._text[:done])
+                and self._begins(opening, self._text[:done])
                 and not self._waits_for_reasoning(opening, self._text[start:end])
             ):
                 # Some templates open the turn otherwise for generation than they show a past one. The model must
@@ -106,22 +112,24 @@ class ChatRendering:
         segments.append(Segment(self._text[done:].rstrip(), learned=False))
         return segments, answers
 
-    @staticmethod
-    def _waits_for_reasoning(opening: str, answer: str) -> bool:
+    def _waits_for_reasoning(self, opening: str, answer: str) -> bool:
         """Whether generation begins within reasoning that this answer does not close.
 
         It must not follow such an opening: the model would learn never to close it.
         """
         begun = next((tag for tag in _OPENS_REASONING if opening.rstrip().endswith(tag)), None)
-        return begun is not None and begun.replace("<", "</").replace("[", "[/") not in answer
+        if begun is None:
+            return False
+        closed = begun.replace("<", "</").replace("[", "[/")
+        if self._trace:
+            self._trace.lacks(answer, closed)
+        return closed not in answer
 
     def _span(self, turn: int, opening: str | None) -> tuple[int, int]:
         """Return where the answer starts and where its turn ends."""
         text = self._text
-        begins = opening is not None and text.startswith(opening)
-        self.begins_alike &= begins
         varies: tuple[int, int] | None = None
-        if opening is not None and begins:
+        if opening is not None and self._begins(text, opening):
             start = len(opening)
         else:
             varies = self._varies(turn, self._turns, text)
@@ -130,7 +138,7 @@ class ChatRendering:
             return start, len(text)
         past = self._turns[: turn + 1]
         closed = self._template.render(past)
-        if text.startswith(closed) and len(closed) >= start:
+        if self._begins(text, closed) and len(closed) >= start:
             return start, len(closed)
         # The template shows a past turn otherwise than a last one: without its reasoning, or ended by another token.
         _, varied = varies or self._varies(turn, self._turns, text)
@@ -151,13 +159,22 @@ class ChatRendering:
 
         What the template itself writes before a call belongs to it, and so does the end of empty reasoning.
         """
-        shared = min(_common_length(opening, self._text), varied)
+        shared = min(self._common_length(opening, self._text), varied)
         before = self._varies(turn - 1, self._turns, self._text)[1]
         if shared >= before:
             return shared
-        begins = opening[_common_length(opening, self._template.render(self._turns[:turn])) :]
+        begins = opening[self._common_length(opening, self._template.render(self._turns[:turn])) :]
         found = self._text.rfind(begins, before, varied) if begins else -1
         return varied if found < 0 else found + len(begins)
+
+    def _begins(self, text: str, beginning: str) -> bool:
+        return text.startswith(beginning) or self._common_length(text, beginning) == len(beginning)
+
+    def _common_length(self, one: str, other: str) -> int:
+        length = _common_length(one, other)
+        if self._trace:
+            self._trace.differ(one, other, length)
+        return length
 
     def _varies(self, turn: int, turns: list[Turn], text: str) -> tuple[int, int]:
         """Return the part of `text`, the rendering of `turns`, that changes with another answer in a turn's place."""

@@ -34,13 +34,20 @@ class ChatTemplate:
         *,
         today: bool = False,
         arguments: Mapping[str, Any] = MappingProxyType({}),
+        render: Any = None,
     ) -> None:
-        """With `today` it knows the real date, for generation; `arguments` are what the template gets besides."""
+        """With `today` it knows the real date, for generation; `arguments` are what the template gets besides.
+
+        `render` takes `render_jinja_template`'s place.
+        """
+        self._render_jinja = render or render_jinja_template
         self._tokenizer = tokenizer
         self._arguments = {**tokenizer.special_tokens_map, **arguments}
         self._tools = tools
         source = str(tokenizer.get_chat_template(None, tools))
         self._in_parts = False
+        self.unsuited: list[str] = []
+        """Texts in which `suited` did not find what was said."""
         self._source = source if today else _on_training_date(source)
         self.marks_answers = bool(_GENERATION.search(source))
         """Whether it says itself what is generated: `{% generation %}`."""
@@ -67,6 +74,7 @@ class ChatTemplate:
                 if content.strip() in text:
                     return form, text
                 rest = rest or (form, text)
+                self.unsuited.append(text)
         self._in_parts = False
         if rest is not None:
             return rest
@@ -98,7 +106,7 @@ class ChatTemplate:
         self, turns: list[Turn], tools: Any, *, generating: bool = False, marking: bool = False
     ) -> tuple[str, list[tuple[int, int]]]:
         try:
-            texts, spans = render_jinja_template(
+            texts, spans = self._render_jinja(
                 conversations=[_in_parts(turns) if self._in_parts else turns],
                 tools=tools,
                 chat_template=self._source,

