@@ -109,7 +109,8 @@ def test_keys_that_only_other_rows_have_are_no_part_of_a_row(write, tmp_path):
     ]
     write(pa.Table.from_pylist(rows), path)
     first, second = (row.example for row in open_source(path))
-    assert first.tools == json.dumps(rows[0]["tools"], sort_keys=True, separators=(",", ":"))
+    tools = [{"type": "function", "function": tool} for tool in rows[0]["tools"]]
+    assert first.tools == json.dumps(tools, sort_keys=True, separators=(",", ":"))
     arguments = [call["function"]["arguments"] for call in json.loads(first.messages[1].tool_calls)]
     assert arguments == [{"a": 1, "b": [None, {"c": 2}]}, {}]
     assert first.messages[2] == assistant("a")

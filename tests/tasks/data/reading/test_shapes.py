@@ -159,6 +159,9 @@ def test_row_becomes_its_conversation(row, messages):
 def test_tools_are_kept(row, tools):
     assert _example(row | {"tools": tools}).tools == '[{"function":{"name":"add"},"type":"function"}]'
     assert _example(row | {"tools": []}).tools is None
+    # As ShareGPT has them: requests for answers name them in OpenAI's format.
+    assert _example(row | {"tools": [{"name": "add"}]}).tools == '[{"function":{"name":"add"},"type":"function"}]'
+    assert _example(row | {"tools": [{"type": "web_search"}]}).tools == '[{"type":"web_search"}]'
 
 
 def _said(**turn):
