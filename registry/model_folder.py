@@ -13,6 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from registry.adapter_folder import adapter_defect, base_of, is_adapter
 from registry.model_families import WITH_VISION, refusal
 
 INDEX = "model.safetensors.index.json"
@@ -140,12 +141,19 @@ def _defect_of_kind(folder: Path) -> str | None:
 
 
 def _defect_without_config(folder: Path) -> str:
-    if not (folder / "adapter_config.json").is_file():
+    if not is_adapter(folder):
+        if gguf := sorted(file.name for file in folder.glob("*.gguf")):
+            return (
+                f"{folder} holds a GGUF file ({gguf[0]}), and weights are read from safetensors: write them with "
+                "transformers (from_pretrained(FOLDER, gguf_file=NAME), then save_pretrained), or take the model's "
+                "own checkpoint"
+            )
         return f"{folder} has no config.json"
-    base = (_object(folder / "adapter_config.json") or {}).get("base_model_name_or_path")
-    named = f"{base}, the base model that it belongs to" if base else "the base model that it belongs to"
+    if (reason := adapter_defect(folder)) is not None:
+        return reason
     return (
-        f"{folder} holds an adapter only (adapter_config.json), and not {named}: merge the two, and put the result here"
+        f"{folder} holds an adapter only (adapter_config.json), and not {base_of(folder) or 'the base model'}: it "
+        "becomes a model when it is added while the base that it belongs to is in the models folder"
     )
 
 

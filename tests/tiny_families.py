@@ -162,7 +162,9 @@ MORE_LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 LONGER = ("max_position_embeddings", "n_positions", "max_seq_len", "sliding_window", "window_size")
 
 
-def sized_model(name: str, dtype: torch.dtype, *, width: int, layers: int, vocabulary: int) -> PreTrainedModel:
+def sized_model(
+    name: str, dtype: torch.dtype, *, width: int, layers: int, vocabulary: int, **others: Any
+) -> PreTrainedModel:
     """Return a model as `tiny_model`'s, `width` times as wide, with so many layers (an even number) and tokens."""
     family, added = VARIANTS.get(name, (name, {}))
 
@@ -178,7 +180,7 @@ def sized_model(name: str, dtype: torch.dtype, *, width: int, layers: int, vocab
         new |= {"layer_types": fields["layer_types"] * (layers // 2)} if "layer_types" in fields else {}
         return new
 
-    fields = sized(FAMILIES[family] | added)
+    fields = sized(FAMILIES[family] | added | others)
     if "attention_types" in fields:
         fields["attention_types"] = [[["global", "local"], layers // 2]]
     if "text_config" in fields:

@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from registry.adapter_folder import adapter_defect
 from registry.model_folder import weight_files, weights_defect
 from tasks.models.errors import WeightsError
 from tasks.models.process_state import loading
@@ -26,34 +27,6 @@ UNLIMITED_CONTEXT = 1_048_576
 """Context of a model that states none, such as a recurrent one."""
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError)
 """What transformers, peft and safetensors raise for a damaged or foreign folder."""
-
-_APPLIED = frozenset(
-    [
-        "alpha_pattern",
-        "auto_mapping",
-        "base_model_name_or_path",
-        "bias",
-        "exclude_modules",
-        "fan_in_fan_out",
-        "inference_mode",
-        "init_lora_weights",
-        "layers_pattern",
-        "layers_to_transform",
-        "loftq_config",
-        "lora_alpha",
-        "lora_dropout",
-        "peft_type",
-        "peft_version",
-        "r",
-        "rank_pattern",
-        "revision",
-        "target_modules",
-        "task_type",
-        "use_dora",
-        "use_rslora",
-    ]
-)
-"""Options of an adapter that are applied, looked at by themselves, or say nothing of what it computes."""
 
 
 def load_config(folder: Path) -> PretrainedConfig:
@@ -197,31 +170,14 @@ def adapter_config(folder: Path) -> LoraConfig:
     """
     if not (folder / "adapter_config.json").is_file():
         raise WeightsError(f"no adapter in {folder}: adapter_config.json is missing")
+    if (reason := adapter_defect(folder)) is not None:
+        raise WeightsError(reason)
     try:
-        fields = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        kind = fields.get("peft_type")
-        unknown = _not_applied(fields) if kind == "LORA" else []
-        config = _known_config(folder) if kind == "LORA" and not unknown else None
-    except (*LOAD_ERRORS, AttributeError) as error:
+        config = _known_config(folder)
+    except LOAD_ERRORS as error:
         raise WeightsError(f"adapter_config.json in {folder} can't be used: {first_line(error)}") from error
-    if unknown:
-        raise WeightsError(f"the adapter in {folder} has {', '.join(unknown)}, which is not served: train it without")
-    if config is None:
-        raise WeightsError(f"the adapter in {folder} is of type {kind}: only LORA adapters are served")
-    if config.bias != "none" or not (
-        isinstance(config.init_lora_weights, bool) or config.init_lora_weights == "gaussian"
-    ):
-        raise WeightsError(f"the adapter in {folder} changes the base model's own weights: it can't share them")
     config.inference_mode = True
     return config
-
-
-def _not_applied(fields: dict[str, Any]) -> list[str]:
-    """Return the options that are set and not applied; peft skips those that it does not know with a warning."""
-    defaults = LoraConfig().to_dict()
-    return sorted(
-        name for name, value in fields.items() if name not in _APPLIED and value and value != defaults.get(name)
-    )
 
 
 def _known_config(folder: Path) -> LoraConfig:

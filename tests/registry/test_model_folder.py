@@ -49,7 +49,23 @@ def adapter_only(folder):
 
 def adapter_of_unknown_base(folder):
     adapter_only(folder)
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+
+
+def broken_adapter(folder):
+    adapter_only(folder)
     (folder / "adapter_config.json").write_text("[")
+
+
+def adapter_with_a_head(folder):
+    adapter_only(folder)
+    edit(folder / "adapter_config.json", modules_to_save=["lm_head"])
+
+
+def gguf_only(folder):
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).unlink()
+    (folder / "model-q4.gguf").write_bytes(b"GGUF")
 
 
 def adapter_beside(folder):
@@ -128,6 +144,9 @@ DEFECTS = {
     pickled: "pytorch_model.bin, and pickled weights are not loaded",
     adapter_only: "holds an adapter only (adapter_config.json), and not org/base",
     adapter_of_unknown_base: "holds an adapter only (adapter_config.json), and not the base model",
+    broken_adapter: "adapter_config.json is not a JSON object: download the adapter again",
+    adapter_with_a_head: "has modules_to_save, which is not served: train it without",
+    gguf_only: "holds a GGUF file (model-q4.gguf), and weights are read from safetensors: write them",
     adapter_beside: "beside the base's weights",
     no_tokenizer: "has no tokenizer",
     broken_tokenizer: "tokenizer.json",

@@ -18,6 +18,7 @@ from api.generation.sse import EventStream, event
 from api.idempotency import Answer, Created, IdempotentRequest, create_once
 from api.listing import Paging, Part
 from api.platform import Platform
+from api.routes.models.adapters import BroughtAdapter, bring_adapter
 from api.routes.models.schemas import GenerateRequest, GenerateResponse, ModelCreate, ModelCreated
 from registry.clock import utcnow
 from registry.database import Database
@@ -86,15 +87,27 @@ def _adapter_folder(platform: Platform, model: Model) -> Path | None:
 def create_model(platform: Platform, body: ModelCreate, once: IdempotentRequest | None) -> Created:
     """Add a model over weights that exist, or that may come to exist: its status says which."""
     # Asked before the transaction: the hub may take seconds to answer, and nobody's write waits for that.
-    found = probe(body.base_model, platform.settings.models_dir, platform.settings.allow_hub)
-    return create_once(platform.database, once, lambda session: _insert_model(session, body, found))
+    brought = bring_adapter(platform.settings, body.base_model)
+    if brought is None:
+        found = probe(body.base_model, platform.settings.models_dir, platform.settings.allow_hub)
+        return create_once(platform.database, once, lambda session: _insert_model(session, body, found))
+    created = create_once(platform.database, once, lambda session: _insert_model(session, body, brought.found, brought))
+    if brought.folder is not None:
+        with platform.database.reading() as session:
+            model = ModelRepository(session).get(created.resource_id)
+        if model is None or model.adapter != brought.folder.name:  # the answer is an earlier request's
+            shutil.rmtree(brought.folder, ignore_errors=True)
+    return created
 
 
-def _insert_model(session: Session, body: ModelCreate, found: Availability) -> tuple[int, Answer]:
+def _insert_model(
+    session: Session, body: ModelCreate, found: Availability, brought: BroughtAdapter | None = None
+) -> tuple[int, Answer]:
     model = ModelRepository(session).add(
         Model(
             name=body.name,
-            base_model=body.base_model,
+            base_model=brought.base_model if brought is not None else body.base_model,
+            adapter=brought.folder.name if brought is not None and brought.folder is not None else None,
             description=body.description,
             model_size=body.model_size or found.model_size,
             chat_format=None if body.is_own else body.chat_format.model_dump(),

@@ -42,8 +42,6 @@ class AdapterReader:
     def read(self, folder: Path) -> AdapterLayers:
         """Return the factors of every layer; raises `WeightsError` for what can't be served."""
         config = adapter_config(folder)
-        if config.use_dora:
-            raise WeightsError(f"the adapter in {folder} is of the DoRA kind: only plain LoRA adapters are served")
         file = adapter_files(folder)[0]
         try:
             scales = self._scales(config, file)

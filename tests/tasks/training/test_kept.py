@@ -62,11 +62,17 @@ def test_rows_of_different_lengths(monkeypatch, family):
     check(monkeypatch, family, torch.bfloat16, 192, shortest=96)
 
 
-def check(monkeypatch, family, dtype, length, *, shortest=None, recompute=False):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dropout", [{"attn_pdrop": 0.1}, {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}])
+def test_a_base_with_dropout_of_its_own(monkeypatch, dropout, dtype):
+    check(monkeypatch, "gpt2", dtype, 192, **dropout)
+
+
+def check(monkeypatch, family, dtype, length, *, shortest=None, recompute=False, **fields):
     monkeypatch.setattr(estimate, "PADDED_SLACK", 1.0)  # tensors alone: no allocator
     rows = [Row(ids, ids) for ids in torch.randint(3, 300, (4, length)).tolist()]
     rows[-1] = Row(rows[-1].input_ids[:shortest], rows[-1].labels[:shortest])
-    model = attach_lora(sized_model(family, dtype, **SIZE), RECIPE).train()
+    model = attach_lora(sized_model(family, dtype, **SIZE, **fields), RECIPE).train()
     backend = choose_backend(model, 0, "padded", recompute=recompute)
     batch, plan = backend.batch(rows), StepPlan(len(rows), recompute)
     measured = bytes_at_once(lambda: backend.accumulate(batch, len(rows) * length))
