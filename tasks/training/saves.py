@@ -19,7 +19,7 @@ from tasks.training.snapshot import Snapshots
 
 MOST_SAVING = 0.01
 """Largest share of the time that goes into checkpoints: slow ones are made less often."""
-NICENESS = 10
+NICENESS = 5
 """Of the thread that writes: the step's threads come first where cores are few."""
 _LOG = logging.getLogger(__name__)
 
