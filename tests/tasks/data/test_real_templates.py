@@ -4,6 +4,7 @@
 
 import json
 import re
+from dataclasses import replace
 from importlib.resources import files
 
 import pytest
@@ -188,3 +189,33 @@ def test_tokens_do_not_depend_on_the_day_but_a_prompt_for_generation_has_it(toke
     assert any(day in render(CONVERSATIONS["single"], tokenizer).text for day in days)
     prompt = Renderer(tokenizer).prompt([user("Who?")]).text
     assert not any(day in prompt for day in days)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_row_is_rendered_alike_by_itself_and_after_others_of_its_shape(tokenizer_for, name):
+    renderer = Renderer(tokenizer_for(name))
+    texts = ["A fox.", "A hen ", "t", "</think> x", "\n", "Oslo"]
+    for example in [replaced(example, text) for text in texts for example in CONVERSATIONS.values()]:
+        try:
+            by_itself = render(example, tokenizer_for(name))
+        except DatasetError as error:
+            with pytest.raises(DatasetError, match=re.escape(str(error))):
+                renderer.render(example)
+            continue
+        rendered = renderer.render(example)
+        assert [(part.text, part.learned) for part in rendered.segments] == [
+            (part.text, part.learned) for part in by_itself.segments
+        ]
+
+
+def replaced(example: Example, text: str) -> Example:
+    """Return the conversation with another text in place of each content and argument."""
+    messages = [
+        replace(
+            message,
+            content=message.content and f"{message.content[:-1]}{text}",
+            tool_calls=message.tool_calls and message.tool_calls.replace("Oslo", text.strip()),
+        )
+        for message in example.messages
+    ]
+    return replace(example, messages=tuple(messages))
