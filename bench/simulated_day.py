@@ -190,6 +190,8 @@ def growth(samples: list[Sample], name: str) -> Growth:
 
 
 def is_flat(grown: Growth, name: str) -> bool:
+    if grown.jobs == 0:
+        return False  # too few samples to fit a line to: nothing was shown
     slack = next(slack for end, slack in SLACK.items() if name.endswith(end))
     return grown.per_job * grown.jobs <= slack or grown.per_job <= 2 * grown.error
 
@@ -265,7 +267,7 @@ def main() -> None:
             flat = report(day, print)
         finally:
             platform.close()
-    print("flat" if flat else "NOT FLAT")
+    print("flat" if flat else "NOT FLAT, or too few samples to tell")
     sys.exit(not flat)
 
 
