@@ -136,13 +136,16 @@ class ModelSource:
 
     def prepare_training(self, database: Database, recipe: TrainingRecipe) -> NamedRows:
         """Return the recipe's data set tokenized for training this model; raises what `prepare` does."""
-        # A job of an older version says nothing of templates, and goes on as it began.
-        knows_templates = "chat_template" in recipe.model_fields_set
-        files = self._files(database, recipe.dataset_id, recipe.held_out_dataset_id, default_template=knows_templates)
+        # The recipe of an older version's job says nothing of long rows and templates: it goes on as it began.
+        is_older = "cut_rows" not in recipe.model_fields_set
+        files = self._files(database, recipe.dataset_id, recipe.held_out_dataset_id, default_template=not is_older)
         length = min(recipe.max_seq_length, self.context_length)
-        prepared = prepare_training(
-            files.rows, self.tokenizer, length, files.tokens, recipe.cut_rows, files.held_out_fraction, files.held_out
-        )
+        rows, held_out, fraction = files.rows, files.held_out, files.held_out_fraction
+        prepared: PreparedRows
+        if is_older:
+            prepared = prepare_examples(rows, self.tokenizer, length, files.tokens, fraction, held_out)
+        else:
+            prepared = prepare_training(rows, self.tokenizer, length, files.tokens, recipe.cut_rows, fraction, held_out)
         require_embeddings(prepared, self.tokenizer, self.vocabulary)
         return NamedRows(files.name, files.source, prepared)
 

@@ -97,9 +97,9 @@ def test_the_template_is_the_models_own_from_then_on(platform, caller):
 
 
 def test_a_base_model_can_be_given_one(platform, client):
-    chosen = {"name": "With calls", "base_model": "tiny-llama", "chat_template": "plain"}
+    chosen = {"name": "With calls", "base_model": "tiny-long-llama", "chat_template": "plain"}
     model = platform.http.post("/models", json=chosen).json()["id"]
     answer = client.chat.completions.create(model=str(model), messages=asked(), tools=TOOLS, max_tokens=4)
-    plain = client.chat.completions.create(model="tiny-llama", messages=asked(), max_tokens=4)
+    plain = client.chat.completions.create(model="tiny-long-llama", messages=asked(), max_tokens=4)
     # The tools are in the prompt: it is far longer.
     assert answer.usage.prompt_tokens > plain.usage.prompt_tokens + 50

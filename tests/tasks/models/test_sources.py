@@ -6,12 +6,16 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from configs.recipe import TrainingRecipe
 from configs.settings import Settings
-from registry.tables import Model
+from registry.database import Database
+from registry.repositories.datasets import DatasetRepository
+from registry.tables import Dataset, Model
 from registry.weights import WeightsUnavailable
 from tasks.data.examples import DatasetError, Example
 from tasks.data.prepared import prepare
 from tasks.data.rows import ListedExamples
+from tasks.data.store import StoreWriter
 from tasks.metrics.perplexity import negative_log_likelihood
 from tasks.models.loading import load_base_model
 from tasks.models.sources import ModelSource, require_embeddings
@@ -68,3 +72,26 @@ def test_rows_with_a_token_that_the_model_has_not_are_named(tiny_llama_dir, tmp_
     require_embeddings(prepare(rows["a"], tokenizer, 64, tmp_path / "tokens"), tokenizer, vocabulary)
     with pytest.raises(DatasetError, match=rf"'<\|tool\|>' \(id {vocabulary}\), .* of {vocabulary} tokens only"):
         require_embeddings(prepare(rows["<|tool|>"], tokenizer, 64, tmp_path / "tokens"), tokenizer, vocabulary)
+
+
+def test_a_job_of_an_older_version_goes_on_with_rows_that_are_cut(tiny_models_dir, migrated_sqlite, tmp_path):
+    settings = Settings(data_dir=tmp_path, local_models_dir=tiny_models_dir, allow_hub=False, device="cpu")
+    settings.data_dir.mkdir(exist_ok=True)
+    shutil.copyfile(migrated_sqlite, settings.data_dir / "platform.db")
+    database = Database(settings.platform_database_url)
+    with StoreWriter(settings.datasets_dir) as writer:
+        for number in range(30):
+            writer.add(number, Example(text=f"Line {number} of a text that is long. " * 8))
+        stored = writer.finish({})
+    with database.transaction() as session:
+        fields = {"source": "upload", "status": "READY", "settings": {}, "content_hash": stored.fingerprint}
+        dataset_id = DatasetRepository(session).add(Dataset(name="texts", uid="texts", **fields)).id
+    source = ModelSource(settings, Model(base_model="tiny-gpt2"))
+    # What is stored of a job says all that there is to say.
+    now = TrainingRecipe.model_validate(TrainingRecipe(max_seq_length=32, dataset_id=dataset_id).hyperparameters())
+    older = TrainingRecipe.model_validate(now.model_dump(exclude={"cut_rows", "chat_template"}))
+    windows, beginnings = (source.prepare_training(database, recipe).prepared for recipe in (now, older))
+    assert beginnings.fingerprint == source.prepare(database, dataset_id, 32).prepared.fingerprint
+    assert len(beginnings.train) < 30 < len(windows.train)
+    assert beginnings.fingerprint != windows.fingerprint
+    database.close()
