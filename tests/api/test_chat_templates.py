@@ -1,6 +1,7 @@
 """A chat template that a client chooses: tried before anything is accepted, and used where it was chosen."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def settings(settings):
     return settings.model_copy(update={"ingest_memory_gb": 1.0})
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a name that nobody has": (
         {"chat_template": "chatlm"},
         "there is no chat_template 'chatlm'; give a",
