@@ -97,10 +97,10 @@ class Patterns:
         segments = self._render(example)
         known.rows_without += 1
         # Not for the first: its shape may not come again.
-        if 1 < known.rows_without <= 1 + MOST_PATTERNS and (pattern := self._made(example)) is not None:
-            shown = pattern.filled(ShapedRow(example, self._depth).leaves)
+        if 1 < known.rows_without <= 1 + MOST_PATTERNS and (made := self._made(example)) is not None:
+            shown = made.filled(ShapedRow(example, self._depth).leaves)
             if shown is not None and _texts(shown) == _texts(segments):
-                known.patterns.append(pattern)
+                known.patterns.append(made)
         return segments
 
     def _made(self, example: Example) -> Pattern | None:
@@ -136,11 +136,11 @@ class Patterns:
         if placed.tools and not self._depth.tools and not _shows_tools(slots, placed):
             return None
         numbers = {slot: number for number, slot in enumerate(slots)}
-        made = (
+        segment_patterns = (
             self._segment(all_pieces, segment.learned, numbers)
             for all_pieces, segment in zip(pieces, segments, strict=True)
         )
-        pattern = Pattern(trace.checks(), slots, tuple(made))
+        pattern = Pattern(trace.checks(), slots, tuple(segment_patterns))
         if trace.looks_at_characters and length == 1:
             longer = self._pattern(example, length=3)
             if longer is None or (longer.slots, longer.segments) != (pattern.slots, pattern.segments):

@@ -99,7 +99,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.globals["strftime_now"] = self.filters["random"] = _vary
 
     @staticmethod
-    def concat(parts: Iterable[Any]) -> Any:  # type: ignore[override]
+    def concat(parts: Iterable[Any]) -> Any:
         """Return a string, or a traced text if one is among the parts."""
         joined = list(parts)
         traced = next((part for part in joined if isinstance(part, Traced)), None)

@@ -329,7 +329,7 @@ class Traced:
     def __hash__(self) -> int:
         return int(self.fail("a text as a key"))
 
-    __str__ = __repr__ = __format__ = __len__ = __getitem__ = _refused  # type: ignore[assignment]
+    __str__ = __repr__ = __format__ = __len__ = __getitem__ = _refused
     __lt__ = __le__ = __gt__ = __ge__ = __int__ = __float__ = __index__ = __mod__ = __mul__ = _refused
 
 
