@@ -136,11 +136,11 @@ class Patterns:
         if placed.tools and not self._depth.tools and not _shows_tools(slots, placed):
             return None
         numbers = {slot: number for number, slot in enumerate(slots)}
-        made = (
+        segment_patterns = (
             self._segment(all_pieces, segment.learned, numbers)
             for all_pieces, segment in zip(pieces, segments, strict=True)
         )
-        pattern = Pattern(trace.checks(), slots, tuple(made))
+        pattern = Pattern(trace.checks(), slots, tuple(segment_patterns))
         if trace.looks_at_characters and length == 1:
             longer = self._pattern(example, length=3)
             if longer is None or (longer.slots, longer.segments) != (pattern.slots, pattern.segments):
