@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from tasks.data.examples import Example
+from tasks.data.examples import DatasetError, Example
 from tasks.data.long_texts import LONG, LongTexts
 from tasks.data.segments import IGNORED_LABEL, RenderedExample, Segment
 from tasks.data.template import Renderer
@@ -23,6 +23,8 @@ ROWS_PER_CALL = 256
 """Rows handed to the tokenizer at once: enough to keep its threads busy, few enough to stay small."""
 CHARACTERS_PER_CALL = 4_000_000
 """Fewer rows go together where they are long."""
+CHECKED_AT_FIRST = 64
+"""Texts whose words are compared with the tokenizer, of the first call."""
 
 
 T = TypeVar("T")
@@ -194,6 +196,7 @@ class Encoder:
         self._tokenizer = tokenizer
         self._backend = _own_copy(tokenizer) if tokenizer.is_fast else None
         self._words = words_of(self._backend) if self._backend is not None else None
+        self._calls = 0
         self._marks_beginnings = marks_beginnings(tokenizer)
         self._long_texts: LongTexts | None = None
 
@@ -258,10 +261,34 @@ class Encoder:
         return [ids[start:end].tobytes() for start, end in pairwise(places)]
 
     def _token_ids(self, texts: list[str]) -> list[bytes]:
-        known = [self._words.token_ids(text) for text in texts] if self._words is not None else [None] * len(texts)
+        known = self._of_words(texts)
         rest = [text for text, ids in zip(texts, known, strict=True) if ids is None]
         by_tokenizer = (np.array(ids, np.int32).tobytes() for ids in self._by_tokenizer(rest)) if rest else iter(())
         return [next(by_tokenizer) if ids is None else ids for ids in known]
+
+    def _of_words(self, texts: list[str]) -> list[bytes | None]:
+        """Return the ids of texts whose words are known to be cut as the tokenizer cuts them.
+
+        The first texts, and one of each later call, are compared with the tokenizer itself. Where the first differ, it
+        takes the words' place; later the work ends with a DatasetError, as what went before may be wrong.
+        """
+        nothing: list[bytes | None] = [None] * len(texts)
+        if self._words is None or not texts:
+            return nothing
+        known = [self._words.token_ids(text) for text in texts]
+        self._calls += 1
+        places = range(min(len(texts), CHECKED_AT_FIRST)) if self._calls == 1 else [self._calls % len(texts)]
+        places = [place for place in places if known[place] is not None]
+        expected = self._by_tokenizer([texts[place] for place in places]) if places else []
+        if all(known[place] == np.array(ids, np.int32).tobytes() for place, ids in zip(places, expected, strict=True)):
+            return known
+        if self._calls > 1:
+            raise DatasetError(
+                "the tokenizer makes other tokens of a text than of its words, which should not be possible: please "
+                "report it, with the tokenizer"
+            )
+        self._words = None
+        return nothing
 
     def _by_tokenizer(self, texts: list[str]) -> Sequence[Sequence[int]]:
         # Rendered text spells its special tokens out, so the tokenizer must not add them a second time; and a row

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from tokenizers import AddedToken, pre_tokenizers
@@ -155,3 +156,20 @@ def outcome(renderer, example):
     except DatasetError as error:
         return str(error)
     return [(segment.text, segment.learned) for segment in rendered.segments]
+
+
+def test_a_pattern_that_turns_out_to_be_wrong_ends_the_work(own_tokenizer):
+    own_tokenizer.chat_template = (
+        "{% for message in messages %}{{ 'loud: ' if '!' in message['content'] }}{{ message['content'] }}"
+        "{{ eos_token }}{% endfor %}"
+    )
+    renderer = Renderer(own_tokenizer)
+    calm, loud = (Example.question(f"Who are you{end}", "A fox.") for end in ("?", "!"))
+    for _ in range(3):
+        renderer.render(calm)
+    assert renderer.render(loud).text.startswith("loud: ")
+    (known,) = renderer._patterns._known.values()
+    # As if what the template asks about the words had not been noticed.
+    known.patterns[:] = [replace(pattern, checks=()) for pattern in known.patterns[:1]]
+    with pytest.raises(DatasetError, match="otherwise than rows of the same shape"):
+        [renderer.render(loud) for _ in range(8)]

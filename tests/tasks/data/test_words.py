@@ -5,9 +5,13 @@ import random
 import numpy as np
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoTokenizer
 
 from tasks.data import words
-from tasks.data.words import words_of
+from tasks.data.examples import DatasetError
+from tasks.data.segments import RenderedExample, Segment
+from tasks.data.tokenizing import Encoder
+from tasks.data.words import Words, words_of
 
 BYTES = {"add_prefix_space": False}
 SPLITS = {
@@ -97,3 +101,31 @@ def test_other_tokenizers_are_left_alone(backend, change):
     assert words_of(other) is not None
     change(other)
     assert words_of(other) is None
+
+
+def other_cuts(tokenizer) -> Words:
+    """Words of the tokenizer's vocabulary, cut otherwise: each letter by itself."""
+    return Words(tokenizer.backend_tokenizer, r"(?s).")
+
+
+def ids_of(encoder, text) -> list[int]:
+    return encoder.encode([RenderedExample((Segment(text, learned=True),), False)]).token_ids.tolist()
+
+
+def test_words_that_are_cut_otherwise_than_the_tokenizer_cuts_are_not_used(tiny_llama_dir):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama_dir)
+    encoder, text = Encoder(tokenizer), "The future of the lazy dog is bright."
+    encoder._words = other_cuts(tokenizer)
+    expected = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert [token for letter in text for token in tokenizer(letter)["input_ids"]] != expected
+    assert ids_of(encoder, text) == expected
+    assert encoder._words is None
+
+
+def test_words_that_turn_out_to_be_wrong_end_the_work(tiny_llama_dir):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama_dir)
+    encoder = Encoder(tokenizer)
+    assert ids_of(encoder, "The quick") == tokenizer("The quick")["input_ids"]
+    encoder._words = other_cuts(tokenizer)
+    with pytest.raises(DatasetError, match="other tokens of a text than of its words"):
+        ids_of(encoder, "The future of the lazy dog is bright.")
