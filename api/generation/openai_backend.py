@@ -74,8 +74,8 @@ class OpenAIBackend:
         """Yield `{"text": piece}` as they come and at last `{"done": True, …}` with the fields of `Usage`."""
         if request.messages is not None and request.chat_format is not None:
             message = (
-                f"this model has been given a chat template here, which the backend {self._url} does not know: start it "
-                "with that template, and give the model none"
+                f"this model has been given a chat template here, which the backend {self._url} does not know: start "
+                "it with that template, and give the model none"
             )
             raise EngineRefused(422, "invalid", message)
         started = time.monotonic()
