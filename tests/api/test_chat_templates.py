@@ -52,7 +52,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"chat_template": READS, "chat_template_kwargs": {"stile": "x"}},
         "the chat template reads no argument 'stile'; it reads style",
     ),
-    "no answers": ({"chat_template": "{{ messages[0]['content'] }}"}, "can't be told where"),
+    "no answers": ({"chat_template": "{{ messages[0]['content'] }}"}, "can't be learned"),
     "a way out of the sandbox": ({"chat_template": ESCAPE}, "is unsafe"),
     "memory": ({"chat_template": LARGE}, "GB of memory"),
 }

@@ -18,7 +18,7 @@ CHROMIUM_FLAGS = [
     "--disable-background-networking",
 ]
 WINDOW: ViewportSize = {"width": 1280, "height": 800}
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 120
 
 
 def find_chromium() -> str | None:

@@ -181,14 +181,7 @@ class Function(StrictModel):
     name: FunctionName
     description: str | None = None
     parameters: JsonObject | None = Field(None, description="JSON schema of the arguments; none: it takes none")
-    strict: Annotated[bool, Field(description="Only false: not supported")] | None = None
-
-    @field_validator("strict")
-    @classmethod
-    def _not_strict(cls, strict: bool | None) -> bool | None:
-        if strict:
-            raise ValueError("calls are not held to their schema yet; leave strict out")
-        return strict
+    strict: Literal[False] | None = Field(None, description="Not supported: calls are not held to their schema")
 
 
 class Tool(StrictModel):
