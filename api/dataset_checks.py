@@ -34,7 +34,7 @@ class DatasetChecks:
 
         Raises `ServiceDown` if there is nothing to check with, or if it takes too long.
         """
-        model_id, chosen = dataset.settings.get("model_id"), _chosen(dataset)
+        model_id, chosen = dataset.settings.get("model_id"), ChatFormat.among(dataset.settings)
         reader = await asyncio.to_thread(self._reader, model_id, chosen)
         described = await asyncio.to_thread(self._describe, dataset)
         return await self._process.ingest({"dataset": described, **reader})
@@ -48,7 +48,7 @@ class DatasetChecks:
         many wait, and `ServiceDown` as `check`.
         """
         if model_id is None and chosen.is_own:
-            chosen = _chosen(dataset)
+            chosen = ChatFormat.among(dataset.settings)
         reader = await asyncio.to_thread(self._reader, model_id or dataset.settings.get("model_id"), chosen)
         described = await asyncio.to_thread(self._describe, dataset)
         answer = await self._process.preview({"dataset": described, "rows": rows, "rendered": rendered, **reader})
@@ -116,8 +116,3 @@ class DatasetChecks:
             "content_hash": dataset.content_hash,
             "settings": settings,
         }
-
-
-def _chosen(dataset: Dataset) -> ChatFormat:
-    """Return the chat format that the data set's rows are checked in."""
-    return ChatFormat.model_validate({name: dataset.settings.get(name) for name in ChatFormat.model_fields})

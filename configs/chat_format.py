@@ -1,6 +1,7 @@
 """In what format conversations are written for a model: a chat template, and what it is given besides."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
@@ -27,6 +28,11 @@ class ChatFormat(StrictModel):
         None,
         description='What the template is given besides the conversation, such as {"enable_thinking": false}',
     )
+
+    @classmethod
+    def among(cls, settings: Mapping[str, Any]) -> "ChatFormat":
+        """Return the chat format that stored settings hold; those of older versions hold none."""
+        return ChatFormat.model_validate({name: settings.get(name) for name in ChatFormat.model_fields})
 
     @property
     def chat_format(self) -> "ChatFormat":

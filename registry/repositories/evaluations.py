@@ -63,8 +63,7 @@ def evaluated_length(max_seq_length: int | None, model: Model) -> int:
 
 def trained_format(model: Model) -> ChatFormat:
     """Return the chat format that a fine-tune's job was given; the fine-tune has it by itself, its base has not."""
-    recipe = (model.parameters or {}).get("recipe", {})
-    return ChatFormat.model_validate({name: recipe.get(name) for name in ChatFormat.model_fields})
+    return ChatFormat.among((model.parameters or {}).get("recipe", {}))
 
 
 def measured_length(evaluation: Evaluation) -> int:

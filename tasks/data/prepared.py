@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +11,7 @@ from configs.recipe import CutRows
 from tasks.data.chat_windows import split_conversations, too_long_rows
 from tasks.data.examples import DatasetError, Example
 from tasks.data.fingerprint import dataset_fingerprint, tokenizer_content
+from tasks.data.indexed import Indexed
 from tasks.data.report import CountedSide, PreparationReport, Side, preparation_report
 from tasks.data.rows import ExampleRows
 from tasks.data.split import Positions, split_rows
@@ -26,7 +26,7 @@ LONG_ROWS_NAMED = 5
 Rows = TokenizedRows | WindowedRows
 
 
-class ExamplesOf(Sequence[Example]):
+class ExamplesOf(Indexed[Example]):
     """The texts of tokenized rows, row by row, read when they are looked at.
 
     Each ends with the last answer that is left in its token ids, which is the one that generation is asked for.
@@ -39,13 +39,8 @@ class ExamplesOf(Sequence[Example]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+    def at(self, index: int) -> Example:
+        """Return the row at a place."""
         example = self._examples.example(int(self._rows.positions[index]))
         if example.text is not None:
             return example

@@ -1,14 +1,14 @@
 """Tokenized rows on disk: written once as an Arrow file, read back memory-mapped, one row at a time."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from tasks.data.arrow_file import ROWS_PER_BATCH, SIZE_PER_BATCH, MappedFile
+from tasks.data.indexed import Indexed
 from tasks.data.tokenizing import TokenBatch, TokenizedExample, answer_tokens, cut, joined
 
 SCHEMA = pa.schema(
@@ -132,7 +132,7 @@ class TokenTable:
         return answer_tokens(self._spans, self._span_counts, max_seq_length)
 
 
-class TokenizedRows(Sequence[TokenizedExample]):
+class TokenizedRows(Indexed[TokenizedExample]):
     """Some rows of a table in an order of their own, each cut to the longest length allowed; indexable like a list."""
 
     def __init__(self, table: TokenTable, positions: NDArray[np.int64], max_seq_length: int) -> None:
@@ -144,13 +144,8 @@ class TokenizedRows(Sequence[TokenizedExample]):
     def __len__(self) -> int:
         return len(self.positions)
 
-    @overload
-    def __getitem__(self, index: int) -> TokenizedExample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[TokenizedExample]: ...
-    def __getitem__(self, index: int | slice) -> TokenizedExample | list[TokenizedExample]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+    def at(self, index: int) -> TokenizedExample:
+        """Return the row at a place."""
         return self._table.row(int(self.positions[index]), self._max_seq_length)
 
     @property

@@ -1,19 +1,18 @@
 """What training reads as a row: a conversation, or a window of at most so many tokens of a text or a conversation."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.data.chat_windows import SplitRows
+from tasks.data.indexed import Indexed
 from tasks.data.split import Positions
 from tasks.data.tokenized_rows import TokenTable
 from tasks.data.tokenizing import TokenizedExample
 
 
-class WindowedRows(Sequence[TokenizedExample]):
+class WindowedRows(Indexed[TokenizedExample]):
     """The windows of some rows, read when they are looked at; indexable like a list."""
 
     def __init__(self, tables: tuple[TokenTable, ...], places: NDArray[np.int64]) -> None:
@@ -24,13 +23,8 @@ class WindowedRows(Sequence[TokenizedExample]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, index: int) -> TokenizedExample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[TokenizedExample]: ...
-    def __getitem__(self, index: int | slice) -> TokenizedExample | list[TokenizedExample]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+    def at(self, index: int) -> TokenizedExample:
+        """Return the row at a place."""
         number, position, start, length = map(int, self._places[index])
         table = self._tables[number]
         if table.is_text[position]:

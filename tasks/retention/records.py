@@ -11,29 +11,39 @@ Batch = Callable[[RetentionRepository], int]
 
 def idempotency_keys(context: Context, before: datetime) -> Iterator[Found]:
     """Yield the keys that have been remembered for long enough."""
-    with context.database.reading() as session:
-        count = RetentionRepository(session).old_idempotency_keys(before)
-    if count:
-        remove = _in_batches(context, lambda retention: retention.forget_idempotency_keys(before))
-        yield Found(f"{count} idempotency keys", 0, remove, count)
+    return _old(
+        context,
+        "idempotency keys",
+        lambda retention: retention.old_idempotency_keys(before),
+        lambda retention: retention.forget_idempotency_keys(before),
+    )
 
 
 def audit_entries(context: Context, before: datetime) -> Iterator[Found]:
     """Yield what the audit log has of long ago."""
-    with context.database.reading() as session:
-        count = RetentionRepository(session).old_audit_entries(before)
-    if count:
-        remove = _in_batches(context, lambda retention: retention.remove_audit_entries(before))
-        yield Found(f"{count} entries of the audit log", 0, remove, count)
+    return _old(
+        context,
+        "entries of the audit log",
+        lambda retention: retention.old_audit_entries(before),
+        lambda retention: retention.remove_audit_entries(before),
+    )
 
 
 def deliveries(context: Context, before: datetime) -> Iterator[Found]:
     """Yield webhook messages that were delivered or given up."""
+    return _old(
+        context,
+        "webhook messages",
+        lambda retention: retention.old_deliveries(before),
+        lambda retention: retention.remove_deliveries(before),
+    )
+
+
+def _old(context: Context, what: str, counted: Callable[[RetentionRepository], int], batch: Batch) -> Iterator[Found]:
     with context.database.reading() as session:
-        count = RetentionRepository(session).old_deliveries(before)
+        count = counted(RetentionRepository(session))
     if count:
-        remove = _in_batches(context, lambda retention: retention.remove_deliveries(before))
-        yield Found(f"{count} webhook messages", 0, remove, count)
+        yield Found(f"{count} {what}", 0, _in_batches(context, batch), count)
 
 
 def step_events(context: Context, before: datetime) -> Iterator[Found]:

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import openai
 import pytest
 
 from tests.e2e.platform_process import ROOT, PlatformProcess
 from tests.e2e.tiny_job import submit
+from tests.openai_types import check_types
 from tests.tiny_models import save_tiny_llama
 
 
@@ -44,3 +46,12 @@ def tiny_model(platform):
 def undisturbed(platform, tiny_model):
     """The tiny job as it ends when nobody touches it."""
     return platform.wait_for_job(submit(platform, tiny_model), "COMPLETED")
+
+
+@pytest.fixture(scope="module")
+def client(platform):
+    """The official `openai` package over the platform; every answer is held to its types."""
+    base_url = f"http://127.0.0.1:{platform.ports['api']}/v1"
+    checking = openai.DefaultHttpxClient(event_hooks={"response": [check_types]})
+    with openai.OpenAI(base_url=base_url, api_key="none", http_client=checking, timeout=120) as client:
+        yield client

@@ -6,7 +6,6 @@ import openai
 import pytest
 
 from configs.chat_format import CHAT_TEMPLATE_FILE
-from tests.openai_types import check_types
 
 TOOLS = [
     {"type": "function", "function": {"name": "look", "parameters": {"properties": {"at": {"type": "string"}}}}},
@@ -24,14 +23,6 @@ ROWS = "".join(
     for number in range(40)
 )
 RECIPE = {"max_seq_length": 512, "learning_rate": 0.01, "epochs": 12, "batch_size": 4, "method": "full"}
-
-
-@pytest.fixture(scope="module")
-def client(platform):
-    base_url = f"http://127.0.0.1:{platform.ports['api']}/v1"
-    checking = openai.DefaultHttpxClient(event_hooks={"response": [check_types]})
-    with openai.OpenAI(base_url=base_url, api_key="none", http_client=checking, timeout=120) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

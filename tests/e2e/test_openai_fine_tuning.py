@@ -3,24 +3,14 @@
 import csv
 import json
 
-import openai
 import pytest
 
 from tests.api.webhooks.receiver import ALL, Receiver, unwrapped
-from tests.openai_types import check_types
 
 EPOCHS, ROWS, HELD_OUT, BATCH = 50, 24, 6, 2
 STEPS = EPOCHS * ROWS // BATCH
 PROMPTS = ["Colour 3?", "Blue", "What does the Python", "10"]
 SETTINGS = {"max_seq_length": 64, "lora_r": 2, "eval_every": 200}
-
-
-@pytest.fixture(scope="module")
-def client(platform):
-    base_url = f"http://127.0.0.1:{platform.ports['api']}/v1"
-    checking = openai.DefaultHttpxClient(event_hooks={"response": [check_types]})
-    with openai.OpenAI(base_url=base_url, api_key="none", http_client=checking, timeout=120) as client:
-        yield client
 
 
 @pytest.fixture
