@@ -1,11 +1,13 @@
 """Before the services start: every database gets the version that the software needs, after a snapshot of it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from configs.settings import Settings
 from registry import database
@@ -83,11 +85,15 @@ def _upgrade_mlflow(store: Store) -> None:
     if store.file is None:
         _run_mlflow(store.url)
         return
-    upgraded = store.file.with_name(f"{store.file.name}.upgrading")
-    upgraded.unlink(missing_ok=True)
-    store.copy(upgraded)
-    _run_mlflow(f"sqlite:///{upgraded}")
-    replace_sqlite(store.file, upgraded)
+    # Each attempt has a folder of its own: what a killed one left (a journal, even a process that goes on) would
+    # change a new copy of the same name.
+    for left in store.file.parent.glob(f"{store.file.name}.upgrading-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(prefix=f"{store.file.name}.upgrading-", dir=store.file.parent) as folder:
+        upgraded = Path(folder) / store.file.name
+        store.copy(upgraded)
+        _run_mlflow(f"sqlite:///{upgraded}")
+        replace_sqlite(store.file, upgraded)
 
 
 def _run_mlflow(url: str) -> None:

@@ -19,6 +19,7 @@ CHROMIUM_FLAGS = [
 ]
 WINDOW: ViewportSize = {"width": 1280, "height": 800}
 PATIENCE_SECONDS = 120
+RELOADS = 3
 
 
 def find_chromium() -> str | None:
@@ -70,7 +71,16 @@ class PrefectUI:
         self._page.goto(self._base_url, wait_until="domcontentloaded")
         self.press("Deployments")
         self._page.get_by_role("link", name=deployment, exact=True).first.click()
-        self.press("Run")
+        self._page.wait_for_url("**/deployments/deployment/**")
+        # A request of the page that failed while the machine was busy leaves it without its buttons: look again.
+        run = self._page.get_by_role("button", name="Run", exact=True)
+        for _ in range(RELOADS):
+            try:
+                expect(run).to_be_visible(timeout=PATIENCE_SECONDS * 1000 / RELOADS)
+                break
+            except AssertionError:
+                self._page.reload(wait_until="domcontentloaded")
+        run.click()
         self.picture("deployment")
         self._page.get_by_text("Custom run", exact=True).click()
 

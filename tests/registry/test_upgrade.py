@@ -128,12 +128,15 @@ def test_an_old_database_of_mlflow_is_upgraded_with_all_its_rows(tmp_path, said)
     assert [file.name for file in tmp_path.glob("mlflow.db*")] == ["mlflow.db"]
 
 
-def upgrade_until(settings: Settings, file: Path) -> None:
-    """Upgrade in this process, which is killed as soon as the file is being written."""
+COPIES_OF_MLFLOW = "mlflow.db.upgrading-*/mlflow.db*"
+
+
+def upgrade_until(settings: Settings, folder: Path, pattern: str) -> None:
+    """Upgrade in this process, which is killed as soon as such a file is there."""
     import threading
 
     def watch() -> None:
-        while not file.exists():
+        while not any(folder.glob(pattern)):
             pass
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -141,12 +144,14 @@ def upgrade_until(settings: Settings, file: Path) -> None:
     upgrade_stores(settings, print)
 
 
-def test_a_killed_upgrade_of_mlflow_is_done_anew(tmp_path, said):
+# The journal is there while the copy is being written, and again while MLflow's own process changes it.
+@pytest.mark.parametrize("pattern", [COPIES_OF_MLFLOW, f"{COPIES_OF_MLFLOW}-journal"])
+def test_a_killed_upgrade_of_mlflow_is_done_anew(tmp_path, said, pattern):
     settings = settings_of(tmp_path)
     mlflow = platform_stores(settings)[1]
     make_old_mlflow(mlflow.file)
     process = multiprocessing.get_context("forkserver").Process(
-        target=upgrade_until, args=(settings, mlflow.file.with_name("mlflow.db.upgrading"))
+        target=upgrade_until, args=(settings, tmp_path, pattern)
     )
     process.start()
     process.join(120)
@@ -154,6 +159,7 @@ def test_a_killed_upgrade_of_mlflow_is_done_anew(tmp_path, said):
     assert (mlflow.revision(), experiments(mlflow.file)) == (OLD_MLFLOW, ["mine"])
     upgrade_stores(settings, said.append)
     assert (mlflow.revision(), experiments(mlflow.file)) == (mlflow.known().head, ["mine"])
+    assert [file.name for file in tmp_path.glob("mlflow.db*")] == ["mlflow.db"]
 
 
 def test_an_old_database_of_prefect_is_copied_before_its_server_upgrades_it(tmp_path, said):

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -25,6 +26,16 @@ def one_line(error):
     return line.removeprefix("error: ")
 
 
+@pytest.fixture
+def settled_models(client):
+    """No base is LOADING any more: what is asked for twice is the same."""
+    deadline = time.monotonic() + 60
+    while any(model["status"] == "LOADING" for model in client.get("/api/models").json()["models"]):
+        assert time.monotonic() < deadline, "a base is still LOADING"
+        time.sleep(0.05)
+
+
+@pytest.mark.usefixtures("settled_models")
 def test_models_as_a_table_and_as_json(command, answer, client, tiny_model):
     assert answer("models") == client.get("/api/models").json()
     assert [model["id"] for model in answer("models", "--name", "Tiny")["models"]] == [tiny_model["id"]]
