@@ -78,6 +78,7 @@ async def full_answer(
     answer = EngineGenerateResponse(
         text=prompt + continuation,
         continuation=continuation,
+        form=generation.form,
         logprobs=logprobs,
         **generation.usage().model_dump(),
     )
@@ -85,13 +86,13 @@ async def full_answer(
 
 
 async def streamed_answer(generation: "TextGeneration", progress: Progress) -> AsyncGenerator[bytes, None]:
-    """Yield server-sent events: `{"running": true}`, `{"text": piece}` …, then `{"done": true}` with the usage.
+    """Yield server-sent events: `{"running": true, "form": …}`, `{"text": piece}` …, `{"done": true}` with the usage.
 
     An error before the first event is raised; a later one becomes an event, as the status has been sent by then.
     """
     found = pieces(generation, progress)
     await anext(found)
-    yield sse_event({"running": True})
+    yield sse_event({"running": True, "form": generation.form.model_dump()})
     try:
         async for text, logprobs in found:
             shown = {"logprobs": [token.model_dump() for token in logprobs]} if logprobs else {}

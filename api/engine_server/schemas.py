@@ -84,11 +84,18 @@ class TokenLogprob(TopLogprob):
     top_logprobs: list[TopLogprob]
 
 
+class AnswerForm(BaseModel):
+    """How the text of an answer is to be read: what its model's chat template, and this prompt, make of it."""
+
+    tool_format: str = Field("hermes", description="How calls of functions are written")
+
+
 class EngineGenerateResponse(Usage):
     """A complete answer: `text` is the prompt (where it was text) exactly as sent, followed by `continuation`."""
 
     text: str
     continuation: str
+    form: AnswerForm = Field(default_factory=AnswerForm)
     logprobs: list[TokenLogprob] = Field(default_factory=list, description="Of each token, if asked for")
 
 

@@ -14,6 +14,7 @@ from api.engine_server.metrics import EngineMetrics
 from api.engine_server.paths import allowed_folders, model_folder
 from api.engine_server.schemas import (
     DEFAULT_MAX_LENGTH,
+    AnswerForm,
     EngineEmbedRequest,
     EngineEmbedResponse,
     EngineGenerateRequest,
@@ -102,6 +103,7 @@ class TextGeneration:
         self._vocabulary = vocabulary
         self._started = started
         self._shown = 0
+        self.form = AnswerForm()
 
     def new_text(self) -> str:
         """Return the text that has become certain by the tokens that came since the last call."""

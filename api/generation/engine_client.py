@@ -94,7 +94,7 @@ class EngineClient:
             return EngineGenerateResponse.model_validate(answer)
 
     async def stream(self, request: EngineGenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield `{"text": piece}` as they come and at last `{"done": True, …}` with the fields of `Usage`.
+        """Yield `{"form": …}` when it begins, `{"text": piece}` as they come, `{"done": True, …}` with `Usage` at last.
 
         Closing the iterator cancels the generation. Raises what `generate` raises, also in the middle.
         """
@@ -102,9 +102,7 @@ class EngineClient:
             async for data in data_of(response):
                 event: dict[str, Any] = json.loads(data)
                 _raise_if_failed(event)
-                if "running" in event:
-                    continue
-                yield event
+                yield {"form": event["form"]} if "running" in event else event
                 if event.get("done"):
                     return
         raise EngineUnavailable("the inference engine went away in the middle of an answer: try again")

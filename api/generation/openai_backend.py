@@ -11,6 +11,7 @@ import httpx
 
 from api.engine_server.schemas import (
     DEFAULT_MAX_LENGTH,
+    AnswerForm,
     EngineEmbedRequest,
     EngineEmbedResponse,
     EngineGenerateRequest,
@@ -63,7 +64,7 @@ class OpenAIBackend:
         async for event in self.stream(request):
             if event.get("done"):
                 break
-            pieces.append(event["text"])
+            pieces.append(event.get("text", ""))
             logprobs += [TokenLogprob(**one) for one in event.get("logprobs", [])]
         continuation = "".join(pieces)
         usage = {name: event[name] for name in ("prompt_tokens", "generated_tokens", "finish_reason", "seconds")}
@@ -71,7 +72,7 @@ class OpenAIBackend:
         return EngineGenerateResponse(text=text, continuation=continuation, logprobs=logprobs, **usage)
 
     async def stream(self, request: EngineGenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield `{"text": piece}` as they come and at last `{"done": True, …}` with the fields of `Usage`."""
+        """Yield what `EngineClient.stream` yields."""
         if request.messages is not None and request.chat_format is not None:
             message = (
                 f"this model has been given a chat template here, which the backend {self._url} does not know: start "
@@ -85,6 +86,7 @@ class OpenAIBackend:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         usage: dict[str, Any] = {"finish_reason": "stop", "prompt_tokens": 0, "generated_tokens": 0}
         async with self._answering(path, body) as response:
+            yield {"form": AnswerForm().model_dump()}
             async for data in data_of(response):
                 if not data.strip() or data.strip() == END:
                     continue

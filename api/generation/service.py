@@ -21,7 +21,13 @@ from registry.repositories.statistics import GENERATIONS
 
 T = TypeVar("T")
 Event = tuple[int, dict[str, Any]]
-"""Index of an answer, and what the engine says of it: a piece of text, or that it is done."""
+"""Index of an answer, and what the engine says of it: how it is to be read, a piece of text, or that it is done."""
+IDLE: Event = (-1, {})
+"""Nothing has come for a while: a stream says that it is still there."""
+FIRST_IDLE_SECONDS = 0.5
+"""How long a client waits for a status: what is wrong with a request is known sooner, what it waits for is not."""
+IDLE_SECONDS = 15.0
+"""Proxies close what is silent for longer: nginx after 60 s."""
 AT_ONCE = 64
 """How many answers of one request run or wait in the engine at a time: a large request must not fill it for others."""
 EMBEDDINGS_AT_ONCE = 16
@@ -91,7 +97,7 @@ class Generations:
             return await _all_of(one(request) for request in requests)
 
     async def pieces(self, requests: Sequence[EngineGenerateRequest]) -> AsyncGenerator[Event, None]:
-        """Yield the events of all answers as they come; raises what `whole` raises.
+        """Yield the events of all answers as they come, and `IDLE` while none comes; raises what `whole` raises.
 
         Ending early cancels every answer.
         """
@@ -108,10 +114,15 @@ class Generations:
 
         with self._places.admission(min(len(requests), AT_ONCE)):
             tasks = [asyncio.create_task(forward(index, request)) for index, request in enumerate(requests)]
-            running = len(tasks)
+            running, patience = len(tasks), FIRST_IDLE_SECONDS
             try:
                 while running:
-                    event = await events.get()
+                    try:
+                        async with asyncio.timeout(patience):
+                            event = await events.get()
+                    except TimeoutError:
+                        event = IDLE
+                    patience = IDLE_SECONDS
                     if isinstance(event, Exception):
                         raise event
                     running -= bool(event[1].get("done"))

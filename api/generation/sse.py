@@ -12,6 +12,8 @@ import httpx
 from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.types import Receive, Scope, Send
 
+KEEP_ALIVE = b": keep-alive\n\n"
+"""A comment, which readers of events skip."""
 # Not `str.splitlines`, and so not httpx's lines: JSON may hold U+2028 and others as they are.
 _LINE_END = re.compile(r"\r\n|\n|\r(?!\Z)")
 
@@ -28,7 +30,8 @@ class EventStream(EventSourceResponse):
         self, events: AsyncGenerator[bytes, None], *sources: AsyncGenerator[Any, None], cache_control: str
     ) -> None:
         """`sources` are what `events` reads from."""
-        super().__init__(events, headers={"Cache-Control": cache_control})
+        # nginx, and others after it, would else gather the events before it sends them on.
+        super().__init__(events, headers={"Cache-Control": cache_control, "X-Accel-Buffering": "no"})
         self._generators = (events, *sources)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

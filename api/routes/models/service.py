@@ -14,7 +14,7 @@ from api.errors import Busy, Conflict, NotFound
 from api.generation.connections import following
 from api.generation.engine_client import EngineRefused, EngineUnavailable
 from api.generation.service import Event
-from api.generation.sse import EventStream, event
+from api.generation.sse import KEEP_ALIVE, EventStream, event
 from api.idempotency import Answer, Created, IdempotentRequest, create_once
 from api.listing import Paging, Part
 from api.platform import Platform
@@ -152,9 +152,11 @@ async def _events(
     started, said, pieces = time.monotonic(), dict[str, Any](), [body.prompt]
     try:
         async for _, said in following(first, rest):
-            if not said.get("done"):
+            if "text" in said:
                 pieces.append(said["text"])
                 yield event({"text": said["text"]})
+            elif not said.get("done"):
+                yield KEEP_ALIVE
     except (EngineRefused, EngineUnavailable, Busy) as error:
         # The status line has gone out; the last event is the only place left to say it.
         yield event({"error": f"The inference engine stopped answering: {error}", "code": "part_down"}, "error")

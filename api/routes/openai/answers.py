@@ -22,6 +22,13 @@ class Asked:
     model: str
     answers_each: int
     requests: list[EngineGenerateRequest]
+    include_usage: bool
+    """Whether a stream ends with the token counts."""
+
+    @property
+    def no_usage_yet(self) -> dict[str, None]:
+        """What a stream's chunks have in the place of the counts that come at its end."""
+        return {"usage": None} if self.include_usage else {}
 
     def head(self, kind: str) -> dict[str, Any]:
         """Return the fields that every answer and chunk begins with."""
@@ -61,7 +68,8 @@ async def ask(
         ]
 
     requests = await asyncio.to_thread(prepare)
-    return Asked(f"{prefix}-{uuid4().hex}", int(time.time()), options.model, options.answers, requests)
+    counts = options.stream_options is not None and options.stream_options.include_usage
+    return Asked(f"{prefix}-{uuid4().hex}", int(time.time()), options.model, options.answers, requests, counts)
 
 
 def _seed(options: GenerationOptions, index: int) -> int | None:

@@ -1,43 +1,45 @@
 """`POST /v1/chat/completions`: a conversation is rendered by the model's own chat template, and answered."""
 
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import Response
 from fastapi.responses import JSONResponse
 
-from api.engine_server.schemas import EngineGenerateResponse
-from api.generation.tool_calls import CallReader
+from api.generation import conversation
+from api.generation.reading import CallArguments, CallBegun, Content, Part, Reasoning
+from api.generation.sse import KEEP_ALIVE, event
 from api.platform import Platform
-from api.routes.openai.answers import ask
+from api.routes.openai.answers import Asked, ask
 from api.routes.openai.schemas import DEFAULT_CHAT_TOKENS, ChatRequest
-from api.routes.openai.sse import stream
+from api.routes.openai.sse import END, stream
 
-CALLED = "tool_calls"
 KIND, CHUNK = "chat.completion", "chat.completion.chunk"
 
 
 async def chat(platform: Platform, body: ChatRequest) -> Response:
     """Return the answers, or a stream of them; raises `NotFound`, `Conflict`, `ServiceDown`, engine errors."""
-    asked = await ask(
+    asked = await ask_chat(platform, "chatcmpl", body)
+    if body.stream:
+        said = conversation.pieces(platform.generations, asked.requests, body.offered_names)
+        return await stream(_lines(asked, said))
+    answers = await conversation.whole(platform.generations, asked.requests, body.offered_names)
+    choices = [_choice_of(index, answer, with_logprobs=bool(body.logprobs)) for index, answer in enumerate(answers)]
+    used = asked.usage([one.prompt_tokens for one in answers], [one.generated_tokens for one in answers])
+    return JSONResponse(asked.head(KIND) | {"choices": choices, "usage": used})
+
+
+async def ask_chat(platform: Platform, prefix: str, body: ChatRequest) -> Asked:
+    """Return what the engine is to be asked for a conversation; raises as `ask`."""
+    return await ask(
         platform,
-        "chatcmpl",
+        prefix,
         body,
         [_conversation(body)],
         max_new_tokens=body.max_completion_tokens or body.max_tokens or DEFAULT_CHAT_TOKENS,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         json_schema=body.response_format.schema_of_answer() if body.response_format else None,
     )
-    names = [tool.function.name for tool in body.offered]
-    if body.stream:
-        usage = body.stream_options is not None and body.stream_options.include_usage
-        events = platform.generations.pieces(asked.requests)
-        return await stream(asked, CHUNK, events, _Chunks(len(asked.requests), names), include_usage=usage)
-    answers = await platform.generations.whole(asked.requests)
-    choices = [
-        _choice_of(index, answer, names, with_logprobs=bool(body.logprobs)) for index, answer in enumerate(answers)
-    ]
-    used = asked.usage([one.prompt_tokens for one in answers], [one.generated_tokens for one in answers])
-    return JSONResponse(asked.head(KIND) | {"choices": choices, "usage": used})
 
 
 def _conversation(body: ChatRequest) -> dict[str, Any]:
@@ -49,54 +51,56 @@ def _conversation(body: ChatRequest) -> dict[str, Any]:
     return conversation
 
 
-def _choice_of(index: int, answer: EngineGenerateResponse, names: list[str], *, with_logprobs: bool) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": answer.continuation, "refusal": None}
-    reason: str = answer.finish_reason
-    if names:
-        reader = CallReader(names)
-        (content, calls), (rest, last) = reader.push(answer.continuation), reader.end()
-        if calls + last:
-            message |= {"content": content + rest or None, "tool_calls": [call.as_json() for call in calls + last]}
-            reason = CALLED if reason == "stop" else reason
-    logprobs = _logprobs([one.model_dump() for one in answer.logprobs]) if with_logprobs else None
-    return {"index": index, "message": message, "finish_reason": reason, "logprobs": logprobs}
+def _choice_of(index: int, answer: conversation.Answer, *, with_logprobs: bool) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.content, "refusal": None}
+    if answer.reasoning:
+        message["reasoning_content"] = answer.reasoning
+    if answer.calls:
+        calls = [_call(call.id, call.name, call.arguments) for call in answer.calls]
+        message |= {"content": answer.content or None, "tool_calls": calls}
+    logprobs = _logprobs(answer.logprobs) if with_logprobs else None
+    return {"index": index, "message": message, "finish_reason": answer.finish_reason, "logprobs": logprobs}
 
 
-class _Chunks:
-    """Makes chunks of events: the first of an answer says whose turn it is."""
+async def _lines(asked: Asked, said: AsyncGenerator[conversation.Said | None, None]) -> AsyncGenerator[bytes, None]:
+    head = asked.head(CHUNK) | asked.no_usage_yet
+    begun = [False] * len(asked.requests)
+    prompt_tokens, generated_tokens = [0] * len(begun), [0] * len(begun)
+    async for one in said:
+        if one is None:
+            yield KEEP_ALIVE
+            continue
+        if not begun[one.index]:
+            begun[one.index] = True
+            yield event(head | {"choices": [_choice(one.index, {"role": "assistant", "content": ""})]})
+        deltas: list[dict[str, Any]] = [_delta(part) for part in one.parts]
+        if one.logprobs and not deltas:
+            deltas = [{"content": ""}]
+        for place, delta in enumerate(deltas):
+            logprobs = _logprobs(one.logprobs) if one.logprobs and place == 0 else None
+            yield event(head | {"choices": [_choice(one.index, delta, logprobs=logprobs)]})
+        if one.end is not None:
+            prompt_tokens[one.index], generated_tokens[one.index] = one.end.prompt_tokens, one.end.generated_tokens
+            yield event(head | {"choices": [_choice(one.index, {}, reason=one.end.finish_reason)]})
+    if asked.include_usage:
+        yield event(head | {"choices": [], "usage": asked.usage(prompt_tokens, generated_tokens)})
+    yield END
 
-    def __init__(self, answers: int, names: list[str]) -> None:
-        """`names` are those of the functions that may be called."""
-        self._begun = [False] * answers
-        self._readers = [CallReader(names) for _ in range(answers)] if names else []
 
-    def __call__(self, index: int, event: dict[str, Any]) -> list[dict[str, Any]]:
-        chunks = []
-        if not self._begun[index]:
-            self._begun[index] = True
-            chunks.append(_choice(index, {"role": "assistant", "content": ""}))
-        text, calls = event.get("text", ""), list[dict[str, Any]]()
-        if self._readers:
-            text, calls = self._read(index, text, done=bool(event.get("done")))
-        if text or event.get("logprobs"):
-            logprobs = _logprobs(event["logprobs"]) if "logprobs" in event else None
-            chunks.append(_choice(index, {"content": text}, logprobs=logprobs))
-        chunks += [_choice(index, {"tool_calls": [call]}) for call in calls]
-        if event.get("done"):
-            called = bool(self._readers) and self._readers[index].calls > 0
-            reason = CALLED if called and event["finish_reason"] == "stop" else event["finish_reason"]
-            chunks.append(_choice(index, {}, reason=reason))
-        return chunks
+def _delta(part: Part) -> dict[str, Any]:
+    match part:
+        case Content(text):
+            return {"content": text}
+        case Reasoning(text):
+            return {"reasoning_content": text}
+        case CallBegun(index, id, name):
+            return {"tool_calls": [{"index": index, **_call(id, name, "")}]}
+        case CallArguments(index, text):
+            return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
 
-    def _read(self, index: int, text: str, *, done: bool) -> tuple[str, list[dict[str, Any]]]:
-        """Return content and calls of an answer's next piece, each call in one delta."""
-        reader = self._readers[index]
-        first = reader.calls
-        content, calls = reader.push(text)
-        if done:
-            rest, last = reader.end()
-            content, calls = content + rest, calls + last
-        return content, [{"index": first + place, **call.as_json()} for place, call in enumerate(calls)]
+
+def _call(id: str, name: str, arguments: str) -> dict[str, Any]:
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def _choice(

@@ -1,14 +1,18 @@
 """`POST /v1/completions`: text or token ids are continued as they are, without a chat template."""
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import Response
 from fastapi.responses import JSONResponse
 
+from api.generation.service import Event
+from api.generation.sse import KEEP_ALIVE, event
 from api.platform import Platform
-from api.routes.openai.answers import ask
+from api.routes.openai.answers import Asked, ask
 from api.routes.openai.schemas import DEFAULT_COMPLETION_TOKENS, CompletionRequest
-from api.routes.openai.sse import stream
+from api.routes.openai.sse import END, stream
 
 KIND = "text_completion"
 
@@ -22,9 +26,7 @@ async def complete(platform: Platform, body: CompletionRequest) -> Response:
     asked = await ask(platform, "cmpl", body, inputs, max_new_tokens=limit, logprobs=body.logprobs)
     prompts = [str(request.prompt or "") if body.echo else "" for request in asked.requests]
     if body.stream:
-        usage = body.stream_options is not None and body.stream_options.include_usage
-        events = platform.generations.pieces(asked.requests)
-        return await stream(asked, KIND, events, _Chunks(prompts), include_usage=usage)
+        return await stream(_lines(asked, platform.generations.pieces(asked.requests), prompts, body))
     answers = await platform.generations.whole(asked.requests)
     choices = [
         {
@@ -41,6 +43,24 @@ async def complete(platform: Platform, body: CompletionRequest) -> Response:
     return JSONResponse(asked.head(KIND) | {"choices": choices, "usage": used})
 
 
+async def _lines(
+    asked: Asked, events: AsyncGenerator[Event, None], prompts: list[str], body: CompletionRequest
+) -> AsyncGenerator[bytes, None]:
+    head, chunks = asked.head(KIND) | asked.no_usage_yet, _Chunks(prompts)
+    prompt_tokens, generated_tokens = [0] * len(prompts), [0] * len(prompts)
+    async with aclosing(events):
+        async for index, said in events:
+            if "text" not in said and not said.get("done"):
+                yield KEEP_ALIVE
+                continue
+            if said.get("done"):
+                prompt_tokens[index], generated_tokens[index] = said["prompt_tokens"], said["generated_tokens"]
+            yield event(head | {"choices": [chunks(index, said)]})
+    if asked.include_usage:
+        yield event(head | {"choices": [], "usage": asked.usage(prompt_tokens, generated_tokens)})
+    yield END
+
+
 class _Chunks:
     """Makes chunks of events; knows how much of each text has gone out."""
 
@@ -48,13 +68,13 @@ class _Chunks:
         self._echo = list(prompts)
         self._sent = [0] * len(prompts)
 
-    def __call__(self, index: int, event: dict[str, Any]) -> list[dict[str, Any]]:
-        done = event.get("done")
-        text, self._echo[index] = self._echo[index] + event.get("text", ""), ""
-        logprobs = _logprobs(event["logprobs"], self._sent[index]) if "logprobs" in event else None
+    def __call__(self, index: int, said: dict[str, Any]) -> dict[str, Any]:
+        done = said.get("done")
+        text, self._echo[index] = self._echo[index] + said.get("text", ""), ""
+        logprobs = _logprobs(said["logprobs"], self._sent[index]) if "logprobs" in said else None
         self._sent[index] += len(text)
-        reason = event["finish_reason"] if done else None
-        return [{"index": index, "text": text, "finish_reason": reason, "logprobs": logprobs}]
+        reason = said["finish_reason"] if done else None
+        return {"index": index, "text": text, "finish_reason": reason, "logprobs": logprobs}
 
 
 def _logprobs(tokens: list[dict[str, Any]], start: int) -> dict[str, Any]:

@@ -263,6 +263,11 @@ class ChatRequest(GenerationOptions):
         """The tools that the model is told of."""
         return [] if self.tool_choice == "none" else self.tools or []
 
+    @property
+    def offered_names(self) -> list[str]:
+        """The names of the functions that the model is told of."""
+        return [tool.function.name for tool in self.offered]
+
     @model_validator(mode="after")
     def _logprobs_asked_for(self) -> Self:
         if self.top_logprobs is not None and not self.logprobs:

@@ -8,6 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from transformers import AutoTokenizer
 
+from api.engine_server.schemas import AnswerForm
 from api.engine_server.server import create_app
 from configs.settings import Settings
 from tests.api.engine_server.conftest import EngineProcess
@@ -59,7 +60,7 @@ def test_the_stream_joins_to_the_answer(http, body):
     with http.stream("POST", "/generate", json=body | {"stream": True}) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         pieces = events(response)
-    assert pieces.pop(0) == {"running": True}
+    assert pieces.pop(0) == {"running": True, "form": AnswerForm().model_dump()}
     assert "".join(piece["text"] for piece in pieces[:-1]) == whole["continuation"]
     assert len(pieces) > 10
     end = pieces[-1]

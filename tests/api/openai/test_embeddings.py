@@ -1,42 +1,15 @@
 """Embeddings by the official `openai` package over the API and a real engine, in float32."""
 
 from base64 import b64encode
-from urllib.parse import urlsplit
 
 import openai
 import pytest
 import torch
 from transformers import AutoTokenizer
 
-from configs.settings import Settings
-from registry.repositories.models import ModelRepository
-from registry.tables import Model
-from tests.e2e.platform_process import free_ports
 from tests.tasks.inference.test_embedding import mean_state
 
 TEXTS = ["What does the Python function", "Return the absolute value of the argument.", "fox"]
-
-
-@pytest.fixture(scope="module")
-def settings(engine_process, tiny_models_dir, data_dir):
-    """Those of an API whose engine runs."""
-    prefect_port, mlflow_port = free_ports(2)
-    return Settings(
-        data_dir=data_dir,
-        local_models_dir=tiny_models_dir,
-        allow_hub=False,
-        prefect_port=prefect_port,
-        mlflow_port=mlflow_port,
-        engine_port=urlsplit(engine_process.url).port,
-    )
-
-
-@pytest.fixture(scope="module")
-def tuned(database, tiny_model):
-    """The name of a model with the adapter `adapters/1`."""
-    with database.transaction() as session:
-        model = Model(name="Tuned", base_model="tiny-llama", status="AVAILABLE", adapter="1")
-        return f"ft:tiny-llama:tuned:{ModelRepository(session).add(model).id}"
 
 
 def unit_mean_state(folder, text, adapter=None):

@@ -1,0 +1,106 @@
+"""Answers to conversations, for every route that has them: content, reasoning and calls, whole or as they come."""
+
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from api.engine_server.schemas import AnswerForm, EngineGenerateRequest, EngineGenerateResponse, FinishReason
+from api.generation.reading import AnswerReader, CallArguments, CallBegun, Content, Part, Reasoning
+from api.generation.service import IDLE, Generations
+
+EndReason = FinishReason | Literal["tool_calls"]
+
+
+@dataclass(slots=True)
+class Call:
+    """A call of a function; `arguments` are the JSON text of an object."""
+
+    id: str
+    name: str
+    arguments: str = ""
+
+
+@dataclass(slots=True)
+class Answer:
+    """A whole answer."""
+
+    finish_reason: EndReason
+    prompt_tokens: int
+    generated_tokens: int
+    content: str = ""
+    reasoning: str = ""
+    calls: list[Call] = field(default_factory=list)
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+    prompt_logprobs: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Why an answer ended, and what it took."""
+
+    finish_reason: EndReason
+    prompt_tokens: int
+    generated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What came of answer number `index`: some parts, log-probabilities of the tokens read since, perhaps its end."""
+
+    index: int
+    parts: list[Part]
+    logprobs: list[dict[str, Any]]
+    end: End | None
+
+
+async def whole(
+    generations: Generations, requests: Sequence[EngineGenerateRequest], names: Collection[str]
+) -> list[Answer]:
+    """Return all answers; `names` are those of the functions that may be called. Raises what `Generations` does."""
+    return [_read(answer, names) for answer in await generations.whole(requests)]
+
+
+async def pieces(
+    generations: Generations, requests: Sequence[EngineGenerateRequest], names: Collection[str]
+) -> AsyncGenerator[Said | None, None]:
+    """Yield the answers as they come, None while nothing does; ending early cancels them. Raises as `Generations`."""
+    readers: dict[int, AnswerReader] = {}
+    async with aclosing(generations.pieces(requests)) as events:
+        async for index, event in events:
+            if (index, event) == IDLE:
+                yield None
+                continue
+            if "form" in event:
+                readers[index] = AnswerReader(AnswerForm(**event["form"]), names)
+                yield Said(index, [], [], None)
+                continue
+            reader = readers[index]
+            parts, end = reader.push(event.get("text", "")), None
+            if event.get("done"):
+                parts += reader.end()
+                reason = _reason(event["finish_reason"], reader)
+                end = End(reason, event["prompt_tokens"], event["generated_tokens"])
+            yield Said(index, parts, event.get("logprobs", []), end)
+
+
+def _reason(reason: FinishReason, reader: AnswerReader) -> EndReason:
+    return "tool_calls" if reason == "stop" and reader.calls else reason
+
+
+def _read(answer: EngineGenerateResponse, names: Collection[str]) -> Answer:
+    reader = AnswerReader(answer.form, names)
+    parts = reader.push(answer.continuation) + reader.end()
+    read = Answer(_reason(answer.finish_reason, reader), answer.prompt_tokens, answer.generated_tokens)
+    for part in parts:
+        match part:
+            case Content(text):
+                read.content += text
+            case Reasoning(text):
+                read.reasoning += text
+            case CallBegun(_, id, name):
+                read.calls.append(Call(id, name))
+            case CallArguments(index, text):
+                read.calls[index].arguments += text
+    read.logprobs = [one.model_dump() for one in answer.logprobs]
+    return read
