@@ -125,6 +125,10 @@ MOST_PROBLEMS = 20
 """How many of a request's problems an answer names."""
 NO_SPACE_LEFT = "The disk became full while this was being written, and nothing of it was kept; free some space first."
 OPENAI_PREFIX = "/v1/"
+BESIDE_OPENAIS = ("/tokenize", "/detokenize")
+"""Paths that servers of OpenAI's protocol have beside it."""
+OPENAIS = (OPENAI_PREFIX, *BESIDE_OPENAIS)
+"""What paths begin with whose errors are in OpenAI's shape."""
 OPENAI_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 STATUS_OF_ENGINE_CODE = {
     "prompt_too_long": 422,
@@ -188,7 +192,7 @@ class Problem:
 
     def response(self, path: str) -> JSONResponse:
         """Return the answer in the shape that clients of this path expect."""
-        if path.startswith(OPENAI_PREFIX):
+        if path.startswith(OPENAIS):
             return self._in_openais_shape()
         body: dict[str, Any] = {"error": _printable(self.message), "code": self.code}
         if self.details:

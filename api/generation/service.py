@@ -11,6 +11,8 @@ from api.engine_server.schemas import (
     EngineEmbedResponse,
     EngineGenerateRequest,
     EngineGenerateResponse,
+    EngineTokenizeRequest,
+    EngineTokens,
 )
 from api.errors import Invalid
 from api.generation.inference import Inference
@@ -95,6 +97,12 @@ class Generations:
 
         with self._places.admission(min(len(requests), EMBEDDINGS_AT_ONCE)):
             return await _all_of(one(request) for request in requests)
+
+    async def tokens(self, request: EngineTokenizeRequest) -> EngineTokens:
+        """Return the tokens of a text or a conversation, or the text of tokens; raises what `whole` raises."""
+        with self._places.admission(1):
+            async with self._places.one():
+                return await self._engine.tokenize(request)
 
     async def pieces(self, requests: Sequence[EngineGenerateRequest]) -> AsyncGenerator[Event, None]:
         """Yield the events of all answers as they come, and `IDLE` while none comes; raises what `whole` raises.
