@@ -48,7 +48,6 @@ class BrowserClients(CORSMiddleware):
         )
         return platform_error_response(ForeignOrigin(message), "")
 
-
     async def simple_response(self, scope: Scope, receive: Receive, send: Send, request_headers: Headers) -> None:
         """Answer a request of a page; without any allowed origin as any other."""
         if self.allow_origins:
