@@ -130,6 +130,8 @@ BESIDE_OPENAIS = ("/tokenize", "/detokenize")
 OPENAIS = (OPENAI_PREFIX, *BESIDE_OPENAIS)
 """What paths begin with whose errors are in OpenAI's shape."""
 OPENAI_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+OPENAI_CODES = {"prompt_too_long": "context_length_exceeded"}
+"""Where OpenAI has a code of its own for what ours says."""
 STATUS_OF_ENGINE_CODE = {
     "prompt_too_long": 422,
     "invalid": 422,
@@ -203,7 +205,8 @@ class Problem:
         # OpenAI knows no 422: a wrong field is a bad request.
         status = 400 if self.status == 422 else self.status
         kind = OPENAI_KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
-        error = {"message": _printable(self.message), "type": kind, "param": self.param, "code": self.code}
+        code = OPENAI_CODES.get(self.code, self.code)
+        error = {"message": _printable(self.message), "type": kind, "param": self.param, "code": code}
         return JSONResponse({"error": error | (self.details or {})}, status_code=status, headers=self.headers)
 
 
