@@ -1,9 +1,14 @@
 """More is asked for than the engine takes at once: it waits its turn, and is not refused."""
 
+import asyncio
 from urllib.parse import urlsplit
 
 import pytest
 
+from api.engine_server.schemas import EngineGenerateRequest
+from api.generation import service
+from api.generation.engine_client import EngineClient
+from api.generation.service import Generations
 from configs.keys import Scope, new_key
 from tests.api.engine_server.conftest import EngineProcess
 
@@ -45,3 +50,27 @@ def test_a_long_list_is_never_too_long_for_an_idle_engine(client, stream):
         assert answer.text.count('"finish_reason": "length"') == len(PROMPTS)
     vectors = client.post("/v1/embeddings", json={"model": "tiny-llama", "input": PROMPTS})
     assert len(vectors.json()["data"]) == len(PROMPTS)
+
+
+def test_who_waits_for_a_place_is_told_so_every_while(client, settings, engine_process, endless_llama_dir, monkeypatch):
+    monkeypatch.setattr(service, "FIRST_IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(service, "IDLE_SECONDS", 0.1)
+    endless = EngineGenerateRequest(weights=str(endless_llama_dir), prompt="a", max_new_tokens=100_000)
+    asked = endless.model_copy(update={"max_new_tokens": 3})
+
+    async def work() -> list[service.Event]:
+        async with EngineClient(engine_process.url) as engine:
+            own = client.app.state.platform
+            generations = Generations(settings, engine, own.generations.inputs, own.counters)
+            before = generations.pieces([endless])
+            while (await anext(before)) == service.IDLE:
+                pass
+            waiting, seen = generations.pieces([asked]), []
+            while seen.count(service.IDLE) < 3:
+                seen.append(await anext(waiting))
+            await before.aclose()
+            return seen + [event async for event in waiting]
+
+    events = asyncio.run(work())
+    assert events[:3] == [service.IDLE] * 3
+    assert [event for event in events if event != service.IDLE][-1][1]["generated_tokens"] == 3
