@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from api.engine_server.schemas import EngineGenerateRequest
+from api.engine_server.schemas import EchoedPrompt, EngineGenerateRequest, PromptToken, RankedLogprob
+from api.errors import Invalid
 from api.platform import Platform
 from api.routes.openai.fine_tuning.checkpoints import answering
 from api.routes.openai.schemas import CompletionUsage, GenerationOptions
@@ -49,6 +50,8 @@ async def ask(
     Raises `Invalid` for more than one request may ask for, and `NotFound`, `Conflict` and `ServiceDown` where the model
     can't answer.
     """
+    if options.min_tokens > max_new_tokens:
+        raise Invalid(f"min_tokens is {options.min_tokens}: it must be from 0 to max_tokens, {max_new_tokens}.")
     platform.generations.require_bounded(len(inputs), options.answers, max_new_tokens, "max_tokens")
     settings["max_new_tokens"] = max_new_tokens
 
@@ -62,6 +65,18 @@ async def ask(
 
     requests = await asyncio.to_thread(prepare)
     return Asked(f"{prefix}-{uuid4().hex}", int(time.time()), options.model, options.answers, requests)
+
+
+def prompt_logprobs(prompt: EchoedPrompt, likeliest: int) -> list[dict[str, Any] | None]:
+    """Return those of the prompt's tokens in vLLM's shape: by token id, first the token itself."""
+    found: list[dict[str, Any] | None] = []
+    for token in prompt.tokens:
+        entry: dict[str, Any] = {}
+        shown: list[PromptToken | RankedLogprob] = [token, *token.top_logprobs[:likeliest]]
+        for one in shown:
+            entry.setdefault(str(one.id), {"logprob": one.logprob, "rank": one.rank, "decoded_token": one.token})
+        found.append(None if token.logprob is None else entry)
+    return found
 
 
 def _seed(options: GenerationOptions, index: int) -> int | None:

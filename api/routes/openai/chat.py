@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from api.engine_server.schemas import EngineGenerateResponse
 from api.generation.tool_calls import CallReader
 from api.platform import Platform
-from api.routes.openai.answers import ask
+from api.routes.openai.answers import ask, prompt_logprobs
 from api.routes.openai.schemas import DEFAULT_CHAT_TOKENS, ChatRequest
 from api.routes.openai.sse import stream
 
@@ -25,6 +25,7 @@ async def chat(platform: Platform, body: ChatRequest) -> Response:
         [_conversation(body)],
         max_new_tokens=body.max_completion_tokens or body.max_tokens or DEFAULT_CHAT_TOKENS,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        prompt_logprobs=body.prompt_logprobs,
         json_schema=body.response_format.schema_of_answer() if body.response_format else None,
     )
     names = [tool.function.name for tool in body.offered]
@@ -37,7 +38,10 @@ async def chat(platform: Platform, body: ChatRequest) -> Response:
         _choice_of(index, answer, names, with_logprobs=bool(body.logprobs)) for index, answer in enumerate(answers)
     ]
     used = asked.usage([one.prompt_tokens for one in answers], [one.generated_tokens for one in answers])
-    return JSONResponse(asked.head(KIND) | {"choices": choices, "usage": used})
+    shown = {}
+    if body.prompt_logprobs is not None and answers[0].prompt is not None:
+        shown = {"prompt_logprobs": prompt_logprobs(answers[0].prompt, body.prompt_logprobs)}
+    return JSONResponse(asked.head(KIND) | {"choices": choices, "usage": used} | shown)
 
 
 def _conversation(body: ChatRequest) -> dict[str, Any]:
