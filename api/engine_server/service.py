@@ -72,7 +72,7 @@ class Vocabulary:
     @cached_property
     def for_constraints(self) -> LLTokenizer:
         """What constraints need, and what knows the bytes of each token; raises `SchemaError` for a slow tokenizer."""
-        return constraint_tokenizer(self.tokenizer)
+        return constraint_tokenizer(self.tokenizer, self.ends)
 
     def named(self, token_ids: Iterable[int]) -> dict[int, tuple[str, bytes]]:
         """Return each token's name, as clients read it, and its bytes; no two have the same name.

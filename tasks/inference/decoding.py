@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from tasks.inference.base import LoadedBase
-from tasks.inference.errors import InferenceError
+from tasks.inference.errors import ConstraintFailed, InferenceError
 from tasks.inference.generation import TokenLogprobs
 from tasks.inference.network.step import StepBatch
 from tasks.inference.request import FinishReason
-from tasks.inference.sampling import log_probabilities, sample
+from tasks.inference.sampling import Row, log_probabilities, sample
 from tasks.inference.sequences import ActiveSequence, EmbeddedSequence, GeneratingSequence
 
 logger = logging.getLogger(__name__)
@@ -95,13 +95,18 @@ def _generate(base: LoadedBase, pieces: Sequence[tuple[GeneratingSequence, int]]
             logits = base.network.step(_read(pieces), base.arena)
             places = _score_prompts(logits, pieces)
             ready = [sequence for sequence, _ in pieces if sequence.samples]
-            if len(places) < len(logits):
-                logits = logits[torch.tensor(places, dtype=torch.int64, device=logits.device)]
-            tokens, logprobs = _sample(logits, ready) if ready else ([], [])
+            rows, failed = _rows(ready)
+            if failed or len(places) < len(logits):
+                kept = [place for place, row in zip(places, rows, strict=True) if row is not None]
+                logits = logits[torch.tensor(kept, dtype=torch.int64, device=logits.device)]
+            ready = [sequence for sequence in ready if sequence not in failed]
+            tokens, logprobs = _sample(logits, ready, [row for row in rows if row is not None])
     except Exception as error:
         logger.exception("a step failed")
         _fail_all(pieces, error, ended)
         return 0
+    for sequence, failure in failed.items():
+        ended(sequence, failure)
     for sequence, token_id, its in zip(ready, tokens, logprobs, strict=True):
         if (outcome := sequence.take(token_id, its)) is not None:
             ended(sequence, outcome)
@@ -111,9 +116,28 @@ def _generate(base: LoadedBase, pieces: Sequence[tuple[GeneratingSequence, int]]
     return len(ready)
 
 
-def _sample(logits: Tensor, ready: Sequence[GeneratingSequence]) -> tuple[list[int], list[TokenLogprobs | None]]:
+def _rows(
+    ready: Sequence[GeneratingSequence],
+) -> tuple[list[Row | None], dict[GeneratingSequence, ConstraintFailed]]:
+    """Return what each sequence's next token is sampled with, and the sequences that have none, with the reason."""
+    rows: list[Row | None] = []
+    failed: dict[GeneratingSequence, ConstraintFailed] = {}
+    for sequence in ready:
+        try:
+            rows.append(sequence.row())
+        except ConstraintFailed as error:
+            rows.append(None)
+            failed[sequence] = error
+    return rows, failed
+
+
+def _sample(
+    logits: Tensor, ready: Sequence[GeneratingSequence], rows: Sequence[Row]
+) -> tuple[list[int], list[TokenLogprobs | None]]:
     """Return a token and its log-probabilities for each row of the logits, those of the sequences `ready`."""
-    chosen = sample(logits, [sequence.row() for sequence in ready])
+    if not ready:
+        return [], []
+    chosen = sample(logits, rows)
     return chosen.tolist(), _logprobs(logits, chosen, [each.generation.request.logprobs for each in ready])
 
 

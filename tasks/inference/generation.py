@@ -26,11 +26,18 @@ class Constraint(Protocol):
     """Restricts the tokens of one answer (constrained decoding)."""
 
     def allowed(self, vocabulary: int) -> Tensor:
-        """Return which tokens may come next, as bools `[vocabulary]` on the CPU; at least one of them."""
+        """Return which tokens may come next, as bools `[vocabulary]` on the CPU; at least one of them.
+
+        Raises `ConstraintFailed` if there is none.
+        """
         ...
 
     def accept(self, token_id: int) -> None:
-        """Advance by the token that was sampled."""
+        """Advance by the token that was sampled; raises `ConstraintFailed`."""
+        ...
+
+    def finish(self) -> None:
+        """Raise `ConstraintFailed` unless the answer may end here."""
         ...
 
 
@@ -43,10 +50,12 @@ class GenerationRequest:
     """Token ids to continue, and how. Without `seed` every answer is sampled from a fresh random state.
 
     The ids in `eos_token_ids` and `stop_token_ids` end the answer and are not part of it; with `ignore_eos` only the
-    latter do. None of them comes before `min_new_tokens` others, unless a constraint leaves nothing else. `logit_bias`
-    is added to the logits of these token ids. With `logprobs` every token comes with its log-probability and those of
-    that many likeliest tokens (0: only its own); with `prompt_logprobs` so do those of the prompt but for the first,
-    and the end token that ended the answer. A `constraint` holds state and serves one request.
+    latter do. None of them comes before `min_new_tokens` others, unless a constraint leaves nothing else. What keeps to
+    a constraint ends where that ends, whatever is ignored. `logit_bias` is added to the logits of these token ids.
+
+    With `logprobs` every token comes with its log-probability and those of that many likeliest tokens (0: only its
+    own); with `prompt_logprobs` so do those of the prompt but for the first, and the end token that ended the answer. A
+    `constraint` holds state and serves one request.
     """
 
     model: ModelRef
@@ -104,7 +113,8 @@ class GenerationRequest:
     @cached_property
     def end_ids(self) -> frozenset[int]:
         """The ids that end the answer."""
-        return frozenset(self.stop_token_ids) | (frozenset() if self.ignore_eos else frozenset(self.eos_token_ids))
+        ignored = self.ignore_eos and self.constraint is None
+        return frozenset(self.stop_token_ids) | (frozenset() if ignored else frozenset(self.eos_token_ids))
 
 
 class Generation(Request):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tasks.inference.base import LoadedBase
 from tasks.inference.embedding import Embedding
-from tasks.inference.errors import InferenceError
+from tasks.inference.errors import ConstraintFailed, InferenceError
 from tasks.inference.generation import Generation, TokenLogprobs
 from tasks.inference.request import FinishReason, Request
 from tasks.inference.sampling import Bias, Row
@@ -106,13 +106,15 @@ class GeneratingSequence(ActiveSequence):
             return self._bias  # what the constraint describes is complete
         return self._bias_without_end
 
-    def take(self, token_id: int, logprobs: TokenLogprobs | None) -> FinishReason | None:
-        """Deliver a sampled token and queue it for the next step; return the finish reason if the answer ends."""
+    def take(self, token_id: int, logprobs: TokenLogprobs | None) -> FinishReason | InferenceError | None:
+        """Deliver a sampled token and queue it for the next step; return the outcome if the answer ends."""
+        try:
+            self._constrain(token_id)
+        except ConstraintFailed as error:
+            return error
         if token_id in self.generation.request.end_ids:
             self.generation.ended_by = token_id, logprobs
             return "stop"
-        if self._constraint is not None:
-            self._constraint.accept(token_id)
         self._unread = [token_id]
         if self._seen is not None:
             self._seen[token_id] = True
@@ -120,6 +122,16 @@ class GeneratingSequence(ActiveSequence):
             self._counts[token_id] += 1
         self.generation.deliver(token_id, logprobs)
         return "length" if len(self.generation.tokens) >= self.generation.max_new_tokens else None
+
+    def _constrain(self, token_id: int) -> None:
+        """Tell the constraint of a sampled token; raises `ConstraintFailed`."""
+        request = self.generation.request
+        if self._constraint is None:
+            return
+        if token_id not in request.end_ids:
+            self._constraint.accept(token_id)
+        elif token_id not in request.stop_token_ids:  # whoever names a stop token wants what came before it
+            self._constraint.finish()
 
 
 def _bias(values: Mapping[int, float], device: torch.device) -> Bias | None:
