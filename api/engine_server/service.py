@@ -33,7 +33,6 @@ from tasks.data.chosen_format import choose_format, saved_template, use_template
 from tasks.data.examples import DatasetError, canonical_json
 from tasks.data.generation_prompt import GenerationPrompts
 from tasks.data.reading.turns import read_turns
-from tasks.data.template import turn_end_ids
 from tasks.inference.constraint import JsonConstraint, constraint_tokenizer
 from tasks.inference.engine import (
     Embedding,
@@ -49,7 +48,8 @@ from tasks.inference.errors import EmptyPrompt, InvalidRequest, PromptTooLong
 from tasks.inference.listener import Listener
 from tasks.inference.text import TextStream
 from tasks.models.device import choose_device, choose_dtype
-from tasks.models.loading import end_token_ids, load_tokenizer
+from tasks.models.endings import answer_end_ids
+from tasks.models.loading import load_tokenizer
 
 
 class Vocabulary:
@@ -62,7 +62,7 @@ class Vocabulary:
             use_template(self.tokenizer, trained_template)
         elif chosen is not None:
             choose_format(self.tokenizer, ChatFormat.model_validate_json(chosen))
-        self.ends = end_token_ids(weights, self.tokenizer) | turn_end_ids(self.tokenizer)
+        self.ends = frozenset(answer_end_ids(weights, self.tokenizer))
 
     @cached_property
     def prompts(self) -> GenerationPrompts:
