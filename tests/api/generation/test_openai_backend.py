@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from api.engine_server.schemas import EngineGenerateRequest
+from api.engine_server.schemas import EngineGenerateRequest, EngineGenerateResponse
 from api.generation.engine_client import EngineRefused
 from api.generation.openai_backend import OpenAIBackend
 
@@ -70,12 +70,11 @@ def backend_server():
         server.shutdown()
 
 
-def continuation(url: str, **asked: Any) -> str:
-    async def ask() -> str:
+def answer_of(url: str, **asked: Any) -> EngineGenerateResponse:
+    async def ask() -> EngineGenerateResponse:
         backend = OpenAIBackend(url, None)
         try:
-            request = EngineGenerateRequest(model="tiny", weights="/m", prompt="a", max_new_tokens=4, **asked)
-            return (await backend.generate(request)).continuation
+            return await backend.generate(EngineGenerateRequest(model="tiny", weights="/m", max_new_tokens=4, **asked))
         finally:
             await backend.close()
 
@@ -85,6 +84,25 @@ def continuation(url: str, **asked: Any) -> str:
 @pytest.mark.parametrize(("asked", "sent"), OPTIONS)
 def test_what_shapes_an_answer_is_passed_on_and_nothing_that_is_off(backend_server, asked, sent):
     url, bodies = backend_server
-    assert continuation(url, **asked) == "x"
+    assert answer_of(url, prompt="a", **asked).continuation == "x"
     names = {name for _, each in OPTIONS for name in each}
     assert {name: value for name, value in bodies[0].items() if name in names} == sent
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"), [({"prompt_logprobs": 1}, "prompt_logprobs"), ({"echo": True, "prompt_ids": [1, 2]}, "echo")]
+)
+def test_what_a_stream_does_not_carry_is_refused_by_name(backend_server, asked, named):
+    url, bodies = backend_server
+    with pytest.raises(EngineRefused, match=named) as refused:
+        answer_of(url, **({"prompt": "a"} | asked if "prompt_ids" not in asked else asked))
+    assert refused.value.status == 422
+    assert bodies == []
+
+
+def test_the_prompts_text_is_echoed_without_the_server(backend_server):
+    url, bodies = backend_server
+    answer = answer_of(url, prompt="a", echo=True)
+    assert answer.prompt is not None
+    assert (answer.prompt.text, answer.prompt.tokens, answer.continuation) == ("a", [], "x")
+    assert "echo" not in bodies[0]
