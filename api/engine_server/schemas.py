@@ -87,7 +87,10 @@ class TokenLogprob(TopLogprob):
 class AnswerForm(BaseModel):
     """How the text of an answer is to be read: what its model's chat template, and this prompt, make of it."""
 
-    tool_format: str = Field("hermes", description="How calls of functions are written")
+    tool_format: str = Field("hermes", description="How calls are written, as `configs.tool_formats` calls it")
+    reasoning: str | None = Field(None, description="What begins reasoning; none: there is none")
+    begins_in_reasoning: bool = Field(False, description="The prompt ends within reasoning")
+    generic_tools: bool = Field(False, description="The template has no place for tools: a generic prompt has them")
 
 
 class EngineGenerateResponse(Usage):

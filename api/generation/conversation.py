@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from api.engine_server.schemas import AnswerForm, EngineGenerateRequest, EngineGenerateResponse, FinishReason
+from api.generation.calls.typed_values import Schemas
 from api.generation.reading import AnswerReader, CallArguments, CallBegun, Content, Part, Reasoning
 from api.generation.service import IDLE, Generations
 
@@ -58,7 +59,8 @@ async def whole(
     generations: Generations, requests: Sequence[EngineGenerateRequest], names: Collection[str]
 ) -> list[Answer]:
     """Return all answers; `names` are those of the functions that may be called. Raises what `Generations` does."""
-    return [_read(answer, names) for answer in await generations.whole(requests)]
+    answers = await generations.whole(requests)
+    return [_read(answer, names, _schemas(request)) for request, answer in zip(requests, answers, strict=True)]
 
 
 async def pieces(
@@ -72,7 +74,7 @@ async def pieces(
                 yield None
                 continue
             if "form" in event:
-                readers[index] = AnswerReader(AnswerForm(**event["form"]), names)
+                readers[index] = AnswerReader(AnswerForm(**event["form"]), names, _schemas(requests[index]))
                 yield Said(index, [], [], None)
                 continue
             reader = readers[index]
@@ -88,8 +90,14 @@ def _reason(reason: FinishReason, reader: AnswerReader) -> EndReason:
     return "tool_calls" if reason == "stop" and reader.calls else reason
 
 
-def _read(answer: EngineGenerateResponse, names: Collection[str]) -> Answer:
-    reader = AnswerReader(answer.form, names)
+def _schemas(request: EngineGenerateRequest) -> Schemas:
+    """Return the schemas of the arguments of the functions that a request's model is told of."""
+    functions = [tool["function"] for tool in request.tools or ()]
+    return {function["name"]: function.get("parameters") or {} for function in functions}
+
+
+def _read(answer: EngineGenerateResponse, names: Collection[str], schemas: Schemas) -> Answer:
+    reader = AnswerReader(answer.form, names, schemas)
     parts = reader.push(answer.continuation) + reader.end()
     read = Answer(_reason(answer.finish_reason, reader), answer.prompt_tokens, answer.generated_tokens)
     for part in parts:
