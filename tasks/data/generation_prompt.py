@@ -15,7 +15,7 @@ from configs.tool_formats import call_format_of
 from tasks.data.examples import DatasetError, Message, canonical_json
 from tasks.data.generic_tools import in_words, one_call_each
 from tasks.data.segments import RenderedExample
-from tasks.data.template import Renderer
+from tasks.data.template import PromptEnding, Renderer
 from tasks.data.tokenizing import Encoder
 
 _PROBE = canonical_json(
@@ -59,32 +59,40 @@ class GenerationPrompts:
         return True
 
     def token_ids(
-        self, messages: Sequence[Message], tools: str | None = None, arguments: Mapping[str, Any] = MappingProxyType({})
+        self,
+        messages: Sequence[Message],
+        tools: str | None = None,
+        arguments: Mapping[str, Any] = MappingProxyType({}),
+        ending: PromptEnding = "answer",
     ) -> list[int]:
         """Return the ids of the text before the answer; as `prompt`."""
-        return self.prompt(messages, tools, arguments).token_ids
+        return self.prompt(messages, tools, arguments, ending).token_ids
 
     def prompt(
-        self, messages: Sequence[Message], tools: str | None = None, arguments: Mapping[str, Any] = MappingProxyType({})
+        self,
+        messages: Sequence[Message],
+        tools: str | None = None,
+        arguments: Mapping[str, Any] = MappingProxyType({}),
+        ending: PromptEnding = "answer",
     ) -> GenerationPrompt:
         """Return the text before the answer, and its ids; control tokens that a message spells are text in it.
 
         `tools` are those of `Example`, `arguments` what the chat template is given besides. Raises DatasetError if the
         chat template can't render the messages, and could not either if tools and calls were told in words.
         """
-        rendered, is_in_words = self._rendered(messages, tools, arguments)
+        rendered, is_in_words = self._rendered(messages, tools, arguments, ending)
         token_ids: list[int] = self._encoder.encode([rendered]).token_ids.tolist()
         return GenerationPrompt(token_ids, rendered.text, is_in_words)
 
     def _rendered(
-        self, messages: Sequence[Message], tools: str | None, arguments: Mapping[str, Any]
+        self, messages: Sequence[Message], tools: str | None, arguments: Mapping[str, Any], ending: PromptEnding
     ) -> tuple[RenderedExample, bool]:
         has_calls = any(message.role == "tool" or message.tool_calls is not None for message in messages)
         first_error: DatasetError | None = None
         if tools is None or self.writes_tools:
             for turns in self._forms(messages, has_calls=has_calls):
                 try:
-                    return self._renderer.prompt(turns, tools, arguments), False
+                    return self._renderer.prompt(turns, tools, arguments, ending), False
                 except DatasetError as error:
                     first_error = first_error or error
         if first_error is not None and tools is None and not has_calls:
@@ -92,7 +100,7 @@ class GenerationPrompts:
         for with_system in (True, False):
             try:
                 turns = in_words(messages, tools, with_system=with_system)
-                rendered = self._renderer.prompt(turns, None, arguments)
+                rendered = self._renderer.prompt(turns, None, arguments, ending)
             except DatasetError as error:
                 first_error = first_error or error
                 continue

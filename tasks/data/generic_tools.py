@@ -47,7 +47,7 @@ def in_words(messages: Sequence[Message], tools: str | None, *, with_system: boo
 
 
 def one_call_each(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Return the conversation with each call in a turn of its own, followed by its result: some templates ask for it."""
+    """Return the turns with each call in a turn of its own, followed by its result, as some templates need it."""
     turns: list[Message] = []
     left = list(messages)
     while left:
