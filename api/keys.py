@@ -13,7 +13,14 @@ from registry.known_keys import KnownKeys
 from registry.repositories.statistics import REFUSED
 
 READING = ("GET", "HEAD", "OPTIONS")
-COMPUTING = ("/api/models/{model_id}/generate", "/v1/completions", "/v1/chat/completions", "/v1/embeddings")
+COMPUTING = (
+    "/api/models/{model_id}/generate",
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/v1/embeddings",
+    "/tokenize",
+    "/detokenize",
+)
 """POST here computes an answer and changes nothing: reading, too."""
 DECIDING = ("/api/models/{model_id}/promote",)
 """POST here changes which model others are given."""
