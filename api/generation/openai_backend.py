@@ -18,6 +18,7 @@ from api.engine_server.schemas import (
     EngineGenerateResponse,
     EngineHealth,
     EngineInput,
+    EngineModelName,
     EngineTokenizeRequest,
     EngineTokens,
     TokenLogprob,
@@ -113,6 +114,10 @@ class OpenAIBackend:
         return EngineEmbedResponse(
             embedding=answer["data"][0]["embedding"], prompt_tokens=answer["usage"]["prompt_tokens"]
         )
+
+    async def form(self, _request: EngineModelName) -> AnswerForm:
+        """Return how answers are read: what its template makes of tools, the server does not say."""
+        return AnswerForm()
 
     async def tokenize(self, request: EngineTokenizeRequest) -> EngineTokens:
         """Return what the server's own `/tokenize` and `/detokenize` answer, which vLLM has beside its `/v1`."""

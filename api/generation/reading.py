@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from api.engine_server.schemas import AnswerForm
 from api.generation.calls.readers import reader_of
+from api.generation.calls.sections import SectionReader
 from api.generation.calls.text_reader import Steps, TextReader, beginning_of
 from api.generation.calls.typed_values import Schemas
 from api.generation.parts import CallArguments, CallBegun, Content, Part, Reasoning
@@ -29,6 +30,8 @@ class AnswerReader:
         begins = form.reasoning if form.reasoning in REASONING else None
         self._thoughts = None if begins is None else ReasoningReader(begins, inside=form.begins_in_reasoning)
         self._calls = reader_of(form.tool_format, names, schemas)
+        if isinstance(self._calls, SectionReader):
+            self._calls.lenient = form.lenient
 
     @property
     def calls(self) -> int:

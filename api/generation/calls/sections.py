@@ -23,6 +23,9 @@ class SectionReader(TextReader):
     stays content, word for word. Once its name is told, a call's arguments are passed on as the model writes them.
     """
 
+    lenient = True
+    """Whether JSON that is all of an answer may be calls, in formats that mark these."""
+
     def __init__(self, form: CallFormat, names: Collection[str]) -> None:
         """`names` are those of the functions that may be called."""
         super().__init__()
@@ -38,7 +41,8 @@ class SectionReader(TextReader):
 
     def _bare(self) -> Steps[None]:
         """Read calls that are all of the text."""
-        yield from self._bare_json()
+        if self.lenient:
+            yield from self._bare_json()
 
     def _section(self, opening: str) -> Steps[None]:
         """Read what an opening has begun."""

@@ -85,7 +85,7 @@ class PythonicReader(SectionReader):
         self._may_be_bare = bare
 
     def _bare(self) -> Steps[None]:
-        yield from self._bare_json()
+        yield from super()._bare()
         if not self._may_be_bare:
             return
         while _MAY_BE_HEAD.fullmatch(self._text.lstrip()) or not self._text.strip():
