@@ -140,6 +140,8 @@ class EngineGenerateResponse(Usage):
     continuation: str
     form: AnswerForm = Field(default_factory=AnswerForm)
     logprobs: list[TokenLogprob] = Field(default_factory=list, description="Of each token, if asked for")
+    reasoning: str = Field("", description="Of a backend that parts it from the text by itself")
+    calls: list[dict[str, Any]] = Field([], description="Likewise: calls, as pieces of OpenAI's `tool_calls`")
 
 
 class EngineEmbedResponse(BaseModel):

@@ -78,7 +78,9 @@ async def pieces(
                 yield Said(index, [], [], None)
                 continue
             reader = readers[index]
-            parts, end = reader.push(event.get("text", "")), None
+            parts = reader.told(event.get("reasoning", ""), event.get("calls", ()))
+            parts += reader.push(event.get("text", ""))
+            end = None
             if event.get("done"):
                 parts += reader.end()
                 reason = _reason(event["finish_reason"], reader)
@@ -98,7 +100,7 @@ def _schemas(request: EngineGenerateRequest) -> Schemas:
 
 def _read(answer: EngineGenerateResponse, names: Collection[str], schemas: Schemas) -> Answer:
     reader = AnswerReader(answer.form, names, schemas)
-    parts = reader.push(answer.continuation) + reader.end()
+    parts = reader.told(answer.reasoning, answer.calls) + reader.push(answer.continuation) + reader.end()
     read = Answer(_reason(answer.finish_reason, reader), answer.prompt_tokens, answer.generated_tokens)
     for part in parts:
         match part:

@@ -12,6 +12,7 @@ import httpx
 from api.engine_server.schemas import (
     DEFAULT_MAX_LENGTH,
     AnswerForm,
+    CallRequirement,
     EngineEmbedRequest,
     EngineEmbedResponse,
     EngineGenerateRequest,
@@ -34,6 +35,8 @@ from api.generation.engine_client import (
 from api.generation.sse import data_of
 
 END = "[DONE]"
+CALLED = ("tool_calls", "function_call")
+"""What servers that read calls by themselves say of an answer that ended with some."""
 
 
 class OpenAIBackend:
@@ -63,16 +66,27 @@ class OpenAIBackend:
     async def generate(self, request: EngineGenerateRequest) -> EngineGenerateResponse:
         """Return the whole answer."""
         pieces: list[str] = []
+        reasoning: list[str] = []
+        calls: list[dict[str, Any]] = []
         logprobs: list[TokenLogprob] = []
         async for event in self.stream(request):
             if event.get("done"):
                 break
             pieces.append(event.get("text", ""))
+            reasoning.append(event.get("reasoning", ""))
+            calls += event.get("calls", [])
             logprobs += [TokenLogprob(**one) for one in event.get("logprobs", [])]
         continuation = "".join(pieces)
         usage = {name: event[name] for name in ("prompt_tokens", "generated_tokens", "finish_reason", "seconds")}
         text = (request.prompt or "") + continuation
-        return EngineGenerateResponse(text=text, continuation=continuation, logprobs=logprobs, **usage)
+        return EngineGenerateResponse(
+            text=text,
+            continuation=continuation,
+            logprobs=logprobs,
+            reasoning="".join(reasoning),
+            calls=calls,
+            **usage,
+        )
 
     async def stream(self, request: EngineGenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
         """Yield what `EngineClient.stream` yields."""
@@ -99,7 +113,8 @@ class OpenAIBackend:
                         f"the backend {self._url} failed in the middle of an answer: {_said(chunk)}"
                     )
                 for choice in chunk["choices"]:
-                    usage["finish_reason"] = choice["finish_reason"] or usage["finish_reason"]
+                    reason = choice["finish_reason"] or usage["finish_reason"]
+                    usage["finish_reason"] = "stop" if reason in CALLED else reason
                     if (event := _event(choice)) is not None:
                         yield event
                 if told := chunk.get("usage"):
@@ -151,8 +166,7 @@ class OpenAIBackend:
         if request.messages is not None:
             body["messages"] = request.messages
             if request.tools:
-                # The server's template writes them; what calls there are is read from the text, as from the engine's.
-                body |= {"tools": request.tools, "tool_choice": "none"}
+                body |= _tools(request.tools, request.calls)
             if request.chat_template_kwargs:
                 body["chat_template_kwargs"] = request.chat_template_kwargs
         else:
@@ -254,11 +268,29 @@ class OpenAIBackend:
 
 def _event(choice: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the event that a chunk's choice becomes, of either endpoint; None for one without text."""
-    text = choice["text"] if "text" in choice else choice["delta"].get("content") or ""
-    logprobs = _logprobs(choice.get("logprobs") or {})
-    if not text and not logprobs:
-        return None
-    return {"text": text} | ({"logprobs": [token.model_dump() for token in logprobs]} if logprobs else {})
+    delta = choice.get("delta") or {}
+    text = choice["text"] if "text" in choice else delta.get("content") or ""
+    optional = {
+        "reasoning": delta.get("reasoning_content") or delta.get("reasoning"),
+        "calls": delta.get("tool_calls"),
+        "logprobs": [token.model_dump() for token in _logprobs(choice.get("logprobs") or {})],
+    }
+    told = {name: value for name, value in optional.items() if value}
+    return {"text": text} | told if text or told else None
+
+
+def _tools(tools: list[dict[str, Any]], calls: CallRequirement | None) -> dict[str, Any]:
+    """Return what the server is told of tools, and of calls that it has to hold to their schemas by itself."""
+    if calls is None:
+        # The server's template writes them; what calls there are is read from the text, as from the engine's.
+        return {"tools": tools, "tool_choice": "none"}
+    choice: Any = "required" if calls.required else "auto"
+    if calls.name is not None:
+        choice = {"type": "function", "function": {"name": calls.name}}
+    functions = [tool["function"] for tool in tools]
+    held = [one | {"strict": True} if one["name"] in calls.strict else one for one in functions]
+    told = [{"type": "function", "function": one} for one in held]
+    return {"tools": told, "tool_choice": choice, "parallel_tool_calls": calls.parallel}
 
 
 def _logprobs(told: Mapping[str, Any]) -> list[TokenLogprob]:

@@ -1,7 +1,9 @@
 """From the text that a model writes to what clients are told: content, reasoning, and calls of functions."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
+from uuid import uuid4
 
 from api.engine_server.schemas import AnswerForm
 from api.generation.calls.readers import reader_of
@@ -33,10 +35,25 @@ class AnswerReader:
         if isinstance(self._calls, SectionReader):
             self._calls.lenient = form.lenient
 
+        self._told: dict[int, int] = {}
+
     @property
     def calls(self) -> int:
         """How many have begun."""
-        return 0 if self._calls is None else self._calls.calls
+        return len(self._told) + (0 if self._calls is None else self._calls.calls)
+
+    def told(self, reasoning: str, calls: Sequence[Mapping[str, Any]]) -> list[Part]:
+        """Return the parts that a server has read by itself: `calls` are pieces of OpenAI's `tool_calls`."""
+        parts: list[Part] = [Reasoning(reasoning)] if reasoning else []
+        for piece in calls:
+            number, function = int(piece.get("index", 0)), piece.get("function") or {}
+            if number not in self._told:
+                self._told[number] = self.calls
+                id = str(piece.get("id") or f"call_{uuid4().hex[:24]}")
+                parts.append(CallBegun(self._told[number], id, str(function.get("name"))))
+            if arguments := function.get("arguments"):
+                parts.append(CallArguments(self._told[number], arguments))
+        return parts
 
     def push(self, text: str) -> list[Part]:
         """Return the parts that are certain now."""

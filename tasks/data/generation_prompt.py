@@ -19,7 +19,7 @@ from tasks.data.template import PromptEnding, Renderer
 from tasks.data.tokenizing import Encoder
 
 _PROBE = canonical_json(
-    [{"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}]
+    [{"type": "function", "function": {"name": "look", "description": "d", "parameters": {"type": "object"}}}]
 )
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -90,9 +90,9 @@ class GenerationPrompts:
         has_calls = any(message.role == "tool" or message.tool_calls is not None for message in messages)
         first_error: DatasetError | None = None
         if tools is None or self.writes_tools:
-            for turns in self._forms(messages, has_calls=has_calls):
+            for turns, told in self._forms(messages, tools, has_calls=has_calls):
                 try:
-                    return self._renderer.prompt(turns, tools, arguments, ending), False
+                    return self._renderer.prompt(turns, told, arguments, ending), False
                 except DatasetError as error:
                     first_error = first_error or error
         if first_error is not None and tools is None and not has_calls:
@@ -109,13 +109,26 @@ class GenerationPrompts:
         assert first_error is not None
         raise first_error
 
-    def _forms(self, messages: Sequence[Message], *, has_calls: bool) -> Iterator[Sequence[Message]]:
-        """Yield the turns as they are, and as templates ask for that know one call in a turn."""
+    def _forms(
+        self, messages: Sequence[Message], tools: str | None, *, has_calls: bool
+    ) -> Iterator[tuple[Sequence[Message], str | None]]:
+        """Yield the turns and the tools as they are, and as templates ask for them.
+
+        Some know one call in a turn, and some can't do without what OpenAI's API lets a function leave out.
+        """
         if has_calls and call_format_of(self.template(with_tools=True)).startswith("mistral"):
             messages = tuple(map(_with_short_ids, messages))
-        yield messages
-        if has_calls and (single := one_call_each(messages)) != tuple(messages):
-            yield single
+        single = one_call_each(messages) if has_calls else tuple(messages)
+        all_turns = [messages] if single == tuple(messages) else [messages, single]
+        full = None if tools is None else _with_all_fields(tools)
+        for told in [tools] if full == tools else [tools, full]:
+            for turns in all_turns:
+                yield turns, told
+
+
+def _with_all_fields(tools: str) -> str:
+    missing = {"description": "", "parameters": {"type": "object", "properties": {}}}
+    return canonical_json([tool | {"function": missing | tool["function"]} for tool in json.loads(tools)])
 
 
 def _with_short_ids(message: Message) -> Message:

@@ -311,3 +311,13 @@ def test_every_call_has_an_id_of_its_own():
     ids = {part.id for part in reader.push(tagged(LOOK, LOOK)) if isinstance(part, CallBegun)}
     assert len(ids) == 2
     assert all(id.startswith("call_") for id in ids)
+
+
+def test_what_a_server_has_read_by_itself():
+    reader = AnswerReader(AnswerForm(), ["look"])
+    begin = {"index": 0, "id": "call_a", "function": {"name": "look", "arguments": ""}}
+    assert reader.told("Hm.", [begin]) == [Reasoning("Hm."), CallBegun(0, "call_a", "look")]
+    assert reader.told("", [{"index": 0, "function": {"arguments": "{}"}}]) == [CallArguments(0, "{}")]
+    other = {"index": 1, "id": "call_b", "function": {"name": "look", "arguments": "{"}}
+    assert reader.told("", [other]) == [CallBegun(1, "call_b", "look"), CallArguments(1, "{")]
+    assert reader.calls == 2
