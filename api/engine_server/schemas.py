@@ -13,8 +13,8 @@ FinishReason = Literal["stop", "length", "cancelled"]
 ErrorCode = Literal["prompt_too_long", "busy", "closed", "timeout", "weights", "invalid", "failed"]
 
 
-class EngineInput(BaseModel):
-    """What every request names: the model in a local folder, and one text."""
+class EngineModelName(BaseModel):
+    """What every request names: the model in a local folder."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -24,6 +24,11 @@ class EngineInput(BaseModel):
     chat_format: dict[str, Any] | None = Field(
         None, description="`configs.chat_format.ChatFormat` in the place of the base model's own"
     )
+
+
+class EngineInput(EngineModelName):
+    """The model, and one text."""
+
     prompt: str | None = Field(None, description="Raw text, without a chat template")
     prompt_ids: list[int] | None = Field(None, min_length=1, description="Or token ids")
 
@@ -62,6 +67,17 @@ class EngineTokens(BaseModel):
     context: int
 
 
+class CallRequirement(BaseModel):
+    """What the calls in an answer keep to."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    required: bool = Field(False, description="The answer is calls, held to their schemas")
+    name: str | None = Field(None, description="Of this function alone")
+    strict: list[str] = Field([], description="The functions whose calls, if there are any, are held to their schemas")
+    parallel: bool = Field(True, description="More than one call may come")
+
+
 class EngineGenerateRequest(EngineConversation):
     """Continue one of `prompt`, `prompt_ids` and `messages`."""
 
@@ -85,6 +101,7 @@ class EngineGenerateRequest(EngineConversation):
     prompt_logprobs: int | None = Field(None, ge=0, le=20, description="The same of the prompt's own tokens")
     echo: bool = Field(False, description="Return the prompt's text too, decoded if it was given as ids")
     json_schema: dict[str, Any] | None = Field(None, description="JSON schema that the continuation must match")
+    calls: CallRequirement | None = Field(None, description="What calls keep to; none: what the model writes")
     stop: list[StopString] = Field([], max_length=64, description="The continuation ends before the first of these")
     stream: bool = False
 
@@ -119,7 +136,11 @@ class TokenLogprob(TopLogprob):
 class AnswerForm(BaseModel):
     """How the text of an answer is to be read: what its model's chat template, and this prompt, make of it."""
 
-    tool_format: str = Field("hermes", description="How calls of functions are written")
+    tool_format: str = Field("hermes", description="How calls are written, as `configs.tool_formats` calls it")
+    reasoning: str | None = Field(None, description="What begins reasoning; none: there is none")
+    begins_in_reasoning: bool = Field(False, description="The prompt ends within reasoning")
+    generic_tools: bool = Field(False, description="The template has no place for tools: a generic prompt has them")
+    lenient: bool = Field(True, description="An answer that is nothing but JSON may be a call in any format")
 
 
 class RankedLogprob(TopLogprob):
@@ -160,6 +181,8 @@ class EngineGenerateResponse(Usage):
     )
     offsets: list[int] = Field(default_factory=list, description="Characters of the continuation before each of these")
     prompt: EchoedPrompt | None = Field(None, description="With `echo` or `prompt_logprobs`")
+    reasoning: str = Field("", description="Of a backend that parts it from the text by itself")
+    calls: list[dict[str, Any]] = Field([], description="Likewise: calls, as pieces of OpenAI's `tool_calls`")
 
 
 class EngineEmbedResponse(BaseModel):

@@ -22,10 +22,12 @@ from api.engine_server.answers import CancellingStream, embedding_answer, full_a
 from api.engine_server.errors import install_error_handlers
 from api.engine_server.event_bridge import EventBridge, Progress
 from api.engine_server.schemas import (
+    AnswerForm,
     EngineEmbedRequest,
     EngineEmbedResponse,
     EngineGenerateRequest,
     EngineHealth,
+    EngineModelName,
     EngineTokenizeRequest,
     EngineTokens,
 )
@@ -103,6 +105,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_api_route("/generate", generate, methods=["POST"], response_model=None)
     app.add_api_route("/embed", embed, methods=["POST"], response_model=None)
     app.add_api_route("/tokenize", tokenize, methods=["POST"])
+    app.add_api_route("/form", form, methods=["POST"])
     app.add_api_route("/health", health, methods=["GET"])
     app.add_api_route("/metrics", metrics, methods=["GET"], response_model=None)
     return app
@@ -142,6 +145,13 @@ async def tokenize(body: EngineTokenizeRequest, request: Request) -> EngineToken
     background: BackgroundImport = request.app.state.background
     engine = await background.wait()
     return await run_in_threadpool(engine.tokenize, body)
+
+
+async def form(body: EngineModelName, request: Request) -> AnswerForm:
+    """Answer with how a model's answers are read when it is given tools."""
+    background: BackgroundImport = request.app.state.background
+    engine = await background.wait()
+    return await run_in_threadpool(engine.form, body)
 
 
 async def health(request: Request) -> EngineHealth:

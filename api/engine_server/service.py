@@ -11,6 +11,7 @@ from llguidance import LLTokenizer
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from api.engine_server.forms import call_constraint, form_of_answer, form_of_model, hidden_tokens
 from api.engine_server.metrics import EngineMetrics
 from api.engine_server.paths import allowed_folders, model_folder
 from api.engine_server.schemas import (
@@ -22,6 +23,7 @@ from api.engine_server.schemas import (
     EngineGenerateRequest,
     EngineHealth,
     EngineInput,
+    EngineModelName,
     EngineTokenizeRequest,
     EngineTokens,
     PromptToken,
@@ -34,7 +36,7 @@ from configs.chat_format import ChatFormat
 from configs.settings import Settings
 from tasks.data.chosen_format import choose_format, saved_template, use_template
 from tasks.data.examples import DatasetError, canonical_json
-from tasks.data.generation_prompt import GenerationPrompts
+from tasks.data.generation_prompt import GenerationPrompt, GenerationPrompts
 from tasks.data.reading.turns import read_turns
 from tasks.data.template import PromptEnding
 from tasks.inference.constraint import JsonConstraint, constraint_tokenizer
@@ -102,11 +104,11 @@ class Vocabulary:
         """Return the ids of a text; raises `EmptyPrompt`."""
         return request.prompt_ids or _prompt_ids(self.tokenizer, request.prompt or "")
 
-    def rendered_ids(self, request: EngineConversation) -> list[int]:
-        """Return the ids of a conversation that is to be answered; raises `InvalidRequest` if it can't be rendered."""
+    def rendered(self, request: EngineConversation) -> GenerationPrompt:
+        """Return a conversation that is to be answered; raises `InvalidRequest` if it can't be rendered."""
         try:
             tools = canonical_json(request.tools) if request.tools else None
-            return self.prompts.token_ids(
+            return self.prompts.prompt(
                 read_turns(request.messages, "messages"), tools, request.chat_template_kwargs or {}, _ending(request)
             )
         except DatasetError as error:
@@ -121,17 +123,19 @@ class TextGeneration:
         generation: Generation,
         vocabulary: Vocabulary,
         request: EngineGenerateRequest,
+        form: AnswerForm,
         metrics: EngineMetrics,
         started: float,
     ) -> None:
         self.generation = generation
         self._metrics = metrics
         self._echo, self._prompt = request.echo, request.prompt
-        self.text = TextStream(vocabulary.tokenizer, generation.request.prompt_ids, request.stop)
+        hidden = hidden_tokens(vocabulary.tokenizer, form, with_tools=request.tools is not None)
+        self.text = TextStream(vocabulary.tokenizer, generation.request.prompt_ids, request.stop, hidden)
         self._vocabulary = vocabulary
         self._started = started
         self._shown = 0
-        self.form = AnswerForm()
+        self.form = form
 
     def new_text(self) -> str:
         """Return the text that has become certain by the tokens that came since the last call."""
@@ -276,7 +280,7 @@ class TextEngine:
             vocabulary = self._vocabulary_of(model, request)
         except DatasetError as error:
             raise InvalidRequest(str(error)) from error
-        prompt_ids = (vocabulary.input_ids if request.messages is None else vocabulary.rendered_ids)(request)
+        prompt_ids, form = _read(request, vocabulary)
         room = _room(request, len(prompt_ids), self._engine.context_length(model.weights))
         try:
             generation = self._engine.submit(
@@ -299,13 +303,13 @@ class TextEngine:
                     eos_token_ids=vocabulary.ends,
                     logprobs=request.logprobs,
                     prompt_logprobs=request.prompt_logprobs,
-                    constraint=_constraint(request, vocabulary),
+                    constraint=_constraint(request, vocabulary, form),
                 ),
                 listener,
             )
         except ValueError as error:
             raise InvalidRequest(str(error)) from error
-        return TextGeneration(generation, vocabulary, request, self.metrics, started)
+        return TextGeneration(generation, vocabulary, request, form, self.metrics, started)
 
     def embed(self, request: EngineEmbedRequest, listener: Listener) -> TextEmbedding:
         """Submit a text to embed; `listener` is called at its end. Raises what `start` raises, and `InputTooLong`."""
@@ -314,6 +318,14 @@ class TextEngine:
         try:
             return TextEmbedding(self._engine.embed(EmbeddingRequest(model, ids), listener), self.metrics)
         except ValueError as error:
+            raise InvalidRequest(str(error)) from error
+
+    def form(self, request: EngineModelName) -> AnswerForm:
+        """Return how answers of a model with tools are read; raises what `start` raises of its model."""
+        model = self._model(request)
+        try:
+            return form_of_model(self._vocabulary_of(model, request).prompts, with_tools=True)
+        except DatasetError as error:
             raise InvalidRequest(str(error)) from error
 
     def tokenize(self, request: EngineTokenizeRequest) -> EngineTokens:
@@ -325,7 +337,7 @@ class TextEngine:
             raise InvalidRequest(str(error)) from error
         tokenizer = vocabulary.tokenizer
         if request.messages is not None:
-            ids = vocabulary.rendered_ids(request)
+            ids = vocabulary.rendered(request).token_ids
         elif request.prompt is not None:
             ids = tokenizer(request.prompt, add_special_tokens=request.add_special_tokens, verbose=False)["input_ids"]
         else:
@@ -349,21 +361,29 @@ class TextEngine:
         """Cancel everything; return whether the engine's threads ended within `timeout` seconds."""
         return self._engine.close(timeout)
 
-    def _vocabulary_of(self, model: ModelRef, request: EngineInput) -> Vocabulary:
+    def _vocabulary_of(self, model: ModelRef, request: EngineModelName) -> Vocabulary:
         """Return the base's vocabulary with the model's chat format; raises `DatasetError` for one it can't have."""
         trained = None if model.adapter is None else self._trained_template(model.adapter)
         chosen = None if request.chat_format is None else json.dumps(request.chat_format, sort_keys=True)
         return self._vocabulary(model.weights, trained, chosen)
 
-    def _model(self, request: EngineInput) -> ModelRef:
+    def _model(self, request: EngineModelName) -> ModelRef:
         """Return the folders of the request's model; raises `PathRefused`."""
         adapter = None if request.adapter is None else model_folder(request.adapter, self._folders)
         return ModelRef(model_folder(request.weights, self._folders), adapter)
 
 
-def _constraint(request: EngineGenerateRequest, vocabulary: Vocabulary) -> JsonConstraint | None:
+def _read(request: EngineGenerateRequest, vocabulary: Vocabulary) -> tuple[list[int], AnswerForm]:
+    """Return the prompt's ids, and how its answer is to be read."""
+    if request.messages is None:
+        return vocabulary.input_ids(request), AnswerForm()
+    prompt = vocabulary.rendered(request)
+    return prompt.token_ids, form_of_answer(vocabulary.prompts, request, prompt)
+
+
+def _constraint(request: EngineGenerateRequest, vocabulary: Vocabulary, form: AnswerForm) -> JsonConstraint | None:
     if request.json_schema is None:
-        return None
+        return call_constraint(request, form, vocabulary.tokenizer, lambda: vocabulary.for_constraints)
     return JsonConstraint(request.json_schema, vocabulary.for_constraints)
 
 

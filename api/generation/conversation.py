@@ -12,6 +12,7 @@ from api.engine_server.schemas import (
     EngineGenerateResponse,
     FinishReason,
 )
+from api.generation.calls.typed_values import Schemas
 from api.generation.reading import AnswerReader, CallArguments, CallBegun, Content, Part, Reasoning
 from api.generation.service import IDLE, Generations
 
@@ -64,7 +65,8 @@ async def whole(
     generations: Generations, requests: Sequence[EngineGenerateRequest], names: Collection[str]
 ) -> list[Answer]:
     """Return all answers; `names` are those of the functions that may be called. Raises what `Generations` does."""
-    return [_read(answer, names) for answer in await generations.whole(requests)]
+    answers = await generations.whole(requests)
+    return [_read(answer, names, _schemas(request)) for request, answer in zip(requests, answers, strict=True)]
 
 
 async def pieces(
@@ -78,11 +80,13 @@ async def pieces(
                 yield None
                 continue
             if "form" in event:
-                readers[index] = AnswerReader(AnswerForm(**event["form"]), names)
+                readers[index] = AnswerReader(AnswerForm(**event["form"]), names, _schemas(requests[index]))
                 yield Said(index, [], [], None)
                 continue
             reader = readers[index]
-            parts, end = reader.push(event.get("text", "")), None
+            parts = reader.told(event.get("reasoning", ""), event.get("calls", ()))
+            parts += reader.push(event.get("text", ""))
+            end = None
             if event.get("done"):
                 parts += reader.end()
                 reason = _reason(event["finish_reason"], reader)
@@ -94,9 +98,15 @@ def _reason(reason: FinishReason, reader: AnswerReader) -> EndReason:
     return "tool_calls" if reason == "stop" and reader.calls else reason
 
 
-def _read(answer: EngineGenerateResponse, names: Collection[str]) -> Answer:
-    reader = AnswerReader(answer.form, names)
-    parts = reader.push(answer.continuation) + reader.end()
+def _schemas(request: EngineGenerateRequest) -> Schemas:
+    """Return the schemas of the arguments of the functions that a request's model is told of."""
+    functions = [tool["function"] for tool in request.tools or ()]
+    return {function["name"]: function.get("parameters") or {} for function in functions}
+
+
+def _read(answer: EngineGenerateResponse, names: Collection[str], schemas: Schemas) -> Answer:
+    reader = AnswerReader(answer.form, names, schemas)
+    parts = reader.told(answer.reasoning, answer.calls) + reader.push(answer.continuation) + reader.end()
     read = Answer(_reason(answer.finish_reason, reader), answer.prompt_tokens, answer.generated_tokens)
     for part in parts:
         match part:

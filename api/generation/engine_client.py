@@ -11,11 +11,13 @@ from typing import Any, Self
 import httpx
 
 from api.engine_server.schemas import (
+    AnswerForm,
     EngineEmbedRequest,
     EngineEmbedResponse,
     EngineGenerateRequest,
     EngineGenerateResponse,
     EngineHealth,
+    EngineModelName,
     EngineTokenizeRequest,
     EngineTokens,
 )
@@ -118,6 +120,11 @@ class EngineClient:
         """Return the tokens of a text or a conversation, or the text of tokens. Raises what `generate` raises."""
         async with self._answering("/tokenize", request.model_dump(mode="json")) as response:
             return EngineTokens.model_validate_json(await response.aread())
+
+    async def form(self, request: EngineModelName) -> AnswerForm:
+        """Return how a model's answers are read when it is given tools. Raises what `generate` raises."""
+        async with self._answering("/form", request.model_dump(mode="json")) as response:
+            return AnswerForm.model_validate_json(await response.aread())
 
     @asynccontextmanager
     async def _answering(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[httpx.Response]:

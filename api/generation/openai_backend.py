@@ -12,6 +12,7 @@ import httpx
 from api.engine_server.schemas import (
     DEFAULT_MAX_LENGTH,
     AnswerForm,
+    CallRequirement,
     EchoedPrompt,
     EngineEmbedRequest,
     EngineEmbedResponse,
@@ -19,6 +20,7 @@ from api.engine_server.schemas import (
     EngineGenerateResponse,
     EngineHealth,
     EngineInput,
+    EngineModelName,
     EngineTokenizeRequest,
     EngineTokens,
     TokenLogprob,
@@ -34,6 +36,8 @@ from api.generation.engine_client import (
 from api.generation.sse import data_of
 
 END = "[DONE]"
+CALLED = ("tool_calls", "function_call")
+"""What servers that read calls by themselves say of an answer that ended with some."""
 
 
 class OpenAIBackend:
@@ -63,6 +67,8 @@ class OpenAIBackend:
     async def generate(self, request: EngineGenerateRequest) -> EngineGenerateResponse:
         """Return the whole answer."""
         pieces: list[str] = []
+        reasoning: list[str] = []
+        calls: list[dict[str, Any]] = []
         logprobs: list[TokenLogprob] = []
         offsets: list[int] = []
         prompt = None
@@ -73,13 +79,22 @@ class OpenAIBackend:
                 prompt = EchoedPrompt(**event["prompt"])
                 continue
             pieces.append(event.get("text", ""))
+            reasoning.append(event.get("reasoning", ""))
+            calls += event.get("calls", [])
             logprobs += [TokenLogprob(**one) for one in event.get("logprobs", [])]
             offsets += event.get("offsets", [])
         continuation = "".join(pieces)
         usage = {name: event[name] for name in ("prompt_tokens", "generated_tokens", "finish_reason", "seconds")}
         text = (request.prompt or "") + continuation
         return EngineGenerateResponse(
-            text=text, continuation=continuation, logprobs=logprobs, offsets=offsets, prompt=prompt, **usage
+            text=text,
+            continuation=continuation,
+            logprobs=logprobs,
+            offsets=offsets,
+            prompt=prompt,
+            reasoning="".join(reasoning),
+            calls=calls,
+            **usage,
         )
 
     async def stream(self, request: EngineGenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
@@ -113,7 +128,8 @@ class OpenAIBackend:
                         f"the backend {self._url} failed in the middle of an answer: {_said(chunk)}"
                     )
                 for choice in chunk["choices"]:
-                    usage["finish_reason"] = choice["finish_reason"] or usage["finish_reason"]
+                    reason = choice["finish_reason"] or usage["finish_reason"]
+                    usage["finish_reason"] = "stop" if reason in CALLED else reason
                     if (event := _event(choice)) is not None:
                         yield event
                 if told := chunk.get("usage"):
@@ -128,6 +144,10 @@ class OpenAIBackend:
         return EngineEmbedResponse(
             embedding=answer["data"][0]["embedding"], prompt_tokens=answer["usage"]["prompt_tokens"]
         )
+
+    async def form(self, _request: EngineModelName) -> AnswerForm:
+        """Return how answers are read: what its template makes of tools, the server does not say."""
+        return AnswerForm()
 
     async def tokenize(self, request: EngineTokenizeRequest) -> EngineTokens:
         """Return what the server's own `/tokenize` and `/detokenize` answer, which vLLM has beside its `/v1`."""
@@ -161,8 +181,7 @@ class OpenAIBackend:
         if request.messages is not None:
             body["messages"] = request.messages
             if request.tools:
-                # The server's template writes them; what calls there are is read from the text, as from the engine's.
-                body |= {"tools": request.tools, "tool_choice": "none"}
+                body |= _tools(request.tools, request.calls)
             if request.chat_template_kwargs:
                 body["chat_template_kwargs"] = request.chat_template_kwargs
         else:
@@ -270,13 +289,33 @@ class OpenAIBackend:
 
 def _event(choice: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the event that a chunk's choice becomes, of either endpoint; None for one without text."""
-    text = choice["text"] if "text" in choice else choice["delta"].get("content") or ""
-    told = choice.get("logprobs") or {}
-    logprobs = _logprobs(told)
-    if not text and not logprobs:
-        return None
-    shown = {"logprobs": [token.model_dump() for token in logprobs], "offsets": told.get("text_offset") or []}
-    return {"text": text} | (shown if logprobs else {})
+    delta = choice.get("delta") or {}
+    text = choice["text"] if "text" in choice else delta.get("content") or ""
+    its = choice.get("logprobs") or {}
+    logprobs = [token.model_dump() for token in _logprobs(its)]
+    optional = {
+        "reasoning": delta.get("reasoning_content") or delta.get("reasoning"),
+        "calls": delta.get("tool_calls"),
+        "logprobs": logprobs,
+    }
+    told = {name: value for name, value in optional.items() if value}
+    if logprobs:
+        told["offsets"] = its.get("text_offset") or []
+    return {"text": text} | told if text or told else None
+
+
+def _tools(tools: list[dict[str, Any]], calls: CallRequirement | None) -> dict[str, Any]:
+    """Return what the server is told of tools, and of calls that it has to hold to their schemas by itself."""
+    if calls is None:
+        # The server's template writes them; what calls there are is read from the text, as from the engine's.
+        return {"tools": tools, "tool_choice": "none"}
+    choice: Any = "required" if calls.required else "auto"
+    if calls.name is not None:
+        choice = {"type": "function", "function": {"name": calls.name}}
+    functions = [tool["function"] for tool in tools]
+    held = [one | {"strict": True} if one["name"] in calls.strict else one for one in functions]
+    told = [{"type": "function", "function": one} for one in held]
+    return {"tools": told, "tool_choice": choice, "parallel_tool_calls": calls.parallel}
 
 
 def _logprobs(told: Mapping[str, Any]) -> list[TokenLogprob]:

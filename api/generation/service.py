@@ -12,6 +12,7 @@ from api.engine_server.schemas import (
     EngineEmbedResponse,
     EngineGenerateRequest,
     EngineGenerateResponse,
+    EngineModelName,
     EngineTokenizeRequest,
     EngineTokens,
 )
@@ -36,6 +37,8 @@ IDLE_SECONDS = 15.0
 AT_ONCE = 64
 """How many answers of one request run or wait in the engine at a time: a large request must not fill it for others."""
 EMBEDDINGS_AT_ONCE = 16
+MOST_KNOWN = 1024
+"""Models whose way to be told of tools is remembered."""
 BUSY_SECONDS = 0.2
 """How long one waits that the engine has no place for."""
 EVENTS_AHEAD = 1024
@@ -48,6 +51,8 @@ class Generations:
     def __init__(self, settings: Settings, engine: Inference, inputs: ModelInputs, counters: SharedCounters) -> None:
         self._settings = settings
         self._engine = engine
+        self._in_words: dict[str, bool] = {}
+        """Of models (`EngineModelName` as JSON): whether they are told of tools by a generic prompt."""
         self.inputs = inputs
         self._counters = counters
         self._shares = Shares(settings.generation_answers_per_key)
@@ -107,6 +112,18 @@ class Generations:
         with self._places.admission(1):
             async with self._places.one():
                 return await self._engine.tokenize(request)
+
+    async def tells_tools_in_words(self, request: EngineGenerateRequest) -> bool:
+        """Return whether the request's model is told of tools by a generic prompt; raises what `whole` raises."""
+        if request.tools is None:
+            return False
+        named = EngineModelName(**request.model_dump(include=set(EngineModelName.model_fields)))
+        key = named.model_dump_json()
+        if key not in self._in_words:
+            if len(self._in_words) >= MOST_KNOWN:
+                self._in_words.clear()
+            self._in_words[key] = (await self._engine.form(named)).generic_tools
+        return self._in_words[key]
 
     async def pieces(self, requests: Sequence[EngineGenerateRequest]) -> AsyncGenerator[Event, None]:
         """Yield the events of all answers as they come, and `IDLE` while none comes; raises what `whole` raises.

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tasks.inference.errors import ConstraintFailed
-from tasks.inference.json_schema import SchemaError, prepare, repeats_items
+from tasks.inference.json_schema import Prepared, SchemaError, prepare, repeats_items
 
 # With free whitespace a model that has not learned when to stop would emit whitespace without end.
 COMPACT = {"whitespace_flexible": False}
@@ -35,17 +35,13 @@ def constraint_tokenizer(tokenizer: PreTrainedTokenizerBase, end_ids: Collection
         raise SchemaError(f"this model's tokenizer can't keep to one ({error})") from error
 
 
-class JsonConstraint:
-    """The state of one answer that must match a JSON schema."""
+class GrammarConstraint:
+    """The state of one answer that must match a grammar of llguidance's."""
 
-    def __init__(self, schema: dict[str, Any], tokenizer: LLTokenizer) -> None:
-        """Compile the schema; raises SchemaError if it can't be followed."""
-        self._schema, self._tokenizer = schema, tokenizer
-        prepared = prepare(schema, lambda pattern: _defect({"type": "string", "pattern": pattern}, tokenizer))
-        if problem := _defect(prepared.schema, tokenizer):
-            raise SchemaError(problem)
-        self._answer: list[int] | None = [] if prepared.unique_items else None
-        self._matcher = LLMatcher(tokenizer, _grammar(prepared.schema))
+    def __init__(self, grammar: str, tokenizer: LLTokenizer) -> None:
+        """Raises SchemaError if nothing matches it; the grammar is one that `LLMatcher.validate_grammar` takes."""
+        self._tokenizer = tokenizer
+        self._matcher = LLMatcher(tokenizer, grammar)
         self._words = np.zeros(-(-tokenizer.vocab_size // WORD_BITS), dtype=np.int32)
         try:
             self._compute()
@@ -72,30 +68,56 @@ class JsonConstraint:
         """Advance the state by an allowed token; raises `ConstraintFailed`."""
         self._computed = False
         if not self._matcher.consume_token(token_id):
-            raise ConstraintFailed(_first_line(self._matcher.get_error()))
+            raise ConstraintFailed(first_line(self._matcher.get_error()))
+
+    def finish(self) -> None:
+        """Raise `ConstraintFailed` unless what has been accepted is an answer."""
+        if not self._matcher.is_accepting():
+            raise ConstraintFailed(first_line(self._matcher.get_error()) or "the answer ended before it was complete")
+
+    def _compute(self) -> None:
+        self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
+        if self._matcher.is_error() or (self._matcher.is_stopped() and not self._matcher.is_accepting()):
+            raise ConstraintFailed(first_line(self._matcher.get_error()) or self._matcher.stop_reason())
+
+
+class JsonConstraint(GrammarConstraint):
+    """The state of one answer that must match a JSON schema."""
+
+    def __init__(self, schema: dict[str, Any], tokenizer: LLTokenizer) -> None:
+        """Compile the schema; raises SchemaError if it can't be followed."""
+        self._schema = schema
+        prepared = prepare_for(schema, tokenizer)
+        if problem := _defect(prepared.schema, tokenizer):
+            raise SchemaError(problem)
+        self._answer: list[int] | None = [] if prepared.unique_items else None
+        super().__init__(_grammar(prepared.schema), tokenizer)
+
+    def accept(self, token_id: int) -> None:
+        """Advance the state by an allowed token; raises `ConstraintFailed`."""
+        super().accept(token_id)
         if self._answer is not None:
             self._answer.append(token_id)
 
     def finish(self) -> None:
         """Raise `ConstraintFailed` unless what has been accepted is an answer."""
-        if not self._matcher.is_accepting():
-            raise ConstraintFailed(_first_line(self._matcher.get_error()) or "the answer ended before it was complete")
+        super().finish()
         if self._answer is not None:
             value = json.loads(self._tokenizer.decode_bytes(self._answer))
             if repeats_items(self._schema, value):
                 raise ConstraintFailed("an array of the answer repeats an item, against its uniqueItems")
 
-    def _compute(self) -> None:
-        self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
-        if self._matcher.is_error() or (self._matcher.is_stopped() and not self._matcher.is_accepting()):
-            raise ConstraintFailed(_first_line(self._matcher.get_error()) or self._matcher.stop_reason())
+
+def prepare_for(schema: dict[str, Any], tokenizer: LLTokenizer) -> Prepared:
+    """Return the schema as the grammar engine gets it; raises SchemaError for what can't be kept to."""
+    return prepare(schema, lambda pattern: _defect({"type": "string", "pattern": pattern}, tokenizer))
 
 
 def _grammar(schema: Any) -> str:
     try:
         return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=COMPACT))
     except ValueError as error:
-        raise SchemaError(_first_line(str(error))) from error
+        raise SchemaError(first_line(str(error))) from error
 
 
 def _defect(schema: Any, tokenizer: LLTokenizer) -> str | None:
@@ -104,8 +126,9 @@ def _defect(schema: Any, tokenizer: LLTokenizer) -> str | None:
     if not problem or problem.startswith("WARNING"):
         return None
     # The parser of patterns shows the place on lines of their own, and says what is wrong on the last.
-    return problem.splitlines()[-1].removeprefix("error: ") if "regex parse error" in problem else _first_line(problem)
+    return problem.splitlines()[-1].removeprefix("error: ") if "regex parse error" in problem else first_line(problem)
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
+    """Return the first line of what the engine says, as a sentence's part."""
     return next(iter(text.strip().splitlines()), "")[:300]

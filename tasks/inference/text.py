@@ -18,8 +18,12 @@ class IncrementalDecoder:
     Source of the two-window method: text-generation-inference, `Model.decode_token`.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int]) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], hidden: frozenset[int] | None = None
+    ) -> None:
+        """`hidden` are the tokens that are no text; None: all special ones."""
         self._tokenizer = tokenizer
+        self._hidden = hidden
         self._ids = list(prompt_ids[-CONTEXT_TOKENS:])
         self._context = 0  # where decoding starts
         self._emitted = len(self._ids)  # tokens before this one are already text
@@ -52,7 +56,9 @@ class IncrementalDecoder:
         return text
 
     def _decode(self, ids: list[int]) -> str:
-        text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        if self._hidden is not None:
+            ids = [token_id for token_id in ids if token_id not in self._hidden]
+        text = self._tokenizer.decode(ids, skip_special_tokens=self._hidden is None, clean_up_tokenization_spaces=False)
         return str(text)
 
 
@@ -92,8 +98,14 @@ class StopStrings:
 class TextStream:
     """The continuation of one prompt as text: `push` every token, then `finish`; the pieces join to the full text."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], stop: Sequence[str] = ()) -> None:
-        self._decoder = IncrementalDecoder(tokenizer, prompt_ids)
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt_ids: Sequence[int],
+        stop: Sequence[str] = (),
+        hidden: frozenset[int] | None = None,
+    ) -> None:
+        self._decoder = IncrementalDecoder(tokenizer, prompt_ids, hidden)
         self._stops = StopStrings(stop)
         self.offsets: list[int] = []
         """For each token pushed so far, the characters of the text that came before it."""

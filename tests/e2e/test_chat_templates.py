@@ -2,7 +2,6 @@
 
 import json
 
-import openai
 import pytest
 
 from configs.chat_format import CHAT_TEMPLATE_FILE
@@ -61,9 +60,9 @@ def test_a_streamed_call_is_the_same(client, caller):
     )
     deltas = [chunk.choices[0] for chunk in stream]
     calls = [call for choice in deltas for call in choice.delta.tool_calls or []]
-    assert [(call.index, call.function.name, call.function.arguments) for call in calls] == [
-        (0, "look", '{"at": "table"}')
-    ]
+    assert [call.function.name for call in calls if call.id is not None] == ["look"]
+    assert {call.index for call in calls} == {0}
+    assert "".join(call.function.arguments for call in calls) == '{"at": "table"}'
     assert "".join(choice.delta.content or "" for choice in deltas) == ""
     assert deltas[-1].finish_reason == "tool_calls"
 
@@ -73,11 +72,6 @@ def test_without_tools_it_is_text(client, caller):
         model=str(caller), messages=asked(), tools=TOOLS, tool_choice="none", temperature=0, max_tokens=64
     )
     assert answer.choices[0].message.tool_calls is None
-
-
-def test_a_template_without_a_place_for_tools_says_so(client, tiny_model):
-    with pytest.raises(openai.BadRequestError, match="leaves out tools; choose a chat_template"):
-        client.chat.completions.create(model="tiny-llama", messages=asked(), tools=TOOLS)
 
 
 def test_the_template_is_the_models_own_from_then_on(platform, caller):

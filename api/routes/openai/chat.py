@@ -14,35 +14,47 @@ from api.routes.openai.answers import Asked, ask, prompt_logprobs
 from api.routes.openai.schemas import ChatRequest
 from api.routes.openai.sse import END, stream
 
+TOOL_PROMPT_HEADER = "x-tool-prompt"
+"""`generic` where a model's chat template has no place for tools."""
 KIND, CHUNK = "chat.completion", "chat.completion.chunk"
 
 
 async def chat(platform: Platform, body: ChatRequest) -> Response:
     """Return the answers, or a stream of them; raises `NotFound`, `Conflict`, `ServiceDown`, engine errors."""
     asked = await ask_chat(platform, "chatcmpl", body)
+    in_words = await platform.generations.tells_tools_in_words(asked.requests[0])
+    response: Response
     if body.stream:
         said = conversation.pieces(platform.generations, asked.requests, body.offered_names)
-        return await stream(_lines(asked, said))
-    answers = await conversation.whole(platform.generations, asked.requests, body.offered_names)
-    choices = [_choice_of(index, answer, with_logprobs=bool(body.logprobs)) for index, answer in enumerate(answers)]
-    used = asked.usage([one.prompt_tokens for one in answers], [one.generated_tokens for one in answers])
-    shown = {}
-    if body.prompt_logprobs is not None and answers[0].prompt is not None:
-        shown = {"prompt_logprobs": prompt_logprobs(answers[0].prompt, body.prompt_logprobs)}
-    return JSONResponse(asked.head(KIND) | {"choices": choices, "usage": used} | shown)
+        response = await stream(_lines(asked, said, body))
+    else:
+        answers = await conversation.whole(platform.generations, asked.requests, body.offered_names)
+        choices = [_choice_of(index, answer, body) for index, answer in enumerate(answers)]
+        used = asked.usage([one.prompt_tokens for one in answers], [one.generated_tokens for one in answers])
+        shown = {}
+        if body.prompt_logprobs is not None and answers[0].prompt is not None:
+            shown = {"prompt_logprobs": prompt_logprobs(answers[0].prompt, body.prompt_logprobs)}
+        response = JSONResponse(asked.head(KIND) | {"choices": choices, "usage": used} | shown)
+    if in_words:
+        response.headers[TOOL_PROMPT_HEADER] = "generic"
+    return response
 
 
 async def ask_chat(platform: Platform, prefix: str, body: ChatRequest) -> Asked:
     """Return what the engine is to be asked for a conversation; raises as `ask`."""
+    conversation = _conversation(body)
+    calls = conversation.get("calls")
+    # Where a call is required, the answer's own format has nothing to say.
+    has_format = body.response_format is not None and not (calls and calls["required"])
     return await ask(
         platform,
         prefix,
         body,
-        [_conversation(body)],
+        [conversation],
         max_new_tokens=body.limit,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         prompt_logprobs=body.prompt_logprobs,
-        json_schema=body.response_format.schema_of_answer() if body.response_format else None,
+        json_schema=body.response_format.schema_of_answer() if body.response_format and has_format else None,
     )
 
 
@@ -50,6 +62,7 @@ def _conversation(body: ChatRequest) -> dict[str, Any]:
     conversation: dict[str, Any] = {"messages": [message.rendered() for message in body.messages]}
     if body.offered:
         conversation["tools"] = [tool.rendered() for tool in body.offered]
+        conversation["calls"] = body.call_requirement()
     if arguments := body.template_arguments():
         conversation["chat_template_kwargs"] = arguments
     if not body.add_generation_prompt:
@@ -58,18 +71,34 @@ def _conversation(body: ChatRequest) -> dict[str, Any]:
     return conversation
 
 
-def _choice_of(index: int, answer: conversation.Answer, *, with_logprobs: bool) -> dict[str, Any]:
+def _choice_of(index: int, answer: conversation.Answer, body: ChatRequest) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": answer.content, "refusal": None}
     if answer.reasoning:
         message["reasoning_content"] = answer.reasoning
-    if answer.calls:
+    if answer.calls and body.in_older_form:
+        first = answer.calls[0]
+        called = {"name": first.name, "arguments": first.arguments}
+        message |= {"content": answer.content or None, "function_call": called}
+    elif answer.calls:
         calls = [_call(call.id, call.name, call.arguments) for call in answer.calls]
         message |= {"content": answer.content or None, "tool_calls": calls}
-    logprobs = _logprobs(answer.logprobs) if with_logprobs else None
-    return {"index": index, "message": message, "finish_reason": answer.finish_reason, "logprobs": logprobs}
+    logprobs = _logprobs(answer.logprobs) if body.logprobs else None
+    reason = _reason(answer.finish_reason, body)
+    return {"index": index, "message": message, "finish_reason": reason, "logprobs": logprobs}
 
 
-async def _lines(asked: Asked, said: AsyncGenerator[conversation.Said | None, None]) -> AsyncGenerator[bytes, None]:
+def _reason(reason: conversation.EndReason, body: ChatRequest) -> str:
+    """Return why an answer ended, in OpenAI's words: a call of a function that the client named is no decision."""
+    if reason != "tool_calls":
+        return reason
+    if body.named_function is not None:
+        return "stop"
+    return "function_call" if body.in_older_form else reason
+
+
+async def _lines(
+    asked: Asked, said: AsyncGenerator[conversation.Said | None, None], body: ChatRequest
+) -> AsyncGenerator[bytes, None]:
     head = asked.head(CHUNK) | asked.no_usage_yet
     begun = [False] * len(asked.requests)
     prompt_tokens, generated_tokens = [0] * len(begun), [0] * len(begun)
@@ -80,7 +109,8 @@ async def _lines(asked: Asked, said: AsyncGenerator[conversation.Said | None, No
         if not begun[one.index]:
             begun[one.index] = True
             yield event(head | {"choices": [_choice(one.index, {"role": "assistant", "content": ""})]})
-        deltas: list[dict[str, Any]] = [_delta(part) for part in one.parts]
+        delta_of = _older_delta if body.in_older_form else _delta
+        deltas = [delta for part in one.parts if (delta := delta_of(part)) is not None]
         if one.logprobs and not deltas:
             deltas = [{"content": ""}]
         for place, delta in enumerate(deltas):
@@ -88,7 +118,7 @@ async def _lines(asked: Asked, said: AsyncGenerator[conversation.Said | None, No
             yield event(head | {"choices": [_choice(one.index, delta, logprobs=logprobs)]})
         if one.end is not None:
             prompt_tokens[one.index], generated_tokens[one.index] = one.end.prompt_tokens, one.end.generated_tokens
-            yield event(head | {"choices": [_choice(one.index, {}, reason=one.end.finish_reason)]})
+            yield event(head | {"choices": [_choice(one.index, {}, reason=_reason(one.end.finish_reason, body))]})
     if asked.include_usage:
         yield event(head | {"choices": [], "usage": asked.usage(prompt_tokens, generated_tokens)})
     yield END
@@ -104,6 +134,18 @@ def _delta(part: Part) -> dict[str, Any]:
             return {"tool_calls": [{"index": index, **_call(id, name, "")}]}
         case CallArguments(index, text):
             return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
+
+
+def _older_delta(part: Part) -> dict[str, Any] | None:
+    """Return a part in the older form, which has one call."""
+    match part:
+        case CallBegun(0, _, name):
+            return {"function_call": {"name": name, "arguments": ""}}
+        case CallArguments(0, text):
+            return {"function_call": {"arguments": text}}
+        case CallBegun() | CallArguments():
+            return None
+    return _delta(part)
 
 
 def _call(id: str, name: str, arguments: str) -> dict[str, Any]:

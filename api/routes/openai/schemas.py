@@ -1,26 +1,24 @@
 """Shapes of OpenAI's API, as its SDK and other clients send and read them; `tolerant` says what else they may hold."""
 
-import json
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.config import JsonDict
 
 from api.routes.models.schemas import StopString, StopStrings
 from api.routes.openai.tolerant import TolerantModel, TolerantRequest
+from api.routes.openai.tool_schemas import CalledFunction, MessageToolCall, ToolUse
 from api.schemas import ResponseBody
 from configs.chat_format import TemplateArguments
-from configs.strict import JsonObject, StrictModel, as_integer
+from configs.strict import JsonObject, as_integer
 
 MOST_CHOICES = 128
 MOST_LOGPROBS = 20
-MOST_TOOLS = 128
 LEAST_TOP_P = 1e-9
 """A nucleus that holds the likeliest token alone."""
 MOST_BIASED = 1024
 DEFAULT_COMPLETION_TOKENS = 16
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=500)]
-FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Tokens = Annotated[int, Field(ge=1, le=1_048_576)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(as_integer)]
 # A list of a million wrong items is wrong at its first one.
@@ -183,43 +181,15 @@ class TextPart(TolerantModel):
         return part | {"text": part["refusal"]} if kind == "refusal" and "refusal" in part else part
 
 
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text or "{}"), dict)
-    except ValueError:
-        return False
-
-
-class CalledFunction(StrictModel):
-    """The function of a call that an assistant made."""
-
-    name: FunctionName
-    arguments: str = Field(description="JSON text of an object")
-
-    @field_validator("arguments")
-    @classmethod
-    def _an_object(cls, text: str) -> str:
-        if not _is_object(text):
-            raise ValueError(f"it is {text[:80]!r}, but must be the JSON text of an object")
-        return text
-
-
-class MessageToolCall(StrictModel):
-    """A call that an assistant made."""
-
-    id: str
-    type: Literal["function"]
-    function: CalledFunction
-
-
 class ChatMessage(TolerantModel):
     """One turn of the conversation; the assistant's as we, OpenAI and vLLM write them."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[TextPart] | None = None
     refusal: str | None = Field(None, description="Of an assistant's turn: what it said instead of an answer")
     name: str | None = None
     tool_calls: list[MessageToolCall] | None = Field(None, description="Of an assistant's turn")
+    function_call: CalledFunction | None = Field(None, description="Of an assistant's turn: older form of one call")
     tool_call_id: str | None = Field(None, description="Of a tool's turn: the call that it answers")
     reasoning_content: str | None = Field(None, description="Of an assistant's turn: what it thought; not OpenAI's")
     reasoning: str | None = Field(None, description="Another name of `reasoning_content`")
@@ -231,7 +201,9 @@ class ChatMessage(TolerantModel):
         # The older name is the one that chat templates know.
         turn: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": text}
         if self.tool_calls:
-            turn |= {"content": text or None, "tool_calls": [call.model_dump() for call in self.tool_calls]}
+            turn |= {"content": text or None, "tool_calls": [call.rendered() for call in self.tool_calls]}
+        elif self.function_call is not None:
+            turn |= {"content": text or None, "function_call": self.function_call.rendered()}
         if self.tool_call_id is not None:
             turn["tool_call_id"] = self.tool_call_id
         if self.name is not None:
@@ -242,29 +214,10 @@ class ChatMessage(TolerantModel):
 
     @model_validator(mode="after")
     def _of_their_roles(self) -> Self:
-        if self.tool_calls and self.role != "assistant":
-            raise ValueError(f"tool_calls are for an assistant's message, and this is the {self.role}'s")
+        for field in ("tool_calls", "function_call"):
+            if getattr(self, field) and self.role != "assistant":
+                raise ValueError(f"{field} are for an assistant's message, and this is the {self.role}'s")
         return self
-
-
-class Function(StrictModel):
-    """A function that the model may call."""
-
-    name: FunctionName
-    description: str | None = None
-    parameters: JsonObject | None = Field(None, description="JSON schema of the arguments; none: it takes none")
-    strict: Literal[False] | None = Field(None, description="Not supported: calls are not held to their schema")
-
-
-class Tool(StrictModel):
-    """A tool that the model may use: a function."""
-
-    type: Literal["function"]
-    function: Function
-
-    def rendered(self) -> dict[str, Any]:
-        """Return what the model's chat template gets."""
-        return {"type": "function", "function": self.function.model_dump(exclude={"strict"}, exclude_none=True)}
 
 
 class JsonSchema(TolerantModel):
@@ -310,7 +263,7 @@ class JsonSchemaFormat(TolerantModel):
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
-class ChatRequest(GenerationOptions):
+class ChatRequest(GenerationOptions, ToolUse):
     """A conversation to go on with."""
 
     model_config = ConfigDict(json_schema_extra={"not": {"anyOf": [TOP_WITHOUT_LOGPROBS, STREAMED_PROMPT]}})
@@ -323,11 +276,6 @@ class ChatRequest(GenerationOptions):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS, description="Needs `logprobs`")
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = Field(
-        None, description="Functions that the model may call, as its chat template writes them"
-    )
-    tool_choice: Literal["auto", "none"] | None = Field(None, description="`none`: the model is not told of the tools")
-    parallel_tool_calls: Literal[True] | None = None
     chat_template_kwargs: TemplateArguments | None = Field(
         None, description='What the chat template is given besides, such as {"enable_thinking": false}; not OpenAI\'s'
     )
@@ -351,16 +299,6 @@ class ChatRequest(GenerationOptions):
         thinking = {"enable_thinking": False} if effort == "none" else {}
         told = {} if effort in (None, "none") else {"reasoning_effort": effort}
         return thinking | told | (self.chat_template_kwargs or {})
-
-    @property
-    def offered(self) -> list[Tool]:
-        """The tools that the model is told of."""
-        return [] if self.tool_choice == "none" else self.tools or []
-
-    @property
-    def offered_names(self) -> list[str]:
-        """The names of the functions that the model is told of."""
-        return [tool.function.name for tool in self.offered]
 
     @model_validator(mode="after")
     def _logprobs_asked_for(self) -> Self:

@@ -10,8 +10,9 @@ from api.engine_server.schemas import EngineTokenizeRequest, EngineTokens
 from api.generation.connections import answered
 from api.platform import CurrentPlatform, Platform
 from api.routes.openai.fine_tuning.checkpoints import answering
-from api.routes.openai.schemas import ChatMessage, ModelName, TokenId, Tool
+from api.routes.openai.schemas import ChatMessage, ModelName, TokenId
 from api.routes.openai.tolerant import TolerantRequest
+from api.routes.openai.tool_schemas import Tool
 from api.schemas import ResponseBody
 from configs.chat_format import TemplateArguments
 
