@@ -51,6 +51,7 @@ from tasks.inference.engine import (
     TokenLogprobs,
 )
 from tasks.inference.errors import EmptyPrompt, InvalidRequest, PromptTooLong
+from tasks.inference.generation import Constraint
 from tasks.inference.listener import Listener
 from tasks.inference.text import TextStream
 from tasks.models.device import choose_device, choose_dtype
@@ -381,7 +382,7 @@ def _read(request: EngineGenerateRequest, vocabulary: Vocabulary) -> tuple[list[
     return prompt.token_ids, form_of_answer(vocabulary.prompts, request, prompt)
 
 
-def _constraint(request: EngineGenerateRequest, vocabulary: Vocabulary, form: AnswerForm) -> JsonConstraint | None:
+def _constraint(request: EngineGenerateRequest, vocabulary: Vocabulary, form: AnswerForm) -> Constraint | None:
     if request.json_schema is None:
         return call_constraint(request, form, vocabulary.tokenizer, lambda: vocabulary.for_constraints)
     return JsonConstraint(request.json_schema, vocabulary.for_constraints)
