@@ -105,7 +105,7 @@ def test_a_soak_of_joins_leaves_cancels_and_adapters(make_engine, tiny_llama_dir
     ]
     expected = [reference(kind) for kind in kinds]
     dice = random.Random(3)
-    engine = make_engine(kv_cache_bytes=300 * TOKEN_BYTES, step=StepSize(chunk=8, tokens=16))
+    engine = make_engine(kv_cache_bytes=300 * TOKEN_BYTES, step=StepSize(chunk=8, tokens=16), range_tokens=8)
     begun, whole = [], 0
     for _ in range(120):
         index = dice.randrange(len(kinds))
