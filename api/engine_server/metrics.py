@@ -12,7 +12,7 @@ from api.engine_server.schemas import EngineHealth
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 GAUGES = {
     "running": "Sequences that are being decoded: the batch",
-    "waiting": "Queued requests",
+    "waiting": "Queued requests, and those whose sequences are swapped out",
     "bytes": "Memory of weights, adapters and caches",
     "cache_tokens_used": "Tokens in ranges of the key-value cache that are taken",
     "cache_tokens": "Tokens that the key-value cache has room for",

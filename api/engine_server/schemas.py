@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from typing_extensions import TypedDict
 
 DEFAULT_MAX_LENGTH = 100
-"""Tokens of prompt and continuation together when a request names neither `max_length` nor `max_new_tokens`."""
+"""Tokens of prompt and continuation together that the documented API asks for when its request names no limit."""
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -83,7 +83,11 @@ class EngineGenerateRequest(EngineConversation):
 
     temperature: float = Field(0.7, ge=0, le=100, description="0 is greedy")
     max_length: int | None = Field(None, ge=1, description="Tokens of prompt and continuation together")
-    max_new_tokens: int | None = Field(None, ge=0, description="Tokens of the continuation; wins over max_length")
+    max_new_tokens: int | None = Field(
+        None,
+        ge=0,
+        description="Tokens of the continuation; wins over max_length. Without both: what context and cache leave",
+    )
     top_p: float = Field(0.9, gt=0, le=1)
     top_k: int = Field(50, ge=0, description="0 is off")
     min_p: float = Field(0.0, ge=0, le=1, description="Least share of the likeliest token's probability; 0 is off")

@@ -282,7 +282,7 @@ class TextEngine:
         except DatasetError as error:
             raise InvalidRequest(str(error)) from error
         prompt_ids, form = _read(request, vocabulary)
-        room = _room(request, len(prompt_ids), self._engine.context_length(model.weights))
+        room = self._room(request, model.weights, len(prompt_ids))
         try:
             generation = self._engine.submit(
                 GenerationRequest(
@@ -362,6 +362,22 @@ class TextEngine:
         """Cancel everything; return whether the engine's threads ended within `timeout` seconds."""
         return self._engine.close(timeout)
 
+    def _room(self, request: EngineGenerateRequest, weights: Path, prompt_tokens: int) -> int:
+        """Return how many tokens may follow the prompt by the request's own limit, or else all that there is room for.
+
+        The engine keeps to the context whatever this says, and refuses a prompt that leaves no room.
+        """
+        if request.max_new_tokens is not None:
+            return request.max_new_tokens
+        if request.max_length is None:
+            return max(1, self._engine.capacity(weights) - prompt_tokens)
+        context = self._engine.context_length(weights)
+        if prompt_tokens >= context:
+            raise PromptTooLong(prompt_tokens, context)
+        if prompt_tokens >= request.max_length:
+            raise PromptTooLong(prompt_tokens, request.max_length, "max_length")
+        return request.max_length - prompt_tokens
+
     def _vocabulary_of(self, model: ModelRef, request: EngineModelName) -> Vocabulary:
         """Return the base's vocabulary with the model's chat format; raises `DatasetError` for one it can't have."""
         trained = None if model.adapter is None else self._trained_template(model.adapter)
@@ -403,15 +419,3 @@ def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
         if isinstance(beginning, int):
             return [beginning]
     raise EmptyPrompt
-
-
-def _room(request: EngineGenerateRequest, prompt_tokens: int, context: int) -> int:
-    """Return how many tokens may follow the prompt by the request's own limit (the engine keeps to the context)."""
-    if request.max_new_tokens is not None:
-        return request.max_new_tokens
-    max_length = request.max_length or context
-    if prompt_tokens >= context:
-        raise PromptTooLong(prompt_tokens, context)
-    if prompt_tokens >= max_length:
-        raise PromptTooLong(prompt_tokens, max_length, "max_length")
-    return max_length - prompt_tokens

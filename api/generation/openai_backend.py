@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 
 from api.engine_server.schemas import (
-    DEFAULT_MAX_LENGTH,
     AnswerForm,
     CallRequirement,
     EchoedPrompt,
@@ -114,7 +113,8 @@ class OpenAIBackend:
             yield {"prompt": {"text": request.prompt, "tokens": []}}
         body = self._body(request) | {"model": await self._model(request)}
         path = "/chat/completions" if request.messages is not None else "/completions"
-        body["max_tokens"] = await self._new_tokens(request, path, body)
+        if (limit := await self._new_tokens(request, path, body)) is not None:
+            body["max_tokens"] = limit
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         usage: dict[str, Any] = {"finish_reason": "stop", "prompt_tokens": 0, "generated_tokens": 0}
         async with self._answering(path, body) as response:
@@ -237,11 +237,15 @@ class OpenAIBackend:
             message = f"the backend {self._url} serves {', '.join(served)}, not {base}, which the adapter is made for"
             raise EngineRefused(503, "weights", message)
 
-    async def _new_tokens(self, request: EngineGenerateRequest, path: str, body: Mapping[str, Any]) -> int:
-        """Return how many tokens may come; a limit on prompt and answer together takes the prompt's length to know."""
+    async def _new_tokens(self, request: EngineGenerateRequest, path: str, body: Mapping[str, Any]) -> int | None:
+        """Return how many tokens may come, None for all that the context leaves.
+
+        A limit on prompt and answer together takes the prompt's length to know.
+        """
         if request.max_new_tokens is not None:
             return request.max_new_tokens
-        limit = request.max_length or DEFAULT_MAX_LENGTH
+        if (limit := request.max_length) is None:
+            return None
         response = await self._send("POST", path, {**body, "max_tokens": 1})
         self._raise_for_error(response.status_code, _json(response))
         prompt = int(response.json()["usage"]["prompt_tokens"])

@@ -1,4 +1,4 @@
-"""Allocates ranges of the KV arena: every sequence owns one contiguous range of tokens while it runs."""
+"""Allocates ranges of the KV arena: every running sequence owns one contiguous range of tokens, which may grow."""
 
 from bisect import insort
 
@@ -16,14 +16,33 @@ class ArenaAllocator:
         """Tokens in ranges that are taken."""
         return sum(self._taken.values())
 
+    def length(self, start: int) -> int:
+        """Return the tokens of the range that begins at `start`."""
+        return self._taken[start]
+
     def reserve(self, tokens: int) -> int | None:
         """Allocate a range of `tokens`; return its start, or None while no free range is that long."""
-        for index, (start, length) in enumerate(self._free):
+        for index, (_, length) in enumerate(self._free):
             if length >= tokens:
-                self._free[index : index + 1] = [(start + tokens, length - tokens)] if length > tokens else []
-                self._taken[start] = tokens
-                return start
+                return self._take(index, tokens)
         return None
+
+    def extend(self, start: int, tokens: int) -> int | None:
+        """Lengthen the range at `start` to `tokens`, in place or elsewhere; return where it begins now, or None.
+
+        Elsewhere may overlap the place where it was. On None it is as it was.
+        """
+        length = self._taken[start]
+        self.release(start)
+        # The range lies in this free one now: the last that does not begin behind it.
+        index = max(index for index, (begin, _) in enumerate(self._free) if begin <= start)
+        begin, free = self._free[index]
+        if start + tokens <= begin + free:
+            return self._take(index, tokens, start - begin)
+        moved = self.reserve(tokens)
+        if moved is None:
+            self._take(index, length, start - begin)
+        return moved
 
     def release(self, start: int) -> None:
         """Free the range that begins at `start`; adjacent free ranges are merged."""
@@ -35,3 +54,12 @@ class ArenaAllocator:
             else:
                 merged.append((begin, length))
         self._free = merged
+
+    def _take(self, index: int, tokens: int, skipped: int = 0) -> int:
+        """Take `tokens` of a free range, behind its first `skipped`; return where they begin."""
+        begin, length = self._free[index]
+        start = begin + skipped
+        left = [(begin, skipped), (start + tokens, length - skipped - tokens)]
+        self._free[index : index + 1] = [each for each in left if each[1]]
+        self._taken[start] = tokens
+        return start

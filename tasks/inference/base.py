@@ -39,6 +39,7 @@ class LoadedBase:
         self.arena = self.network.allocate(plan.cache_tokens)
         self.allocator = ArenaAllocator(plan.cache_tokens)
         self.bytes = self.network.bytes + plan.cache_bytes
+        self.token_bytes = plan.cache_bytes // max(1, plan.cache_tokens)
         self.vocabulary = plan.vocabulary
         self.device = device
         self.adapters: dict[Path, AttachedAdapter] = {}
@@ -64,4 +65,4 @@ class LoadedBase:
     def release(self, start: int) -> None:
         """Free the arena range of a finished sequence, which begins at `start`."""
         self.allocator.release(start)
-        self.network.release(start)
+        self.arena.release(start)

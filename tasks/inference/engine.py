@@ -41,7 +41,11 @@ PROBE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class ModelStats:
-    """One base: where it lies, its bytes in memory with arena and adapters, its requests, its arena in tokens."""
+    """One base: where it lies, its bytes in memory with arena and adapters, its requests, its arena in tokens.
+
+    The bytes also count what is swapped out of the arena, and what would be if the running sequences grew to its end.
+    A swapped-out request, which has begun and gave its range to those before it, counts as waiting: it is not decoded.
+    """
 
     weights: str
     loaded: bool
@@ -70,7 +74,7 @@ class Engine:
     """Generates tokens with every model asked for. Its methods may be called from any thread.
 
     Each base has one thread, which advances its running sequences together, and `kv_cache_bytes` at most for their keys
-    and values.
+    and values. A sequence takes as much of them as it needs, not as it may come to need (`admitted.py`).
     """
 
     def __init__(
@@ -98,6 +102,13 @@ class Engine:
         if weights not in self._contexts:
             self._contexts[weights] = context_length(load_config(weights))
         return self._contexts[weights]
+
+    def capacity(self, weights: Path) -> int:
+        """Return the most tokens that prompt and continuation may have together, by the base's context and its arena.
+
+        Raises `WeightsError` if there is no model.
+        """
+        return min(self.context_length(weights), self._plan_of(weights).cache_tokens)
 
     def submit(self, request: GenerationRequest, listener: Listener | None = None) -> Generation:
         """Queue a request and return at once; its weights are loaded when it is scheduled.
@@ -159,8 +170,8 @@ class Engine:
                     loaded=worker.base is not None,
                     adapters=[] if worker.base is None else [str(folder) for folder in worker.base.adapters],
                     bytes=worker.held_bytes,
-                    running=len(worker.running),
-                    waiting=len(worker.waiting),
+                    running=len(worker.admitted.running),
+                    waiting=len(worker.waiting) + len(worker.admitted.swapped),
                     cache_tokens_used=0 if worker.base is None else worker.base.allocator.used,
                     cache_tokens=0 if worker.base is None else worker.base.allocator.capacity,
                 )
@@ -195,7 +206,7 @@ class Engine:
             self._weight_cache.closing = True
             workers = list(self._weight_cache.holders.values())
             for worker in workers:
-                for request in [*worker.waiting, *(sequence.request for sequence in worker.running)]:
+                for request in [*worker.waiting, *(sequence.request for sequence in worker.admitted)]:
                     request.cancelled = True
             self._weight_cache.changed.notify_all()
         for worker in workers:

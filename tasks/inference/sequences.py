@@ -1,6 +1,6 @@
 """Running sequences: their ranges in the KV arena, the tokens still to read, and their sampling state."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -22,6 +22,10 @@ class ActiveSequence:
         self.request = request
         self.adapter = request.model.adapter
         self.start = start
+        self.limit = len(request.prompt_ids) + request.max_new_tokens
+        """The tokens that its range has room for at last."""
+        self.swap_in: Callable[[int], None] | None = None
+        """Copies its keys and values to the range that begins there; None while they are in the arena."""
         self.adapter_number = NO_ADAPTER if self.adapter is None else base.adapters[self.adapter].number
         self.cached = 0
         self._unread = list(request.prompt_ids)

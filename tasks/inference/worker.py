@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 
+from tasks.inference.admitted import AdmittedSequences
 from tasks.inference.base import BasePlan, LoadedBase
 from tasks.inference.decoding import StepSize, decode_step
 from tasks.inference.errors import EngineBusy, InferenceError, TooLargeForMemory
 from tasks.inference.network.load import needed_for_adapter
 from tasks.inference.queue import FairQueue
 from tasks.inference.request import FinishReason, Request
-from tasks.inference.sequences import ActiveSequence, active_sequence
+from tasks.inference.sequences import ActiveSequence
 from tasks.inference.weight_cache import Evictable, Holder, WeightCache
 from tasks.models.errors import WeightsError
 
@@ -34,12 +35,14 @@ class Limits:
     """Limits of one base: requests running at once, further ones queued, and the seconds that any may take.
 
     Once a base has waited `patience_seconds` for memory that others hold, those admit no more requests.
+    `range_tokens` is the room behind its prompt that a sequence begins with, and what that grows by at least.
     """
 
     concurrency: int = 32
     queue_length: int = 256
     request_seconds: float = 600.0
     patience_seconds: float = 5.0
+    range_tokens: int = 256
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,9 @@ class BaseWorker(threading.Thread):
         self.folder = folder
         self.base: LoadedBase | None = None
         self.waiting = FairQueue()
-        self.running: list[ActiveSequence] = []
+        self.admitted = AdmittedSequences(
+            settings.limits.range_tokens, weight_cache.changed, lambda needed: weight_cache.make_room(needed, self)
+        )
         self._weight_cache = weight_cache
         self._plan = plan
         self._settings = settings
@@ -92,13 +97,15 @@ class BaseWorker(threading.Thread):
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of the loaded weights and of those being loaded."""
-        return self._reserved + (self.base.total_bytes if self.base is not None else 0)
+        """Bytes of the loaded weights, of those being loaded, and of what is or may have to be swapped out."""
+        if self.base is None:
+            return self._reserved
+        return self._reserved + self.base.total_bytes + self.admitted.host_bytes(self.base)
 
     def enqueue(self, request: Request) -> None:
         """Queue a request; raises `EngineBusy` if the queue is full."""
         limits = self._settings.limits
-        if len(self.waiting) + len(self.running) >= limits.concurrency + limits.queue_length:
+        if len(self.waiting) + len(self.admitted) >= limits.concurrency + limits.queue_length:
             raise EngineBusy(len(self.waiting))
         self.waiting.append(request)
         self._weight_cache.changed.notify_all()
@@ -109,8 +116,8 @@ class BaseWorker(threading.Thread):
         if base is None or self._reserved:
             return []
         if requester is not self:
-            return [] if self.running else [Evictable(self._last_used, base.total_bytes, self._evict)]
-        used = {sequence.adapter for sequence in self.running}
+            return [] if self.admitted else [Evictable(self._last_used, base.total_bytes, self._evict)]
+        used = {sequence.adapter for sequence in self.admitted}
         return [
             Evictable(adapter.last_used, adapter.bytes, lambda folder=folder: base.drop_adapter(folder))  # type: ignore[misc]
             for folder, adapter in base.adapters.items()
@@ -136,29 +143,32 @@ class BaseWorker(threading.Thread):
             self._load(work)
         elif work is not None:
             self.step_since = time.monotonic()
-            self._tally.generated[self.folder] += decode_step(*work, self._settings.step, self._ended)
+            sequences = self.admitted.prepare(work, self._ended)
+            self._tally.generated[self.folder] += decode_step(work, sequences, self._settings.step, self._ended)
             self.step_since = None
         return work is not None
 
-    def _next_work(self) -> Load | tuple[LoadedBase, list[ActiveSequence]] | None:
-        """Wait for something to do; None ends the thread."""
+    def _next_work(self) -> Load | LoadedBase | None:
+        """Wait for something to do: to load, or to decode with the base; None ends the thread."""
         with self._weight_cache.changed:
             while True:
                 self._drop_ended()
-                if self._weight_cache.closing or not (self.base or self.waiting or self.running):
+                if self._weight_cache.closing or not (self.base or self.waiting or self.admitted):
                     self._leave("cancelled")
                     return None
+                if self.base is not None:
+                    self.admitted.resume(self.base)
                 if (load := self._admit()) is not None:
                     return load
-                if self.running and self.base is not None:
-                    return self.base, list(self.running)
+                if self.admitted and self.base is not None:
+                    return self.base
                 deadlines = [request.deadline for request in self.waiting]
                 self._weight_cache.changed.wait(max(0.0, min(deadlines) - time.monotonic()) if deadlines else None)
 
     def _admit(self) -> Load | None:
         """Start queued requests while there are free slots; return what the next one needs loaded, if anything."""
-        while len(self.running) < self._settings.limits.concurrency and not self._weight_cache.must_yield(self):
-            request = self.waiting.next([sequence.adapter for sequence in self.running])
+        while len(self.admitted) < self._settings.limits.concurrency and not self._weight_cache.must_yield(self):
+            request = self.waiting.next([sequence.adapter for sequence in self.admitted])
             if request is None:
                 break
             adapter = request.model.adapter
@@ -183,12 +193,10 @@ class BaseWorker(threading.Thread):
         return None
 
     def _start(self, request: Request, base: LoadedBase) -> bool:
-        """Allocate a range of the arena and start the request; False while no free range is large enough."""
-        start = base.allocator.reserve(len(request.prompt_ids) + request.max_new_tokens)
-        if start is None:
+        """Allocate a range of the arena and start the request; False while there is too little room."""
+        if not self.admitted.admit(request, base):
             return False
         self.waiting.remove(request)
-        self.running.append(active_sequence(request, base, start))
         self.waiting_for_memory_since = None
         request.begin()
         self._touch(request.model.adapter)
@@ -245,10 +253,9 @@ class BaseWorker(threading.Thread):
         sequence.request.finish(outcome)
 
     def _retire(self, sequence: ActiveSequence) -> None:
-        """Remove a sequence from the batch and free its range."""
-        self.running.remove(sequence)
+        """Remove a sequence from the batch and free what it holds."""
         if self.base is not None:
-            self.base.release(sequence.start)
+            self.admitted.remove(sequence, self.base)
         self._touch(sequence.adapter)
         self._weight_cache.changed.notify_all()
 
@@ -264,7 +271,7 @@ class BaseWorker(threading.Thread):
             if (outcome := request.must_end(now)) is not None:
                 self.waiting.remove(request)
                 request.finish(outcome)
-        for sequence in list(self.running):
+        for sequence in self.admitted:
             if (outcome := sequence.request.must_end(now)) is not None:
                 self._retire(sequence)
                 sequence.request.finish(outcome)
@@ -283,8 +290,8 @@ class BaseWorker(threading.Thread):
         """End every request with `outcome` and remove this worker from the engine."""
         self._free_base()
         self._weight_cache.holders.pop(self.folder, None)
-        for request in [*self.waiting, *(sequence.request for sequence in self.running)]:
+        for request in [*self.waiting, *(sequence.request for sequence in self.admitted)]:
             request.finish(outcome)
         self.waiting.clear()
-        self.running.clear()
+        self.admitted.clear()
         self._weight_cache.changed.notify_all()

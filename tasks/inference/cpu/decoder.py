@@ -86,9 +86,6 @@ class CpuDecoder:
         """Return an arena for `capacity` tokens."""
         return KVArena.allocate(self.shape, capacity, self._dtype, _CPU)
 
-    def release(self, cache_start: int) -> None:
-        """Do nothing: what a sequence leaves in the arena is never read by another."""
-
     def load_adapter(self, folder: Path) -> LoadedAdapter:
         """Load the adapter in `folder`; raises `WeightsError` if it can't be served."""
         slot, size = self._adapters.add(self._reader.read(folder))

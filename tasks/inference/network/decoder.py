@@ -38,9 +38,6 @@ class Decoder:
         """Return an arena for `capacity` tokens on the network's device."""
         return KVArena.allocate(self.shape, capacity, self._dtype, self._device)
 
-    def release(self, cache_start: int) -> None:
-        """Do nothing: what a sequence leaves in the arena is never read by another."""
-
     def close(self) -> None:
         """Do nothing: it is memory only."""
 

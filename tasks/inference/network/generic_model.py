@@ -1,6 +1,6 @@
 """Fallback for other architectures: transformers' model, one sequence after the other, adapters by peft."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,39 @@ class _Text:
     """What `sum_states` has returned of it, in sum."""
 
 
+@dataclass(frozen=True)
+class TransformersCaches(KVArena):
+    """An arena that only counts tokens: of each sequence transformers' own cache is kept, by where its range begins."""
+
+    texts: dict[int, _Text] = field(default_factory=dict)
+
+    def move(self, old: int, new: int, tokens: int) -> None:
+        """Rename the cache of the sequence at `old`."""
+        del tokens
+        self.texts[new] = self.texts.pop(old)
+
+    def swap_out(self, start: int, tokens: int) -> Callable[[int], None]:
+        """Take a sequence's cache to host memory; return what puts it back."""
+        del tokens
+        text = self.texts.pop(start, None)  # None: nothing has been read of it yet
+        for layer in text.cache.layers if text is not None else ():
+            layer.offload()
+
+        def swap_in(start: int) -> None:
+            if text is not None:
+                for layer in text.cache.layers:
+                    layer.prefetch()
+                self.texts[start] = text
+
+        return swap_in
+
+    def release(self, start: int) -> None:
+        """Drop the cache of the sequence at `start`."""
+        self.texts.pop(start, None)
+
+
 class GenericModel:
-    """A `Network` (see `step.py`) with transformers' own cache per sequence; the arena only counts tokens."""
+    """A `Network` (see `step.py`) with transformers' own cache per sequence."""
 
     def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
         """Load the base in `folder`; raises `WeightsError` if that fails."""
@@ -36,16 +67,11 @@ class GenericModel:
         self._wrapped: PeftModel | None = None
         self._numbered = 0
         self._active: int | None = None
-        self._texts: dict[int, _Text] = {}
         self._switch = length_switch(self._model.config)
 
-    def allocate(self, capacity: int) -> KVArena:
-        """Return an arena that holds nothing."""
-        return KVArena(torch.empty(0, 0, capacity, 0), torch.empty(0, 0, capacity, 0))
-
-    def release(self, cache_start: int) -> None:
-        """Drop the cache of the sequence that begins there."""
-        self._texts.pop(cache_start, None)
+    def allocate(self, capacity: int) -> TransformersCaches:
+        """Return an arena for the caches of sequences."""
+        return TransformersCaches(torch.empty(0, 0, capacity, 0), torch.empty(0, 0, capacity, 0))
 
     def close(self) -> None:
         """Do nothing: there is nothing to release but memory."""
@@ -67,10 +93,9 @@ class GenericModel:
     @torch.inference_mode()
     def step(self, batch: StepBatch, arena: KVArena) -> Tensor:
         """Read each sequence's tokens; return float32 `[number of wants_logits, vocabulary]`."""
-        del arena
         rows = []
         of_sequences = torch.split(batch.wants_logits, batch.first.diff().tolist())
-        for (_, inputs), wanted in zip(self._inputs(batch), of_sequences, strict=True):
+        for (_, inputs), wanted in zip(self._inputs(batch, arena), of_sequences, strict=True):
             # Counted from the end: a sequence may be read again from its beginning.
             from_end = wanted.nonzero().flatten() - len(wanted)
             kept = -int(from_end[0]) if len(from_end) else 1
@@ -81,10 +106,9 @@ class GenericModel:
     @torch.inference_mode()
     def sum_states(self, batch: StepBatch, arena: KVArena) -> Tensor:
         """Read each sequence's tokens; return float32 `[sequences, width]`: their states after the last norm."""
-        del arena
         decoder = self._model.base_model
         sums = []
-        for text, inputs in self._inputs(batch):
+        for text, inputs in self._inputs(batch, arena):
             before = text.summed
             state = decoder(**inputs).last_hidden_state[0].float().sum(0)
             # What was read again replaces what was returned of it.
@@ -93,14 +117,16 @@ class GenericModel:
             sums.append(text.summed - before if before is not None else state)
         return torch.stack(sums)
 
-    def _inputs(self, batch: StepBatch) -> Iterator[tuple[_Text, dict[str, Any]]]:
+    def _inputs(self, batch: StepBatch, arena: KVArena) -> Iterator[tuple[_Text, dict[str, Any]]]:
         """Yield one sequence after the other with the model's arguments, and its adapter activated."""
+        if not isinstance(arena, TransformersCaches):
+            raise TypeError(f"the arena is a {type(arena).__name__}: it has to be one that `allocate` returned")
         ends = batch.first.tolist()
         for index, start in enumerate(batch.cache_start.tolist()):
             ids, cached = batch.token_ids[ends[index] : ends[index + 1]], int(batch.cached[index])
             if cached == 0:
-                self._texts[start] = _Text(DynamicCache(config=self._model.config))
-            text = self._texts[start]
+                arena.texts[start] = _Text(DynamicCache(config=self._model.config))
+            text = arena.texts[start]
             if self._switch is not None:
                 text.ids.append(ids)
                 if 0 < cached <= self._switch < cached + len(ids):

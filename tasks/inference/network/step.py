@@ -1,5 +1,6 @@
 """The interface of a network: the batch of one step, the KV arena, and the methods that a network implements."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -46,6 +47,34 @@ class KVArena:
         size = (shape.layers, shape.kv_heads, capacity, shape.head_dim)
         return cls(torch.zeros(size, dtype=dtype, device=device), torch.zeros(size, dtype=dtype, device=device))
 
+    def move(self, old: int, new: int, tokens: int) -> None:
+        """Copy a sequence's first `tokens` from its range at `old` to that at `new`; the two may overlap."""
+        overlap = abs(new - old) < tokens
+        for layer in (*self.keys, *self.values):
+            moved = layer[:, old : old + tokens]
+            layer[:, new : new + tokens] = moved.clone() if overlap else moved
+
+    def swap_out(self, start: int, tokens: int) -> Callable[[int], None]:
+        """Copy a sequence's first `tokens` to host memory; return what copies them to the range that begins there."""
+        copies = [_host_copy(each[:, :, start : start + tokens]) for each in (self.keys, self.values)]
+
+        def swap_in(start: int) -> None:
+            for each, copied in zip((self.keys, self.values), copies, strict=True):
+                each[:, :, start : start + tokens] = copied.to(each.device)
+
+        return swap_in
+
+    def release(self, start: int) -> None:
+        """Free what is kept beside the arena for the sequence at `start`: here nothing."""
+
+
+def _host_copy(range_of_layers: Tensor) -> Tensor:
+    """Return a copy in host memory, made layer by layer: a device's copy of it all would need as much there too."""
+    copied = torch.empty(range_of_layers.shape, dtype=range_of_layers.dtype)
+    for target, layer in zip(copied, range_of_layers, strict=True):
+        target.copy_(layer)
+    return copied
+
 
 @dataclass(frozen=True)
 class LoadedAdapter:
@@ -75,10 +104,6 @@ class Network(Protocol):
         A row is the sum, over the tokens that its sequence reads in this step, of the hidden states after the last
         norm. `wants_logits` means nothing here: there is no product with the vocabulary.
         """
-        ...
-
-    def release(self, cache_start: int) -> None:
-        """Free what is kept for the finished sequence that begins at this place of the arena."""
         ...
 
     def close(self) -> None:

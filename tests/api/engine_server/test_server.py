@@ -87,6 +87,15 @@ def test_an_empty_prompt_begins_a_text(http, body):
     assert answer["text"] == answer["continuation"]
 
 
+def test_without_a_limit_an_answer_has_all_that_the_context_leaves(http, body, tiny_gpt2_dir):
+    free = body | {"max_length": None, "weights": str(tiny_gpt2_dir)}
+    answer = http.post("/generate", json=free).json()
+    assert (answer["prompt_tokens"] + answer["generated_tokens"], answer["finish_reason"]) == (128, "length")
+    response = http.post("/generate", json=free | {"prompt": "word " * 200})
+    assert (response.status_code, response.json()["code"]) == (422, "prompt_too_long")
+    assert "the model's context allows 128" in response.json()["error"]
+
+
 def test_prompts_without_room_get_both_numbers(http, body, tiny_gpt2_dir):
     long = "word " * 200
     for change, numbers in [

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from tasks.inference.base import BasePlan, LoadedBase
 from tasks.inference.decoding import StepSize, decode_step, schedule
-from tasks.inference.engine import Generation
+from tasks.inference.engine import Generation, Limits
 from tasks.inference.errors import RequestTooLarge
 from tasks.inference.sequences import GeneratingSequence
 from tests.tasks.inference.conftest import greedy, prompt_ids, reference
@@ -80,10 +80,10 @@ def test_a_request_waits_for_room_and_none_overtakes_it(make_engine, endless_lla
     engine = make_engine(kv_cache_bytes=(len(ids) + ENDLESS + 20) * TOKEN_BYTES)
     running = engine.submit(greedy(endless_llama_dir, max_new_tokens=ENDLESS))
     next(iter(running))
-    large = engine.submit(greedy(endless_llama_dir, max_new_tokens=100))
+    large = engine.submit(greedy(endless_llama_dir, max_new_tokens=100, ids=(ids * 1000)[: ENDLESS - 300]))
     small = engine.submit(greedy(endless_llama_dir, max_new_tokens=2))
     (model,) = engine.stats().models
-    assert (model.running, model.waiting, model.cache_tokens_used) == (1, 2, len(ids) + ENDLESS)
+    assert (model.running, model.waiting, model.cache_tokens_used) == (1, 2, len(ids) + Limits().range_tokens)
     running.cancel()
     assert (len(large.result(20)), len(small.result(20))) == (100, 2)
     assert len(running.result()) < ENDLESS
@@ -119,7 +119,7 @@ def test_a_soak_of_joins_leaves_cancels_and_adapters(make_engine, tiny_llama_dir
     ]
     expected = [reference(kind) for kind in kinds]
     dice = random.Random(3)
-    engine = make_engine(kv_cache_bytes=300 * TOKEN_BYTES, step=StepSize(chunk=8, tokens=16))
+    engine = make_engine(kv_cache_bytes=300 * TOKEN_BYTES, step=StepSize(chunk=8, tokens=16), range_tokens=8)
     begun, whole = [], 0
     for _ in range(120):
         index = dice.randrange(len(kinds))
