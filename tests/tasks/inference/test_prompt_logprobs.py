@@ -10,6 +10,7 @@ from tasks.inference.decoding import StepSize
 from tasks.inference.engine import GenerationRequest
 from tasks.inference.errors import PromptTooLong
 from tests.tasks.inference.conftest import greedy, prompt_ids
+from tests.tiny_families import save_family
 
 STEPS = [None, StepSize(chunk=7, tokens=10), StepSize(chunk=1, tokens=1)]
 
@@ -50,6 +51,17 @@ def test_they_are_those_of_transformers(make_engine, tiny_models_dir, model, ste
     assert generations[0].prompt_logprobs == generations[2].prompt_logprobs == generations[3].prompt_logprobs
     assert generations[1].prompt_logprobs == []
     assert len(generations[0].logprobs) == 5
+
+
+@pytest.mark.parametrize("family", ["gemma2", "falcon"])
+def test_they_are_right_where_one_sequence_is_read_after_the_other(make_engine, tmp_path, family):
+    folder = save_family(family, tmp_path / family)
+    ids = torch.randint(3, 300, (40,), generator=torch.Generator().manual_seed(1)).tolist()
+    asked = greedy(folder, ids=ids, max_new_tokens=3, prompt_logprobs=2)
+    engine = make_engine(budget=20_000_000, step=STEPS[1])
+    generations = [engine.submit(each) for each in (asked, replace(asked, prompt_logprobs=None))]
+    assert generations[0].result(120) == generations[1].result(120)
+    require_right(generations[0], expected(asked))
 
 
 def test_a_prompt_of_one_token_has_none_and_one_that_fills_the_context_has_all(make_engine, tiny_gpt2_dir):
