@@ -13,6 +13,7 @@ from api.engine_server.schemas import (
     DEFAULT_MAX_LENGTH,
     AnswerForm,
     CallRequirement,
+    EchoedPrompt,
     EngineEmbedRequest,
     EngineEmbedResponse,
     EngineGenerateRequest,
@@ -69,13 +70,19 @@ class OpenAIBackend:
         reasoning: list[str] = []
         calls: list[dict[str, Any]] = []
         logprobs: list[TokenLogprob] = []
+        offsets: list[int] = []
+        prompt = None
         async for event in self.stream(request):
             if event.get("done"):
                 break
+            if "prompt" in event:
+                prompt = EchoedPrompt(**event["prompt"])
+                continue
             pieces.append(event.get("text", ""))
             reasoning.append(event.get("reasoning", ""))
             calls += event.get("calls", [])
             logprobs += [TokenLogprob(**one) for one in event.get("logprobs", [])]
+            offsets += event.get("offsets", [])
         continuation = "".join(pieces)
         usage = {name: event[name] for name in ("prompt_tokens", "generated_tokens", "finish_reason", "seconds")}
         text = (request.prompt or "") + continuation
@@ -83,6 +90,8 @@ class OpenAIBackend:
             text=text,
             continuation=continuation,
             logprobs=logprobs,
+            offsets=offsets,
+            prompt=prompt,
             reasoning="".join(reasoning),
             calls=calls,
             **usage,
@@ -96,7 +105,13 @@ class OpenAIBackend:
                 "it with that template, and give the model none"
             )
             raise EngineRefused(422, "invalid", message)
+        if request.prompt_logprobs is not None or (request.echo and request.prompt is None):
+            field = "echo of token ids" if request.prompt_logprobs is None else "prompt_logprobs (echo with logprobs)"
+            message = f"{field} is not asked of the backend {self._url}, which streams: leave it out"
+            raise EngineRefused(422, "invalid", message)
         started = time.monotonic()
+        if request.echo:
+            yield {"prompt": {"text": request.prompt, "tokens": []}}
         body = self._body(request) | {"model": await self._model(request)}
         path = "/chat/completions" if request.messages is not None else "/completions"
         body["max_tokens"] = await self._new_tokens(request, path, body)
@@ -176,6 +191,12 @@ class OpenAIBackend:
             "top_k": request.top_k,
             "min_p": request.min_p,
             "repetition_penalty": request.repetition_penalty if request.repetition_penalty != 1.0 else None,
+            "frequency_penalty": request.frequency_penalty,
+            "presence_penalty": request.presence_penalty,
+            "logit_bias": {str(token_id): bias for token_id, bias in request.logit_bias.items()},
+            "min_tokens": request.min_new_tokens,
+            "stop_token_ids": request.stop_token_ids,
+            "ignore_eos": request.ignore_eos,
             "stop": request.stop,
         }
         body |= {name: value for name, value in optional.items() if value}
@@ -270,10 +291,13 @@ def _event(choice: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the event that a chunk's choice becomes, of either endpoint; None for one without text."""
     delta = choice.get("delta") or {}
     text = choice["text"] if "text" in choice else delta.get("content") or ""
+    shown = choice.get("logprobs") or {}
+    logprobs = _logprobs(shown)
     optional = {
         "reasoning": delta.get("reasoning_content") or delta.get("reasoning"),
         "calls": delta.get("tool_calls"),
-        "logprobs": [token.model_dump() for token in _logprobs(choice.get("logprobs") or {})],
+        "logprobs": [token.model_dump() for token in logprobs],
+        "offsets": shown.get("text_offset") if logprobs else None,
     }
     told = {name: value for name, value in optional.items() if value}
     return {"text": text} | told if text or told else None

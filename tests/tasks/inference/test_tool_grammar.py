@@ -10,9 +10,9 @@ from tokenizers import AddedToken
 from api.engine_server.schemas import AnswerForm
 from api.generation.reading import AnswerReader, CallArguments, CallBegun, Content
 from configs.tool_formats import FORMATS
-from tasks.inference.constraint import SchemaError, constraint_tokenizer
+from tasks.inference.constraint import constraint_tokenizer
 from tasks.inference.text import TextStream
-from tasks.inference.tool_grammar import ANY_OBJECT, CallConstraint, CallRules, Thoughts
+from tasks.inference.tool_grammar import ANY_OBJECT, CallConstraint, CallRules, CallsError, Thoughts
 from tests.tiny_models import byte_level_tokenizer
 
 LOOK = {
@@ -200,7 +200,7 @@ PATTERN = {"type": "object", "properties": {"at": {"type": "string", "pattern": 
     ],
 )
 def test_what_can_not_be_followed_is_refused(tokenizer, known, name, schema, sentence):
-    with pytest.raises(SchemaError, match=sentence):
+    with pytest.raises(CallsError, match=sentence):
         constraint_of(tokenizer, known, name, CallRules({"look": schema}, required=True, parallel=True))
 
 
