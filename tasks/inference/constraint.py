@@ -36,11 +36,10 @@ def constraint_tokenizer(tokenizer: PreTrainedTokenizerBase, end_ids: Collection
 
 
 class GrammarConstraint:
-    """The state of one answer that must match a grammar of llguidance's."""
+    """The state of one answer that must match a grammar."""
 
     def __init__(self, grammar: str, tokenizer: LLTokenizer) -> None:
-        """Raises SchemaError if nothing matches it; the grammar is one that `LLMatcher.validate_grammar` takes."""
-        self._tokenizer = tokenizer
+        """Compile a grammar that is valid; raises SchemaError if it can't be followed."""
         self._matcher = LLMatcher(tokenizer, grammar)
         self._words = np.zeros(-(-tokenizer.vocab_size // WORD_BITS), dtype=np.int32)
         try:
@@ -68,17 +67,17 @@ class GrammarConstraint:
         """Advance the state by an allowed token; raises `ConstraintFailed`."""
         self._computed = False
         if not self._matcher.consume_token(token_id):
-            raise ConstraintFailed(first_line(self._matcher.get_error()))
+            raise ConstraintFailed(_first_line(self._matcher.get_error()))
 
     def finish(self) -> None:
         """Raise `ConstraintFailed` unless what has been accepted is an answer."""
         if not self._matcher.is_accepting():
-            raise ConstraintFailed(first_line(self._matcher.get_error()) or "the answer ended before it was complete")
+            raise ConstraintFailed(_first_line(self._matcher.get_error()) or "the answer ended before it was complete")
 
     def _compute(self) -> None:
         self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
         if self._matcher.is_error() or (self._matcher.is_stopped() and not self._matcher.is_accepting()):
-            raise ConstraintFailed(first_line(self._matcher.get_error()) or self._matcher.stop_reason())
+            raise ConstraintFailed(_first_line(self._matcher.get_error()) or self._matcher.stop_reason())
 
 
 class JsonConstraint(GrammarConstraint):
@@ -86,10 +85,8 @@ class JsonConstraint(GrammarConstraint):
 
     def __init__(self, schema: dict[str, Any], tokenizer: LLTokenizer) -> None:
         """Compile the schema; raises SchemaError if it can't be followed."""
-        self._schema = schema
-        prepared = prepare_for(schema, tokenizer)
-        if problem := _defect(prepared.schema, tokenizer):
-            raise SchemaError(problem)
+        prepared = prepared_for(schema, tokenizer)
+        self._schema, self._tokenizer = schema, tokenizer
         self._answer: list[int] | None = [] if prepared.unique_items else None
         super().__init__(_grammar(prepared.schema), tokenizer)
 
@@ -108,16 +105,19 @@ class JsonConstraint(GrammarConstraint):
                 raise ConstraintFailed("an array of the answer repeats an item, against its uniqueItems")
 
 
-def prepare_for(schema: dict[str, Any], tokenizer: LLTokenizer) -> Prepared:
-    """Return the schema as the grammar engine gets it; raises SchemaError for what can't be kept to."""
-    return prepare(schema, lambda pattern: _defect({"type": "string", "pattern": pattern}, tokenizer))
+def prepared_for(schema: dict[str, Any], tokenizer: LLTokenizer) -> Prepared:
+    """Return a schema as the engine can keep to it; raises SchemaError if it can't."""
+    prepared = prepare(schema, lambda pattern: _defect({"type": "string", "pattern": pattern}, tokenizer))
+    if problem := _defect(prepared.schema, tokenizer):
+        raise SchemaError(problem)
+    return prepared
 
 
 def _grammar(schema: Any) -> str:
     try:
         return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=COMPACT))
     except ValueError as error:
-        raise SchemaError(first_line(str(error))) from error
+        raise SchemaError(_first_line(str(error))) from error
 
 
 def _defect(schema: Any, tokenizer: LLTokenizer) -> str | None:
@@ -126,9 +126,8 @@ def _defect(schema: Any, tokenizer: LLTokenizer) -> str | None:
     if not problem or problem.startswith("WARNING"):
         return None
     # The parser of patterns shows the place on lines of their own, and says what is wrong on the last.
-    return problem.splitlines()[-1].removeprefix("error: ") if "regex parse error" in problem else first_line(problem)
+    return problem.splitlines()[-1].removeprefix("error: ") if "regex parse error" in problem else _first_line(problem)
 
 
-def first_line(text: str) -> str:
-    """Return the first line of what the engine says, as a sentence's part."""
+def _first_line(text: str) -> str:
     return next(iter(text.strip().splitlines()), "")[:300]

@@ -10,13 +10,13 @@ format's marker has begun a call.
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from llguidance import LLMatcher, LLTokenizer
 
 from configs.tool_formats import FALLBACK, FORMATS, HARMONY, REASONING, CallFormat
-from tasks.inference.constraint import GrammarConstraint, first_line, prepare_for
+from tasks.inference.constraint import GrammarConstraint, prepared_for
 from tasks.inference.json_schema import SchemaError
 
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
@@ -26,6 +26,10 @@ _JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separa
 _OPEN = ("allOf", "anyOf", "oneOf", "$ref", "patternProperties", "if", "not", "additionalProperties", "minProperties")
 _NOT_IN_TEXT = ("pattern", "format")
 _ANY = "/(.|\\n)*/"
+
+
+class CallsError(ValueError):
+    """Calls can't be held to a schema; the sentence says of which function and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +110,30 @@ class CallConstraint(GrammarConstraint):
     ) -> None:
         """Compile the grammar; `token_id` returns the id of a text that is one token.
 
-        Raises SchemaError if a function's schema can't be followed, or not in this format.
+        Raises CallsError if a function's schema can't be followed, or not in this format.
         """
-        prepared = {name: _prepared(name, schema, tokenizer) for name, schema in rules.functions.items()}
-        grammar = _Grammar(tool_format, replace(rules, functions=prepared), thoughts, tokenizer, token_id).text()
-        if problem := str(LLMatcher.validate_grammar(grammar, tokenizer)):
-            names = ", ".join(rules.functions)
-            raise SchemaError(f"calls of {names} can't be held to their schemas: {first_line(problem)}")
+        prepared = CallRules(
+            {name: _prepared(name, schema, tokenizer) for name, schema in rules.functions.items()},
+            rules.required,
+            rules.parallel,
+        )
+        grammar = _Grammar(tool_format, prepared, thoughts, tokenizer, token_id).text()
+        if problem := LLMatcher.validate_grammar(grammar, tokenizer):
+            raise CallsError(
+                f"calls of {', '.join(rules.functions)} can't be held to their schemas: {_first_line(problem)}"
+            )
         super().__init__(grammar, tokenizer)
+
+
+def _prepared(name: str, schema: Mapping[str, Any] | None, tokenizer: LLTokenizer) -> Mapping[str, Any] | None:
+    """Return a function's schema as the engine can keep to it. It does not look for arrays that repeat an item."""
+    if schema is None:
+        return None
+    try:
+        found = prepared_for(dict(schema), tokenizer).schema
+    except SchemaError as error:
+        raise CallsError(f"calls of {name} can't be held to their schema: {error}") from error
+    return found if isinstance(found, Mapping) else ANY_OBJECT
 
 
 class _Grammar:
@@ -198,7 +218,7 @@ class _Grammar:
         if kind == "json":
             return self._json(closed)
         if closed.get("type") != "object" or any(word in closed for word in _OPEN if word != "additionalProperties"):
-            raise SchemaError(
+            raise CallsError(
                 f"calls of {name} can't be held to their schema in this model's format of calls, which writes "
                 "arguments one by one: the schema must be an object with properties"
             )
@@ -215,7 +235,7 @@ class _Grammar:
         """Return the arguments of a call in Python's words, with commas between those that are there."""
         for key in (*required, *optional):
             if not key.isidentifier():
-                raise SchemaError(f"the argument {key!r} can't be written in this model's format of calls")
+                raise CallsError(f"the argument {key!r} can't be written in this model's format of calls")
         written = {key: self._written(f"{key}=", self._value(key, schema)) for key in (*required, *optional)}
         if required:
             first = f" {self._literal(', ')} ".join(written[key] for key in required)
@@ -233,7 +253,7 @@ class _Grammar:
         if not isinstance(own, Mapping) or own.get("type") != "string":
             return f"{opened} {self._value(key, schema)} {self._literal(closing)}"
         if any(word in own for word in _NOT_IN_TEXT):
-            raise SchemaError(
+            raise CallsError(
                 f"the argument {key!r} has a pattern or a format, which this model's format of calls can't be held to"
             )
         if (words := [own["const"]] if "const" in own else own.get("enum")) is not None:
@@ -290,11 +310,5 @@ def _closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**schema, "type": "object"} if "type" not in schema and "$ref" not in schema else schema
 
 
-def _prepared(name: str, schema: Mapping[str, Any] | None, tokenizer: LLTokenizer) -> Mapping[str, Any] | None:
-    """Return a function's schema as the grammar engine gets it; raises SchemaError for what can't be kept to."""
-    if schema is None:
-        return None
-    prepared = prepare_for(dict(schema), tokenizer)
-    if prepared.unique_items:
-        raise SchemaError(f"calls of {name} can't be held to a uniqueItems of so many values: leave it out")
-    return dict(prepared.schema)
+def _first_line(text: str) -> str:
+    return next(iter(text.strip().splitlines()), "")[:300]

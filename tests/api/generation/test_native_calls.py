@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def server():
             else:
                 choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in DELTAS]
                 choices.append({"index": 0, "delta": {}, "finish_reason": "tool_calls"})
-                events = [{"choices": [choice]} for choice in choices]
+                events: list[Any] = [{"choices": [choice]} for choice in choices]
                 events.append({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5}})
                 lines = [f"data: {json.dumps(event)}\n\n" for event in events]
                 content = ("".join(lines) + "data: [DONE]\n\n").encode()

@@ -4,6 +4,7 @@
 
 import json
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -29,7 +30,8 @@ def tagged(*calls: str) -> str:
 
 def read(form: AnswerForm, pieces, names=("look", "take")) -> tuple[str, str, list[tuple[str, str]]]:
     reader = AnswerReader(form, names, SCHEMAS)
-    content, reasoning, calls = "", "", []
+    content, reasoning = "", ""
+    calls: list[tuple[str, str]] = []
     for part in [part for piece in pieces for part in reader.push(piece)] + reader.end():
         match part:
             case Content(text):
@@ -46,7 +48,9 @@ def read(form: AnswerForm, pieces, names=("look", "take")) -> tuple[str, str, li
     return content, reasoning, calls
 
 
-HERMES = {
+Case = tuple[str, str, list[Any]]
+"""A text, the content in it, and the calls."""
+HERMES: dict[str, Case] = {
     "text alone": ("The lamp is on.", "The lamp is on.", []),
     "nothing": ("", "", []),
     "white space": (" \n", " \n", []),
@@ -99,7 +103,7 @@ DEEPSEEK = "<｜tool▁calls▁begin｜>{}<｜tool▁calls▁end｜>"
 DEEPSEEK_OLD = '<｜tool▁call▁begin｜>function<｜tool▁sep｜>look\n```json\n{"at": "table"}\n```<｜tool▁call▁end｜>'
 DEEPSEEK_NEW = '<｜tool▁call▁begin｜>look<｜tool▁sep｜>{"at": "table"}<｜tool▁call▁end｜>'
 HARMONY_CALL = '<|channel|>commentary to=functions.look <|constrain|>json<|message|>{"at": "table"}<|call|>'
-OTHERS = {
+OTHERS: dict[str, dict[str, Case]] = {
     "qwen3_coder": {
         "one": (QWEN_LOOK, "", [AT_TABLE]),
         "two, and words": (f"Hm.\n{QWEN_LOOK}\n{QWEN_LOOK}", "Hm.", [AT_TABLE] * 2),
@@ -184,17 +188,14 @@ OTHERS = {
         "no message": ("It is on.", "It is on.", []),
     },
 }
-CASES = [(name, case) for name, cases in ({"hermes": HERMES} | OTHERS).items() for case in cases]
-
-
-def case_of(name, case):
-    return ({"hermes": HERMES} | OTHERS)[name][case]
+ALL: dict[str, dict[str, Case]] = {"hermes": HERMES, **OTHERS}
+CASES = [(name, case) for name, cases in ALL.items() for case in cases]
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)
 @pytest.mark.parametrize("size", [1, 2, 7, 10_000])
 def test_pieces(name, case, size):
-    text, content, calls = case_of(name, case)
+    text, content, calls = ALL[name][case]
     found, reasoning, read_calls = read(
         AnswerForm(tool_format=name), [text[start : start + size] for start in range(0, len(text), size)]
     )
@@ -208,7 +209,7 @@ def test_every_format_has_cases():
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_without_functions_everything_is_content(name):
-    for text, _, _ in ({"hermes": HERMES} | OTHERS)[name].values():
+    for text, _, _ in ALL[name].values():
         if name != "harmony":
             assert read(AnswerForm(tool_format=name), [text], names=()) == (text, "", [])
 
@@ -230,7 +231,7 @@ def test_pieces_make_no_difference(name, thinks, parts):
 
 @given(st.sampled_from(CASES), st.lists(st.integers(0, 300), max_size=6))
 def test_a_text_may_be_split_anywhere(named, places):
-    text = case_of(*named)[0]
+    text = ALL[named[0]][named[1]][0]
     cuts = [0, *sorted(place % (len(text) + 1) for place in places), len(text)]
     pieces = [text[start:end] for start, end in pairwise(cuts)]
     form = AnswerForm(tool_format=named[0])
@@ -292,9 +293,10 @@ def test_a_name_is_told_before_the_arguments_and_these_as_they_come(name, before
     begun, *rest = reader.push(before + arguments[:1])
     assert isinstance(begun, CallBegun)
     assert begun.name == "look"
-    told = [part.text for part in rest]
+    told = [part.text for part in rest if isinstance(part, CallArguments)]
     for character in arguments[1:]:
         (part,) = reader.push(character)
+        assert isinstance(part, CallArguments)
         told.append(part.text)
     assert "".join(told) == arguments
 

@@ -1,6 +1,7 @@
 """Functions that models call: offered, required, named, strict, in the older form, whole and streamed."""
 
 import json
+from typing import Any
 
 import jsonschema
 import pytest
@@ -13,8 +14,11 @@ PARAMETERS = {
     "required": ["at", "times"],
     "additionalProperties": False,
 }
-LOOK = {"type": "function", "function": {"name": "look", "description": "Look.", "parameters": PARAMETERS}}
-WAIT = {"type": "function", "function": {"name": "wait"}}
+FUNCTIONS: list[dict[str, Any]] = [
+    {"name": "look", "description": "Look.", "parameters": PARAMETERS},
+    {"name": "wait"},
+]
+LOOK, WAIT = ({"type": "function", "function": function} for function in FUNCTIONS)
 SCHEMAS = {"look": PARAMETERS, "wait": {"maxProperties": 0}}
 NAMED = {"type": "function", "function": {"name": "look"}}
 ALLOWED = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [NAMED]}}
@@ -101,7 +105,7 @@ def test_what_is_answered_goes_on(ask):
 
 
 def test_strict_lets_text_pass(ask):
-    strict = {"type": "function", "function": LOOK["function"] | {"strict": True}}
+    strict = {"type": "function", "function": {**FUNCTIONS[0], "strict": True}}
     message, _ = message_of(ask(tools=[strict], max_tokens=8))
     assert message.content
     assert not message.tool_calls
@@ -121,9 +125,6 @@ def test_none_does_not_tell_of_tools(ask):
     response = ask(max_tokens=1, tools=[LOOK], tool_choice="none")
     assert response.json()["usage"]["prompt_tokens"] < told / 2
     assert "x-tool-prompt" not in response.headers
-
-
-FUNCTIONS = [LOOK["function"], WAIT["function"]]
 
 
 def test_the_older_form(ask):
@@ -159,7 +160,7 @@ def test_the_older_form(ask):
                 "tools": [{"type": "function", "function": {"name": "look", "parameters": {"type": "thing"}}}],
                 "tool_choice": "required",
             },
-            "look can't be held to their schemas",
+            "look can't be held to their schema",
         ),
     ],
 )

@@ -1,6 +1,7 @@
 """Calls that keep to their schemas, whatever the model would rather say, in every format."""
 
 import json
+from typing import Any
 
 import jsonschema
 import pytest
@@ -8,11 +9,11 @@ import torch
 from tokenizers import AddedToken
 
 from api.engine_server.schemas import AnswerForm
-from api.generation.reading import AnswerReader, CallArguments, CallBegun, Content
+from api.generation.reading import AnswerReader, CallArguments, CallBegun, Content, Reasoning
 from configs.tool_formats import FORMATS
-from tasks.inference.constraint import SchemaError, constraint_tokenizer
+from tasks.inference.constraint import constraint_tokenizer
 from tasks.inference.text import TextStream
-from tasks.inference.tool_grammar import ANY_OBJECT, CallConstraint, CallRules, Thoughts
+from tasks.inference.tool_grammar import ANY_OBJECT, CallConstraint, CallRules, CallsError, Thoughts
 from tests.tiny_models import byte_level_tokenizer
 
 LOOK = {
@@ -26,7 +27,8 @@ LOOK = {
     "required": ["at", "times"],
 }
 CHOICE = {"type": "object", "properties": {"a": {"type": "boolean"}, "b": {"enum": [1, None]}}}
-SCHEMAS = {"look": LOOK, "choose": CHOICE, "wait": None}
+SCHEMAS: dict[str, Any] = {"look": LOOK, "choose": CHOICE, "wait": None}
+NOTHING: dict[str, Any] = {"maxProperties": 0}
 MOST_TOKENS = 400
 SPECIAL = sorted({marker for form in FORMATS.values() for marker in form.markers} - {"[ARGS]"})
 
@@ -60,7 +62,8 @@ def constraint_of(tokenizer, known, name, rules, thoughts=None):
 def said(tokenizer, constraint, seed, prefer=()):
     """Return what a random model says; it begins with the tokens `prefer`."""
     generator = torch.Generator().manual_seed(seed)
-    vocabulary, answer, wanted = len(tokenizer) + 7, [], list(prefer)
+    vocabulary, wanted = len(tokenizer) + 7, list(prefer)
+    answer: list[int] = []
     for _ in range(MOST_TOKENS):
         allowed = constraint.allowed(vocabulary)
         assert allowed.any()
@@ -103,7 +106,7 @@ def read(name, text):
 
 def assert_valid(calls):
     for called, arguments in calls:
-        jsonschema.validate(arguments, SCHEMAS[called] or {"maxProperties": 0})
+        jsonschema.validate(arguments, SCHEMAS[called] or NOTHING)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -176,7 +179,7 @@ def test_reasoning_comes_before_calls(tokenizer, known, by_prompt, words):
     form = AnswerForm(reasoning="<think>", begins_in_reasoning=by_prompt)
     reader = AnswerReader(form, ["look"])
     parts = reader.push(text) + reader.end()
-    assert parts[0].text == "Hm."
+    assert parts[0] == Reasoning("Hm.")
     assert reader.calls == 1
 
 
@@ -200,7 +203,7 @@ PATTERN = {"type": "object", "properties": {"at": {"type": "string", "pattern": 
     ],
 )
 def test_what_can_not_be_followed_is_refused(tokenizer, known, name, schema, sentence):
-    with pytest.raises(SchemaError, match=sentence):
+    with pytest.raises(CallsError, match=sentence):
         constraint_of(tokenizer, known, name, CallRules({"look": schema}, required=True, parallel=True))
 
 
