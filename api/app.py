@@ -25,9 +25,11 @@ from api.routes.health.endpoints import router as health
 from api.routes.keys.endpoints import router as keys
 from api.routes.metrics.endpoints import router as metrics
 from api.routes.models.endpoints import router as models
+from api.routes.openai.conversations.endpoints import router as conversations
 from api.routes.openai.endpoints import router as openai
 from api.routes.openai.files.endpoints import router as files
 from api.routes.openai.fine_tuning.endpoints import router as fine_tuning
+from api.routes.openai.responses.endpoints import router as responses
 from api.routes.openai.webhooks.endpoints import router as webhooks
 from api.routes.statistics.endpoints import router as statistics
 from api.routes.training.endpoints import router as training
@@ -62,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (health, models, datasets, training, evaluations, statistics, keys, audit):
         endpoints.include_router(router)
     app.include_router(endpoints)
-    for router in (openai, files, fine_tuning, webhooks):
+    for router in (openai, files, fine_tuning, webhooks, responses, conversations):
         app.include_router(router, prefix="/v1", responses=in_openais_shape(errors))
     app.include_router(metrics, include_in_schema=False)
     _serve_documentation(app)

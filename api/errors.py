@@ -44,6 +44,10 @@ class Invalid(PlatformError):
     """A field is wrong in a way that only the server could see."""
 
 
+class PreviousResponseNotFound(PlatformError):
+    """The response that a request goes on from is not there; OpenAI calls that a bad request."""
+
+
 class TooLittleMemory(PlatformError):
     """A training job can't fit in memory; the details say what it needs, what there is and what would fit."""
 
@@ -106,6 +110,7 @@ class ErrorResponse(BaseModel):
 
 STATUS_OF_ERROR: Mapping[type[PlatformError], tuple[int, str]] = {
     ForeignHost: (400, "foreign_host"),
+    PreviousResponseNotFound: (400, "previous_response_not_found"),
     Unauthorized: (401, "unauthorized"),
     Forbidden: (403, "forbidden"),
     ForeignOrigin: (403, "foreign_origin"),

@@ -13,16 +13,25 @@ from registry.known_keys import KnownKeys
 from registry.repositories.statistics import REFUSED
 
 READING = ("GET", "HEAD", "OPTIONS")
-COMPUTING = ("/api/models/{model_id}/generate", "/v1/completions", "/v1/chat/completions", "/v1/embeddings")
-"""POST here computes an answer and changes nothing: reading, too."""
+COMPUTING = (
+    "/api/models/{model_id}/generate",
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/messages",
+)
+"""POST here computes an answer and changes nothing of the platform's: reading, too."""
+OWN = ("/v1/responses/{rest:path}", "/v1/conversations", "/v1/conversations/{rest:path}")
+"""Whatever is done here a key does to its own conversations, which no other key sees: reading, too (decision 36)."""
 DECIDING = ("/api/models/{model_id}/promote",)
 """POST here changes which model others are given."""
 GUARDING = ("/api/keys", "/api/keys/{key_id}", "/api/audit")
 """Whatever is done here: who may do what, and who did."""
 POLICY_VIOLATION = 1008
 
-_COMPUTING, _DECIDING, _GUARDING = (
-    [compile_path(path)[0] for path in paths] for paths in (COMPUTING, DECIDING, GUARDING)
+_COMPUTING, _OWN, _DECIDING, _GUARDING = (
+    [compile_path(path)[0] for path in paths] for paths in (COMPUTING, OWN, DECIDING, GUARDING)
 )
 
 
@@ -84,7 +93,7 @@ def needed_scope(method: str, path: str) -> keys.Scope:
     """Return the scope that a request needs; what no rule names changes something."""
     if any(pattern.match(path) for pattern in _GUARDING):
         return keys.Scope.ADMIN
-    if method in READING:
+    if method in READING or any(pattern.match(path) for pattern in _OWN):
         return keys.Scope.READ
     if method == "POST" and any(pattern.match(path) for pattern in _COMPUTING):
         return keys.Scope.READ

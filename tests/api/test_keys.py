@@ -107,6 +107,11 @@ def test_what_needs_more_or_less_than_its_method_says(operations):
         "/v1/completions",
         "/v1/chat/completions",
         "/v1/embeddings",
+        "/v1/responses",
+        "/v1/responses/{response_id}/cancel",
+        "/v1/conversations",
+        "/v1/conversations/{conversation_id}",
+        "/v1/conversations/{conversation_id}/items",
     }
     admins = {(method, path) for method, path in operations if needed_scope(method, path) is Scope.ADMIN}
     assert admins == {
