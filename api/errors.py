@@ -6,6 +6,7 @@ Under `/v1` the same failure leaves in OpenAI's shape, which its SDK turns into 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -146,6 +147,7 @@ DOCUMENTED_ERRORS: dict[int | str, dict[str, Any]] = {
     404: {"model": ErrorResponse, "description": "Unknown id or path"},
     409: {"model": ErrorResponse, "description": "The state forbids it"},
     413: {"model": ErrorResponse, "description": "The request is too large"},
+    415: {"model": ErrorResponse, "description": "The body is of another type than JSON"},
     422: {"model": ErrorResponse, "description": "A field is wrong"},
     429: {"model": ErrorResponse, "description": "Too many requests wait"},
     500: {"model": ErrorResponse, "description": "The platform failed"},
@@ -253,7 +255,20 @@ async def _on_validation_error(request: Request, error: Exception) -> JSONRespon
     assert isinstance(error, RequestValidationError)
     if error.errors()[0]["loc"][0] == "path" and request.url.path in request.app.openapi()["paths"]:
         return _not_allowed(request).response(request.url.path)  # the path has another meaning, for other methods
+    kind = request.headers.get("content-type")
+    if error.errors()[0]["loc"] == ("body",) and isinstance(error.body, bytes | str) and not _is_json(kind):
+        return _problem_of_content_type(kind).response(request.url.path)
     return _problem_of_validation(error).response(request.url.path)
+
+
+def _is_json(content_type: str | None) -> bool:
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def _problem_of_content_type(content_type: str | None) -> Problem:
+    said = "has no Content-Type" if content_type is None else f"has the Content-Type {_shown(content_type)}"
+    return Problem(415, f"The request {said}; application/json is accepted.", "unsupported_media_type")
 
 
 def _problem_of_validation(error: RequestValidationError) -> Problem:
@@ -265,10 +280,11 @@ def _problem_of_validation(error: RequestValidationError) -> Problem:
     if first["loc"][0] == "path":
         message = f"There is nothing with the id {_shown(first['input'])}; ids are integers from 1."
         return Problem(404, message, "not_found")
-    sentences = [_sentence(problem) for problem in problems[:MOST_PROBLEMS]]
-    if len(problems) > MOST_PROBLEMS:
-        sentences.append(f"There are {len(problems) - MOST_PROBLEMS} further problems.")
-    return Problem(422, " ".join(sentences), "invalid", param=_field_name(first["loc"]) or None)
+    found = _by_field(problems, error.body)
+    sentences = [_sentence(name, alternatives) for name, alternatives in islice(found.items(), MOST_PROBLEMS)]
+    if len(found) > MOST_PROBLEMS:
+        sentences.append(f"There are {len(found) - MOST_PROBLEMS} further problems.")
+    return Problem(422, " ".join(sentences), "invalid", param=next(iter(found)) or None)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
@@ -336,23 +352,59 @@ def _methods_of(request: Request) -> list[str]:
     return accepted
 
 
-def _sentence(problem: Mapping[str, Any]) -> str:
+def _by_field(problems: Sequence[Any], body: Any) -> dict[str, list[Any]]:
+    """Return the problems of each field; where a value may be of several kinds, each kind has one of its own.
+
+    A value that is nearly of one kind is told what it lacks for that, not that it is of no other.
+    """
+    found: dict[str, list[Any]] = {}
+    for problem in problems:
+        found.setdefault(_field_name(problem, body), []).append(problem)
+    within = {name.rpartition(".")[0] for name in found}
+    within |= {name.rpartition(".")[0] for name in within}
+    return {name: its for name, its in found.items() if not name or name not in within} or found
+
+
+def _sentence(name: str, alternatives: Sequence[Any]) -> str:
     """Return what is wrong with one field: its name, its value, what is accepted."""
-    name = _field_name(problem["loc"])
+    problem = alternatives[0]
     if problem["type"] == "missing":
         return f"{name} is required." if name else "A JSON object is required as the request body."
     if problem["type"] == "extra_forbidden":
         return f"{name} is not a known field; check its spelling."
-    wanted = str(problem["msg"]).removeprefix("Value error, ").removesuffix(".")
+    wanted = " or ".join(dict.fromkeys(_wanted(one) for one in alternatives))
     if not name:
         # Only our own checks across fields say which fields they are about.
         return f"{wanted}." if problem["type"] == "value_error" else "The request body must be a JSON object."
     return f"{name} is {_shown(problem['input'])}, but {wanted[0].lower()}{wanted[1:]}."
 
 
-def _field_name(location: Sequence[str | int]) -> str:
-    # The first part says where the field is (body, query, header); a client knows where it put it.
-    return ".".join(str(part) for part in location[1:])
+def _wanted(problem: Any) -> str:
+    said = str(problem["msg"]).removeprefix("Value error, ").removesuffix(".")
+    if problem["type"].startswith(("union_tag", "dict_type", "model_type", "model_attributes")):
+        expected = problem.get("ctx", {}).get("expected_tags")
+        return f"its type must be one of {expected}" if expected else "it must be an object"
+    return said
+
+
+def _field_name(problem: Any, body: Any) -> str:
+    """Return where the field is; the first part of its location (body, query, header) a client knows.
+
+    What pydantic puts between the parts to tell which of several kinds a value might be of is no name of a field.
+    """
+    location = problem["loc"][1:]
+    if problem["loc"][0] != "body":
+        return ".".join(map(str, location))
+    names, value = list[str](), body
+    for place, part in enumerate(location):
+        if (isinstance(value, Mapping) and part in value) or (
+            isinstance(value, list) and isinstance(part, int) and part < len(value)
+        ):
+            names.append(str(part))
+            value = value[part]
+        elif place == len(location) - 1 and problem["type"] == "missing":
+            names.append(str(part))
+    return ".".join(names)
 
 
 def _shown(value: Any) -> str:

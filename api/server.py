@@ -8,6 +8,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.http_protocol import PatientProtocol
 from api.launcher.launch import end_with_parent
 from api.launcher.preflight import PreflightError, check_bindings
 from configs.settings import KEEP_ALIVE_SECONDS, get_settings
@@ -37,6 +38,7 @@ def main() -> None:
         factory=True,
         workers=settings.api_workers,
         timeout_worker_healthcheck=WORKER_SECONDS,
+        http=PatientProtocol,
         host=settings.host,
         port=settings.api_port,
         access_log=False,

@@ -43,6 +43,8 @@ class EngineGenerateRequest(EngineInput):
     )
     tools: list[dict[str, Any]] | None = Field(None, min_length=1, description="Tools that the template is given")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="What the template is given besides")
+    add_generation_prompt: bool = Field(True, description="Begin the assistant's turn after the messages")
+    continue_final_message: bool = Field(False, description="Go on with the last message's own text")
     temperature: float = Field(0.7, ge=0, le=100, description="0 is greedy")
     max_length: int | None = Field(None, ge=1, description="Tokens of prompt and continuation together")
     max_new_tokens: int | None = Field(None, ge=1, description="Tokens of the continuation; wins over max_length")

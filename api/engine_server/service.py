@@ -13,7 +13,6 @@ from transformers.utils import logging as transformers_logging
 from api.engine_server.metrics import EngineMetrics
 from api.engine_server.paths import allowed_folders, model_folder
 from api.engine_server.schemas import (
-    DEFAULT_MAX_LENGTH,
     AnswerForm,
     EngineEmbedRequest,
     EngineEmbedResponse,
@@ -30,7 +29,7 @@ from tasks.data.chosen_format import choose_format, saved_template, use_template
 from tasks.data.examples import DatasetError, canonical_json
 from tasks.data.generation_prompt import GenerationPrompts
 from tasks.data.reading.turns import read_turns
-from tasks.data.template import turn_end_ids
+from tasks.data.template import PromptEnding, turn_end_ids
 from tasks.inference.constraint import JsonConstraint, constraint_tokenizer
 from tasks.inference.engine import (
     Embedding,
@@ -85,7 +84,7 @@ class Vocabulary:
         try:
             tools = canonical_json(request.tools) if request.tools else None
             return self.prompts.token_ids(
-                read_turns(request.messages, "messages"), tools, request.chat_template_kwargs or {}
+                read_turns(request.messages, "messages"), tools, request.chat_template_kwargs or {}, _ending(request)
             )
         except DatasetError as error:
             raise InvalidRequest(str(error)) from error
@@ -265,6 +264,12 @@ def _constraint(request: EngineGenerateRequest, vocabulary: Vocabulary) -> JsonC
     return JsonConstraint(request.json_schema, vocabulary.for_constraints)
 
 
+def _ending(request: EngineGenerateRequest) -> PromptEnding:
+    if request.continue_final_message:
+        return "continued"
+    return "answer" if request.add_generation_prompt else "closed"
+
+
 def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     """Return the prompt's ids as transformers makes them by default; an empty prompt is its first token."""
     ids: list[int] = tokenizer(prompt, verbose=False)["input_ids"]
@@ -280,7 +285,7 @@ def _room(request: EngineGenerateRequest, prompt_tokens: int, context: int) -> i
     """Return how many tokens may follow the prompt by the request's own limit (the engine keeps to the context)."""
     if request.max_new_tokens is not None:
         return request.max_new_tokens
-    max_length = request.max_length or DEFAULT_MAX_LENGTH
+    max_length = request.max_length or context
     if prompt_tokens >= context:
         raise PromptTooLong(prompt_tokens, context)
     if prompt_tokens >= max_length:

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from tasks.data.examples import Message
-from tasks.data.template import Renderer
+from tasks.data.template import PromptEnding, Renderer
 from tasks.data.tokenizing import Encoder
 
 
@@ -19,13 +19,17 @@ class GenerationPrompts:
         self._encoder = Encoder(tokenizer)
 
     def token_ids(
-        self, messages: Sequence[Message], tools: str | None = None, arguments: Mapping[str, Any] = MappingProxyType({})
+        self,
+        messages: Sequence[Message],
+        tools: str | None = None,
+        arguments: Mapping[str, Any] = MappingProxyType({}),
+        ending: PromptEnding = "answer",
     ) -> list[int]:
         """Return the ids of the text before the answer; control tokens that a message spells are text in it.
 
         `tools` are those of `Example`, `arguments` what the chat template is given besides. Raises DatasetError if the
         chat template can't render the messages.
         """
-        prompt = self._renderer.prompt(messages, tools, arguments)
+        prompt = self._renderer.prompt(messages, tools, arguments, ending)
         token_ids: list[int] = self._encoder.encode([prompt]).token_ids.tolist()
         return token_ids

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
@@ -18,6 +18,8 @@ from tasks.data.segments import RenderedExample, Segment
 from tasks.data.span_weights import span_weights
 from tasks.data.tokenizers import marks_beginnings, text_begins_with_bos
 
+PromptEnding = Literal["answer", "closed", "continued"]
+"""Where a prompt ends: at the beginning of an answer, after its last turn, or at the last words of that turn."""
 _ASKED = Message("user", "q")
 _ANY_ANSWER = Message("assistant", "a")
 
@@ -63,18 +65,25 @@ class Renderer:
         return RenderedExample(tuple(segments), spelled, weights, is_text, example.before, example.after, example.links)
 
     def prompt(
-        self, messages: Sequence[Message], tools: str | None = None, arguments: Mapping[str, Any] = MappingProxyType({})
+        self,
+        messages: Sequence[Message],
+        tools: str | None = None,
+        arguments: Mapping[str, Any] = MappingProxyType({}),
+        ending: PromptEnding = "answer",
     ) -> RenderedExample:
         """Return what a model is given before it answers these messages, and may call these `tools`.
 
-        The template gets `arguments` besides. Raises DatasetError as `render` does.
+        The template gets `arguments` besides. Raises DatasetError as `render` does, and if the template does not write
+        the last message's text, which is to be continued.
         """
         before = tuple(replace(message, learned=False) for message in messages)
         example = Example((*before, _ANY_ANSWER), tools=tools)
         spelled = self.control_tokens.spelled_in(example)
         if not self._tokenizer.chat_template:
-            rendered = self.render(example)
-            return RenderedExample(rendered.segments[:-1], spelled)
+            *segments, _ = self.render(example).segments
+            if ending == "continued":
+                segments[-1] = replace(segments[-1], text=_up_to_its_end(segments[-1].text, messages[-1].text))
+            return RenderedExample(tuple(segments), spelled)
         turns, values = _as_values(example)
         marked = spelled and self.control_tokens.must_be_marked(example)
         if marked:
@@ -83,7 +92,10 @@ class Renderer:
         form, text = template.suited(turns[:-1])
         require_calls(template, form, text)
         require_tools(template, form, values, text)
-        segment = Segment(template.render(form, generating=True), learned=False)
+        rendered = template.render(form, generating=ending == "answer")
+        if ending == "continued":
+            rendered = _up_to_its_end(rendered, str(form[-1]["content"] or ""))
+        segment = Segment(rendered, learned=False)
         return RenderedExample((self._encoded(segment) if marked else segment,), spelled)
 
     def loses_text(self, example: Example, rendered: RenderedExample) -> bool:
@@ -167,3 +179,12 @@ def _as_values(example: Example) -> tuple[list[dict[str, Any]], Any]:
     """Return the turns and the tools as chat templates expect them."""
     tools = json.loads(example.tools) if example.tools is not None else None
     return [message.for_template() for message in example.messages], tools
+
+
+def _up_to_its_end(text: str, words: str) -> str:
+    """Return a rendering up to the end of the last turn's words; raises DatasetError if they are not in it."""
+    for written in (words, words.strip()):
+        place = text.rfind(written) if written else -1
+        if place >= 0:
+            return text[: place + len(written)]
+    raise DatasetError("the chat template does not write the last message as it is, so nothing can go on with it")

@@ -195,7 +195,7 @@ def test_an_answer_keeps_to_a_json_schema(client, model):
         ({"max_tokens": 0}, openai.BadRequestError, "max_tokens is 0"),
         ({"temperature": "hot"}, openai.BadRequestError, "temperature is 'hot'"),
         ({"extra_body": {"temprature": 1}}, openai.BadRequestError, "temprature is not a known field"),
-        ({"frequency_penalty": 0.5}, openai.BadRequestError, "frequency_penalty"),
+        ({"suffix": "end"}, openai.BadRequestError, "suffix"),
         ({"prompt": "word " * 2000}, openai.BadRequestError, "256"),
         ({"prompt": [5_000_000]}, openai.BadRequestError, "vocabulary"),
     ],

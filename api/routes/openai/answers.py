@@ -48,21 +48,24 @@ async def ask(
     prefix: str,
     options: GenerationOptions,
     inputs: Sequence[dict[str, Any]],
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     **settings: Any,
 ) -> Asked:
     """Return what the engine is to be asked: each of the `inputs` (prompt, ids or messages) `n` times.
 
+    `max_new_tokens` None: as many as the context leaves.
+
     Raises `Invalid` for more than one request may ask for, and `NotFound`, `Conflict` and `ServiceDown` where the model
     can't answer.
     """
-    platform.generations.require_bounded(len(inputs), options.answers, max_new_tokens, "max_tokens")
+    # Without a limit of its own an answer has its model's context, as it has with one that is too large.
+    platform.generations.require_bounded(len(inputs), options.answers, max_new_tokens or 0, "max_tokens")
     settings["max_new_tokens"] = max_new_tokens
 
     def prepare() -> list[EngineGenerateRequest]:
         fields = platform.generations.inputs.fields(*answering(platform, options.model))
         return [
-            EngineGenerateRequest(**fields, **one, **settings, **options.sampling(), seed=_seed(options, index))
+            EngineGenerateRequest(**fields, **one, **settings, **options.sampling(), seed=options.seed_of(index))
             for one in inputs
             for index in range(options.answers)
         ]
@@ -70,7 +73,3 @@ async def ask(
     requests = await asyncio.to_thread(prepare)
     counts = options.stream_options is not None and options.stream_options.include_usage
     return Asked(f"{prefix}-{uuid4().hex}", int(time.time()), options.model, options.answers, requests, counts)
-
-
-def _seed(options: GenerationOptions, index: int) -> int | None:
-    return None if options.seed is None else options.seed + index

@@ -11,7 +11,7 @@ from api.generation.reading import CallArguments, CallBegun, Content, Part, Reas
 from api.generation.sse import KEEP_ALIVE, event
 from api.platform import Platform
 from api.routes.openai.answers import Asked, ask
-from api.routes.openai.schemas import DEFAULT_CHAT_TOKENS, ChatRequest
+from api.routes.openai.schemas import ChatRequest
 from api.routes.openai.sse import END, stream
 
 KIND, CHUNK = "chat.completion", "chat.completion.chunk"
@@ -36,7 +36,7 @@ async def ask_chat(platform: Platform, prefix: str, body: ChatRequest) -> Asked:
         prefix,
         body,
         [_conversation(body)],
-        max_new_tokens=body.max_completion_tokens or body.max_tokens or DEFAULT_CHAT_TOKENS,
+        max_new_tokens=body.limit,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         json_schema=body.response_format.schema_of_answer() if body.response_format else None,
     )
@@ -46,8 +46,11 @@ def _conversation(body: ChatRequest) -> dict[str, Any]:
     conversation: dict[str, Any] = {"messages": [message.rendered() for message in body.messages]}
     if body.offered:
         conversation["tools"] = [tool.rendered() for tool in body.offered]
-    if body.chat_template_kwargs:
-        conversation["chat_template_kwargs"] = body.chat_template_kwargs
+    if arguments := body.template_arguments():
+        conversation["chat_template_kwargs"] = arguments
+    if not body.add_generation_prompt:
+        conversation["add_generation_prompt"] = False
+        conversation["continue_final_message"] = body.continue_final_message
     return conversation
 
 

@@ -7,15 +7,21 @@ from struct import pack, unpack
 from typing import Annotated, Any, Literal
 
 from fastapi import Response
-from pydantic import Field, StringConstraints, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from api.engine_server.schemas import EngineEmbedRequest, EngineEmbedResponse
 from api.errors import Invalid
 from api.platform import Platform
 from api.routes.openai.fine_tuning.checkpoints import answering
 from api.routes.openai.schemas import ModelName, Prompt, TokenIds
+from api.routes.openai.tolerant import TolerantRequest
 from api.schemas import ResponseBody
-from configs.strict import StrictModel
 
 MOST_INPUTS = 2048
 Text = Annotated[str, StringConstraints(min_length=1)]
@@ -34,7 +40,7 @@ def _in_one_sentence(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         raise ValueError(f"it must be {kinds}, none of them empty") from error
 
 
-class EmbeddingsRequest(StrictModel):
+class EmbeddingsRequest(TolerantRequest):
     """Texts or token ids to turn into vectors."""
 
     model: ModelName = Field(description="Name of a model, as `GET /v1/models` lists it")
@@ -45,7 +51,6 @@ class EmbeddingsRequest(StrictModel):
     dimensions: int | None = Field(
         None, ge=1, le=1_048_576, description="Only the first ones, brought to unit length again"
     )
-    user: str | None = Field(None, description="A label of the client's; not stored")
 
     def inputs(self) -> list[dict[str, Any]]:
         """Return the inputs, as fields of the engine's request."""

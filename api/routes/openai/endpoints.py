@@ -13,6 +13,7 @@ from api.routes.openai.completions import complete
 from api.routes.openai.embeddings import EmbeddingsRequest, EmbeddingsResponse, embed
 from api.routes.openai.fine_tuning.checkpoints import checkpoint_of
 from api.routes.openai.schemas import ChatRequest, CompletionRequest, ModelDeleted, ModelObject, ModelObjects
+from api.routes.openai.tolerant import name_ignored
 from api.schemas import EVENT_STREAM
 from registry.clock import unix_seconds
 from registry.tables import Model
@@ -52,19 +53,19 @@ def delete_fine_tuned_model(platform: CurrentPlatform, name: str) -> ModelDelete
 @router.post("/completions", responses=EVENT_STREAM, response_model=None)
 async def create_completion(platform: CurrentPlatform, request: Request, body: CompletionRequest) -> Response:
     """Continue a text."""
-    return await answered(request, complete(platform, body))
+    return name_ignored(await answered(request, complete(platform, body)), body)
 
 
 @router.post("/chat/completions", responses=EVENT_STREAM, response_model=None)
 async def create_chat_completion(platform: CurrentPlatform, request: Request, body: ChatRequest) -> Response:
     """Answer a conversation."""
-    return await answered(request, chat(platform, body))
+    return name_ignored(await answered(request, chat(platform, body)), body)
 
 
 @router.post("/embeddings", response_model=EmbeddingsResponse)
 async def create_embeddings(platform: CurrentPlatform, request: Request, body: EmbeddingsRequest) -> Response:
     """Turn texts into vectors of unit length."""
-    return await answered(request, embed(platform, body))
+    return name_ignored(await answered(request, embed(platform, body)), body)
 
 
 def _model_object(model: Model) -> ModelObject:

@@ -1,4 +1,4 @@
-"""Shapes of OpenAI's API, as its SDK sends and reads them; what would be ignored is refused instead."""
+"""Shapes of OpenAI's API, as its SDK and other clients send and read them; `tolerant` says what else they may hold."""
 
 import json
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -7,16 +7,17 @@ from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, fiel
 from pydantic.config import JsonDict
 
 from api.routes.models.schemas import StopString, StopStrings
+from api.routes.openai.tolerant import TolerantModel, TolerantRequest
 from api.schemas import ResponseBody
 from configs.chat_format import TemplateArguments
 from configs.strict import JsonObject, StrictModel, as_integer
 
 MOST_CHOICES = 128
 MOST_LOGPROBS = 20
-MOST_LABELS = 16
 MOST_TOOLS = 128
+LEAST_TOP_P = 1e-9
+"""A nucleus that holds the likeliest token alone."""
 DEFAULT_COMPLETION_TOKENS = 16
-DEFAULT_CHAT_TOKENS = 1024
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Tokens = Annotated[int, Field(ge=1, le=1_048_576)]
@@ -39,33 +40,51 @@ TOP_WITHOUT_LOGPROBS: JsonDict = {
 }
 
 
-class StreamOptions(StrictModel):
+def _off_at_minus_one(value: Any) -> Any:
+    """vLLM's and others' way to say that a limit or a seed is not given."""
+    return None if value == -1 and not isinstance(value, bool) else value
+
+
+def _stops(value: Any) -> Any:
+    """Return stop strings without the empty ones, which would end an answer before it begins."""
+    if isinstance(value, str):
+        return value or None
+    return [one for one in value if one != ""] if isinstance(value, list) else value
+
+
+OffAtMinusOne = BeforeValidator(_off_at_minus_one)
+
+
+class StreamOptions(TolerantModel):
     """What a stream carries beside the text."""
 
     include_usage: bool = Field(False, description="A last chunk without choices has the token counts")
 
 
-class GenerationOptions(StrictModel):
+class GenerationOptions(TolerantRequest):
     """What completions and chat have in common."""
 
     model: ModelName = Field(description="Name of a model, as `GET /v1/models` lists it")
     temperature: float | None = Field(None, ge=0, le=100, description="0 is greedy; 1 if left out")
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int = Field(0, ge=0, le=1_000_000, description="0 is off; not OpenAI's")
+    top_p: float | None = Field(None, ge=0, le=1, description="0 leaves the likeliest token")
+    top_k: Annotated[int | None, OffAtMinusOne] = Field(
+        None, ge=0, le=1_000_000, description="0 and -1 are off; not OpenAI's"
+    )
     min_p: float = Field(0.0, ge=0, le=1, description="Least share of the likeliest token's probability; not OpenAI's")
     repetition_penalty: float = Field(1.0, gt=0, le=100, description="Not OpenAI's")
     n: int | None = Field(None, ge=1, le=MOST_CHOICES, description="Answers per prompt; 1 if left out")
-    seed: int | None = Field(None, ge=0, lt=2**53, description="Same seed, same text; answer i of n has seed + i")
-    stop: StopString | StopStrings | None = Field(None, description="Ends the text before these")
+    seed: Annotated[int | None, OffAtMinusOne] = Field(
+        None, ge=-(2**63), lt=2**63, description="Same seed, same text; answer i of n has seed + i; -1: any"
+    )
+    stop: Annotated[StopString | StopStrings | None, BeforeValidator(_stops)] = Field(
+        None, description="Ends the text before these"
+    )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     presence_penalty: NotSupported | None = None
     frequency_penalty: NotSupported | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = Field(None, description="Not supported")
-    user: str | None = Field(None, description="A label of the client's; not stored")
-    metadata: dict[str, str] | None = Field(
-        None, max_length=MOST_LABELS, description="Labels of the client's; not stored"
-    )
+    best_of: int | None = Field(None, ge=1, description="As `n`, if at all: all answers that are made are returned")
 
     @property
     def answers(self) -> int:
@@ -76,12 +95,25 @@ class GenerationOptions(StrictModel):
         """Return what the engine's request takes, with OpenAI's defaults."""
         return {
             "temperature": 1.0 if self.temperature is None else self.temperature,
-            "top_p": 1.0 if self.top_p is None else self.top_p,
-            "top_k": self.top_k,
+            "top_p": 1.0 if self.top_p is None else self.top_p or LEAST_TOP_P,
+            "top_k": self.top_k or 0,
             "min_p": self.min_p,
             "repetition_penalty": self.repetition_penalty,
             "stop": [self.stop] if isinstance(self.stop, str) else self.stop or [],
         }
+
+    def seed_of(self, answer: int) -> int | None:
+        """Return the seed of answer number `answer` of a prompt."""
+        return None if self.seed is None else (self.seed + answer) % 2**63
+
+    @model_validator(mode="after")
+    def _as_many_as_are_returned(self) -> Self:
+        if self.best_of not in (None, self.answers):
+            raise ValueError(
+                f"best_of is {self.best_of}, and n is {self.answers}: all answers that are made are returned, so both "
+                "must be the same"
+            )
+        return self
 
 
 class CompletionRequest(GenerationOptions):
@@ -92,7 +124,9 @@ class CompletionRequest(GenerationOptions):
     prompt: str | Prompts[str] | TokenIds | Prompts[TokenIds] = Field(
         description="One prompt or several, as text or ids"
     )
-    max_tokens: Tokens | None = Field(None, description=f"{DEFAULT_COMPLETION_TOKENS} if left out")
+    max_tokens: Annotated[Tokens | None, OffAtMinusOne] = Field(
+        None, description=f"{DEFAULT_COMPLETION_TOKENS} if left out"
+    )
     logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS, description="Likeliest tokens shown beside each")
     echo: bool | None = Field(None, description="Put the prompt before the answer")
 
@@ -111,11 +145,23 @@ class CompletionRequest(GenerationOptions):
         return self
 
 
-class TextPart(StrictModel):
-    """A piece of a message's content."""
+class TextPart(TolerantModel):
+    """A piece of a message's content, as chat, the responses API and our own answers write it."""
 
-    type: Literal["text"]
+    type: Literal["text", "input_text", "output_text", "refusal"]
     text: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_text(cls, part: Any) -> Any:
+        if not isinstance(part, dict):
+            return part
+        kind = part.get("type")
+        if isinstance(kind, str) and kind not in ("text", "input_text", "output_text", "refusal"):
+            raise ValueError(
+                f"it must be of the type text: models here read text only, and this is of the type {kind!r}"
+            )
+        return part | {"text": part["refusal"]} if kind == "refusal" and "refusal" in part else part
 
 
 def _is_object(text: str) -> bool:
@@ -147,18 +193,21 @@ class MessageToolCall(StrictModel):
     function: CalledFunction
 
 
-class ChatMessage(StrictModel):
-    """One turn of the conversation."""
+class ChatMessage(TolerantModel):
+    """One turn of the conversation; the assistant's as we, OpenAI and vLLM write them."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
+    refusal: str | None = Field(None, description="Of an assistant's turn: what it said instead of an answer")
     name: str | None = None
     tool_calls: list[MessageToolCall] | None = Field(None, description="Of an assistant's turn")
     tool_call_id: str | None = Field(None, description="Of a tool's turn: the call that it answers")
+    reasoning_content: str | None = Field(None, description="Of an assistant's turn: what it thought; not OpenAI's")
+    reasoning: str | None = Field(None, description="Another name of `reasoning_content`")
 
     def rendered(self) -> dict[str, Any]:
         """Return what the model's chat template gets."""
-        content = self.content or ""
+        content = self.content or self.refusal or ""
         text = content if isinstance(content, str) else "".join(part.text for part in content)
         # The older name is the one that chat templates know.
         turn: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": text}
@@ -166,6 +215,10 @@ class ChatMessage(StrictModel):
             turn |= {"content": text or None, "tool_calls": [call.model_dump() for call in self.tool_calls]}
         if self.tool_call_id is not None:
             turn["tool_call_id"] = self.tool_call_id
+        if self.name is not None:
+            turn["name"] = self.name
+        if self.role == "assistant" and (reasoning := self.reasoning_content or self.reasoning):
+            turn["reasoning_content"] = reasoning
         return turn
 
     @model_validator(mode="after")
@@ -195,7 +248,7 @@ class Tool(StrictModel):
         return {"type": "function", "function": self.function.model_dump(exclude={"strict"}, exclude_none=True)}
 
 
-class JsonSchema(StrictModel):
+class JsonSchema(TolerantModel):
     """A schema that the answer keeps to."""
 
     name: str = ""
@@ -204,7 +257,7 @@ class JsonSchema(StrictModel):
     strict: bool | None = None
 
 
-class TextFormat(StrictModel):
+class TextFormat(TolerantModel):
     """Any text."""
 
     type: Literal["text"]
@@ -214,7 +267,7 @@ class TextFormat(StrictModel):
         return None
 
 
-class JsonObjectFormat(StrictModel):
+class JsonObjectFormat(TolerantModel):
     """Any JSON object."""
 
     type: Literal["json_object"]
@@ -224,7 +277,7 @@ class JsonObjectFormat(StrictModel):
         return {"type": "object"}
 
 
-class JsonSchemaFormat(StrictModel):
+class JsonSchemaFormat(TolerantModel):
     """JSON that matches a schema."""
 
     type: Literal["json_schema"]
@@ -244,8 +297,10 @@ class ChatRequest(GenerationOptions):
     model_config = ConfigDict(json_schema_extra={"not": TOP_WITHOUT_LOGPROBS})
 
     messages: list[ChatMessage] = Field(min_length=1, fail_fast=True)
-    max_tokens: Tokens | None = None
-    max_completion_tokens: Tokens | None = Field(None, description=f"{DEFAULT_CHAT_TOKENS} if left out")
+    max_tokens: Annotated[Tokens | None, OffAtMinusOne] = Field(None, description="Older name of the next")
+    max_completion_tokens: Annotated[Tokens | None, OffAtMinusOne] = Field(
+        None, description="What the model's context leaves, if left out"
+    )
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS, description="Needs `logprobs`")
     response_format: ResponseFormat | None = None
@@ -257,6 +312,26 @@ class ChatRequest(GenerationOptions):
     chat_template_kwargs: TemplateArguments | None = Field(
         None, description='What the chat template is given besides, such as {"enable_thinking": false}; not OpenAI\'s'
     )
+
+    reasoning_effort: str | None = Field(
+        None, description="Given to the chat template, which may read it; `none` turns thinking off where it can be"
+    )
+    add_generation_prompt: bool = Field(True, description="Begin the assistant's turn; not OpenAI's")
+    continue_final_message: bool = Field(
+        False, description="Go on with the last message, with `add_generation_prompt: false`; not OpenAI's"
+    )
+
+    @property
+    def limit(self) -> int | None:
+        """How many tokens an answer may have; None: as many as the model's context leaves."""
+        return self.max_completion_tokens or self.max_tokens
+
+    def template_arguments(self) -> dict[str, Any]:
+        """Return what the chat template is given beside messages and tools."""
+        effort = self.reasoning_effort
+        thinking = {"enable_thinking": False} if effort == "none" else {}
+        told = {} if effort in (None, "none") else {"reasoning_effort": effort}
+        return thinking | told | (self.chat_template_kwargs or {})
 
     @property
     def offered(self) -> list[Tool]:
@@ -272,6 +347,19 @@ class ChatRequest(GenerationOptions):
     def _logprobs_asked_for(self) -> Self:
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_begin(self) -> Self:
+        if not self.continue_final_message:
+            return self
+        if self.add_generation_prompt:
+            raise ValueError(
+                "continue_final_message is true, and so is add_generation_prompt: an answer goes on with the last "
+                "message, or begins a turn"
+            )
+        if self.messages[-1].tool_calls or not self.messages[-1].rendered()["content"]:
+            raise ValueError("continue_final_message is true, but the last message has no text to go on with")
         return self
 
 
