@@ -12,12 +12,13 @@ from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 
 from api.audit import AuditTrail
-from api.errors import DOCUMENTED_ERRORS, KEY_ERRORS, in_openais_shape, install_error_handlers
+from api.errors import DOCUMENTED_ERRORS, KEY_ERRORS, in_anthropics_shape, in_openais_shape, install_error_handlers
 from api.guards import BodyLimit, BrowserClients, site_answer
 from api.json_guard import JsonGuard
 from api.keys import KeyGuard
 from api.platform import Platform
 from api.process_probes import ProcessProbes
+from api.routes.anthropic.endpoints import router as anthropic
 from api.routes.audit.endpoints import router as audit
 from api.routes.datasets.endpoints import router as datasets
 from api.routes.evaluations.endpoints import router as evaluations
@@ -66,6 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(endpoints)
     for router in (openai, files, fine_tuning, webhooks, responses, conversations):
         app.include_router(router, prefix="/v1", responses=in_openais_shape(errors))
+    app.include_router(anthropic, prefix="/v1", responses=in_anthropics_shape(errors))
     app.include_router(metrics, include_in_schema=False)
     _serve_documentation(app)
     install_error_handlers(app)

@@ -20,6 +20,7 @@ COMPUTING = (
     "/v1/embeddings",
     "/v1/responses",
     "/v1/messages",
+    "/v1/messages/count_tokens",
 )
 """POST here computes an answer and changes nothing of the platform's: reading, too."""
 OWN = ("/v1/responses/{rest:path}", "/v1/conversations", "/v1/conversations/{rest:path}")
@@ -63,7 +64,7 @@ class KeyGuard:
 
     async def _presented(self, scope: Scope) -> ApiKey | None:
         """Return whose key the request carries; raises `Unauthorized` if it carries none."""
-        presented = _bearer(scope)
+        presented = _carried(scope)
         if presented is None:
             raise self._refused("missing", Unauthorized("A key is required: send it as `Authorization: Bearer KEY`."))
         try:
@@ -102,10 +103,11 @@ def needed_scope(method: str, path: str) -> keys.Scope:
     return keys.Scope.WRITE
 
 
-def _bearer(scope: Scope) -> bytes | None:
+def _carried(scope: Scope) -> bytes | None:
     """Return the key that a request carries; none: it carries no key, or something else."""
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            scheme, _, key = value.partition(b" ")
-            return key.strip() or None if scheme.lower() == b"bearer" else None
-    return None
+    headers = dict(reversed(scope["headers"]))  # the first of several counts
+    scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() == b"bearer" and key.strip():
+        return bytes(key.strip())
+    # What Anthropic's SDK sends it by.
+    return headers.get(b"x-api-key", b"").strip() or None

@@ -97,6 +97,8 @@ class OpenAIBackend:
                     )
                 for choice in chunk["choices"]:
                     usage["finish_reason"] = choice["finish_reason"] or usage["finish_reason"]
+                    if isinstance(stop := choice.get("stop_reason"), str):  # vLLM's
+                        usage["stop_string"] = stop
                     if (event := _event(choice)) is not None:
                         yield event
                 if told := chunk.get("usage"):

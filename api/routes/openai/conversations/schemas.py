@@ -4,28 +4,29 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from api.routes.openai.responses.input_items import Item, TolerantModel
+from api.routes.openai.responses.input_items import Item
 from api.routes.openai.responses.schemas import Labels
+from api.routes.openai.tolerant import TolerantRequest
 from api.schemas import ResponseBody
 
 MOST_ITEMS = 20
 Items = Annotated[list[Item], Field(max_length=MOST_ITEMS, description=f"At most {MOST_ITEMS} at a time")]
 
 
-class ConversationCreate(TolerantModel):
+class ConversationCreate(TolerantRequest):
     """How a conversation begins."""
 
     items: Items | None = None
     metadata: Labels | None = None
 
 
-class ConversationUpdate(TolerantModel):
+class ConversationUpdate(TolerantRequest):
     """New labels in the place of the old ones."""
 
     metadata: Labels | None = None
 
 
-class ItemsCreate(TolerantModel):
+class ItemsCreate(TolerantRequest):
     """Items to add at the end."""
 
     items: Items

@@ -7,7 +7,8 @@ from fastapi import APIRouter, Query, Request, Response
 from api.generation.connections import answered
 from api.platform import CurrentPlatform
 from api.routes.openai.responses import background, service, stored
-from api.routes.openai.responses.schemas import ResponseDeleted, ResponseRequest
+from api.routes.openai.responses.schemas import ResponseDeleted, ResponseRequest, without_effect
+from api.routes.openai.tolerant import name_ignored
 from api.schemas import EVENT_STREAM
 
 router = APIRouter(prefix="/responses", tags=["openai"])
@@ -22,7 +23,8 @@ Streamed = Annotated[bool, Query(description="The events of one that was made wi
 @router.post("", responses=EVENT_STREAM, response_model=None)
 async def create_response(platform: CurrentPlatform, request: Request, body: ResponseRequest) -> Response:
     """Answer items, and keep the answer for later requests."""
-    return await answered(request, service.create_response(platform, body))
+    response = await answered(request, service.create_response(platform, body))
+    return name_ignored(response, body, without_effect(body))
 
 
 @router.get("/{response_id}", responses=EVENT_STREAM, response_model=None)

@@ -3,35 +3,16 @@
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag
+from pydantic import BeforeValidator, Field, StringConstraints, Tag
 
-from configs.strict import StrictModel
+from api.routes.openai.choices import one_of, type_of
+from api.routes.openai.tolerant import TolerantModel
 
 ItemId = Annotated[str, StringConstraints(max_length=200)]
 CallId = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 ITEM_KINDS = ("message", "function_call", "function_call_output", "reasoning", "item_reference")
 TEXT_KINDS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
-
-
-class TolerantModel(StrictModel):
-    """Unknown fields are kept beside: clients send what newer servers understand."""
-
-    model_config = ConfigDict(extra="allow")
-
-
-def type_of(value: Any) -> Any:
-    """Return what an object says its type is, given as JSON or already read."""
-    return value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-
-
-def one_of(kinds: dict[str, Callable[[Any], bool]], message: str) -> Discriminator:
-    """Return what chooses the tag whose condition a value meets; `message` says what is accepted if there is none."""
-
-    def choose(value: Any) -> str | None:
-        return next((kind for kind, holds in kinds.items() if holds(value)), None)
-
-    return Discriminator(choose, custom_error_type="not_accepted", custom_error_message=message)
 
 
 class Text(TolerantModel):

@@ -46,18 +46,26 @@ def shown(item: Message | FunctionCall | FunctionCallOutput | Reasoning) -> dict
 def chat_messages(instructions: str | None, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the messages, in the shape of chat completions, that items make.
 
-    Calls that follow each other are one turn of the assistant's, with the text before them.
+    Calls that follow each other are one turn of the assistant's, with the thoughts and the text before them.
     """
     messages: list[dict[str, Any]] = [{"role": "system", "content": instructions}] if instructions else []
+    thoughts: dict[str, Any] = {}
     for item in items:
         match item["type"]:
+            case "reasoning":
+                text = "".join(part["text"] for part in item.get("content") or item["summary"])
+                thoughts = {"reasoning_content": text} if text else {}
             case "message":
                 messages.append({"role": item["role"], "content": text_of(item)})
+                if item["role"] == "assistant":
+                    messages[-1] |= thoughts
+                    thoughts = {}
             case "function_call":
                 called = {"name": item["name"], "arguments": item["arguments"]}
                 call = {"id": item["call_id"], "type": "function", "function": called}
                 if not messages or messages[-1]["role"] != "assistant":
-                    messages.append({"role": "assistant", "content": None})
+                    messages.append({"role": "assistant", "content": None, **thoughts})
+                    thoughts = {}
                 messages[-1].setdefault("tool_calls", []).append(call)
             case "function_call_output":
                 messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": item["output"]})

@@ -4,14 +4,13 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from api.errors import Invalid, NotFound, PreviousResponseNotFound
+from api.routes.openai.chat_request import validated
 from api.routes.openai.responses.input_items import Item, ItemReference
 from api.routes.openai.responses.items import chat_messages, shown
-from api.routes.openai.responses.schemas import AllowedTools, NamedFunction, PromptRequest, ResponseRequest
+from api.routes.openai.responses.schemas import PASSED_ON, AllowedTools, NamedFunction, PromptRequest, ResponseRequest
 from api.routes.openai.schemas import ChatRequest
 from registry.repositories.responses import UNDER_WAY, ConversationRepository, ResponseRepository
 from registry.tables import Conversation, StoredResponse
@@ -19,6 +18,7 @@ from registry.tables import Conversation, StoredResponse
 FIELDS = {"messages": "input", "max_completion_tokens": "max_output_tokens", "response_format": "text.format"}
 """What fields of chat completions are called here."""
 EFFORTS = {"minimal": "low", "xhigh": "high", "max": "high"}
+"""Chat templates that know of effort know three."""
 _ID = re.compile(r"[a-z]{1,10}_[A-Za-z0-9]{1,52}")
 
 
@@ -83,27 +83,13 @@ def chat_request(body: PromptRequest, items: list[dict[str, Any]]) -> ChatReques
     if body.text is not None and body.text.format is not None:
         chat["response_format"] = body.text.format.as_chat()
     if body.reasoning is not None and body.reasoning.effort is not None:
-        chat["chat_template_kwargs"] = _thinking(body.reasoning.effort)
+        chat["reasoning_effort"] = EFFORTS.get(body.reasoning.effort, body.reasoning.effort)
     if isinstance(body, ResponseRequest):
         chat |= {"temperature": body.temperature, "top_p": body.top_p, "max_completion_tokens": body.max_output_tokens}
+        chat |= {name: getattr(body, name) for name in PASSED_ON}
         if body.with_logprobs:
             chat |= {"logprobs": True, "top_logprobs": body.top_logprobs or 0}
     return validated({name: value for name, value in chat.items() if value is not None}, FIELDS)
-
-
-def validated(chat: dict[str, Any], names: dict[str, str]) -> ChatRequest:
-    """Return the request for chat completions; what is wrong with it is said in the `names` of the caller's fields."""
-    try:
-        return ChatRequest.model_validate(chat)
-    except ValidationError as error:
-        problems = [
-            {**one, "loc": ("body", names.get(str(one["loc"][0]), one["loc"][0]), *one["loc"][1:])}
-            for one in error.errors(include_url=False)
-            if one["loc"]
-        ]
-        if not problems:
-            raise Invalid(f"{error.errors()[0]['msg'].removeprefix('Value error, ')}.") from error
-        raise RequestValidationError(problems) from error
 
 
 def shorter(chat: ChatRequest, count: int) -> ChatRequest | None:
@@ -145,8 +131,3 @@ def _tools(body: PromptRequest) -> dict[str, Any]:
         "tool_choice": named,
         "parallel_tool_calls": body.parallel_tool_calls,
     }
-
-
-def _thinking(effort: str) -> dict[str, Any]:
-    """Return what chat templates are given that know of effort, or of thinking; others don't look at it."""
-    return {"enable_thinking": False} if effort == "none" else {"reasoning_effort": EFFORTS.get(effort, effort)}

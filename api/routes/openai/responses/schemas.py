@@ -1,19 +1,18 @@
 """What `POST /v1/responses` takes; what has no effect here is accepted, and named in the answer's header."""
 
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, Tag
+from pydantic import BeforeValidator, Field, StringConstraints, Tag
 
-from api.routes.openai.responses.input_items import Input, TolerantModel, one_of, type_of
-from api.routes.openai.schemas import MOST_LABELS, MOST_LOGPROBS, MOST_TOOLS, FunctionName, ModelName, Tokens
+from api.routes.openai.choices import one_of, type_of
+from api.routes.openai.responses.input_items import Input
+from api.routes.openai.schemas import MOST_LOGPROBS, MOST_TOOLS, FunctionName, ModelName, Tokens
+from api.routes.openai.tolerant import TolerantModel, TolerantRequest
 from api.schemas import ResponseBody
 from configs.strict import JsonObject
 
-IGNORED_HEADER = "x-ignored-parameters"
 LOGPROBS = "message.output_text.logprobs"
-_SHOWN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-MOST_SHOWN_NAMES = 50
+MOST_LABELS = 16
 Label = Annotated[str, StringConstraints(max_length=64)]
 LabelValue = Annotated[str, StringConstraints(max_length=512)]
 Labels = Annotated[dict[Label, LabelValue], Field(max_length=MOST_LABELS)]
@@ -129,6 +128,25 @@ class ConversationName(TolerantModel):
     id: str
 
 
+PASSED_ON = (
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "seed",
+    "stop",
+    "chat_template_kwargs",
+)
+"""Fields that are those of chat completions."""
+
+
+def _no_template(given: Any) -> None:
+    if given is not None:
+        raise ValueError("templates of prompts are not supported: write what they say as instructions and input")
+
+
 def _by_id(given: Any) -> Any:
     return {"id": given} if isinstance(given, str) else given
 
@@ -136,7 +154,11 @@ def _by_id(given: Any) -> Any:
 ConversationOf = Annotated[ConversationName, BeforeValidator(_by_id, json_schema_input_type=str | ConversationName)]
 
 
-class PromptRequest(TolerantModel):
+class StreamOptions(TolerantModel):
+    """Nothing that has an effect here."""
+
+
+class PromptRequest(TolerantRequest):
     """What the prompt is made of: enough to count its tokens."""
 
     model: ModelName = Field(description="Name of a model, as `GET /v1/models` lists it")
@@ -165,8 +187,18 @@ class ResponseRequest(PromptRequest):
     store: bool | None = Field(None, description="Kept for later requests unless false")
     background: bool | None = Field(None, description="Answer at once, go on without the client")
     stream: bool | None = None
-    stream_options: JsonObject | None = None
-    prompt: None = Field(None, description="Templates of prompts are not supported")
+    stream_options: StreamOptions | None = None
+    prompt: Annotated[None, BeforeValidator(_no_template)] = Field(None, description="Not supported")
+    # What chat completions take beside OpenAI's own; read by them.
+    top_k: Any = Field(None, description="As of chat completions, as all that follow; not OpenAI's")
+    min_p: Any = None
+    repetition_penalty: Any = None
+    presence_penalty: Any = None
+    frequency_penalty: Any = None
+    logit_bias: Any = None
+    seed: Any = None
+    stop: Any = None
+    chat_template_kwargs: Any = None
 
     @property
     def with_logprobs(self) -> bool:
@@ -182,21 +214,7 @@ class ResponseDeleted(ResponseBody):
     deleted: Literal[True] = True
 
 
-def ignored(body: BaseModel) -> list[str]:
-    """Return the names of what a request holds that has no effect here; what is null says nothing."""
-    names = [name for name, value in (body.model_extra or {}).items() if value is not None]
-    for name in ("text", "reasoning", "stream_options"):
-        value = getattr(body, name, None)
-        inner = value if isinstance(value, dict) else (getattr(value, "model_extra", None) or {})
-        names += [f"{name}.{one}" for one, own in inner.items() if own is not None]
-    if isinstance(body, ResponseRequest):
-        names += [f"include.{one}" for one in body.include or [] if one != LOGPROBS]
-        if body.top_logprobs and not body.with_logprobs:
-            names.append("top_logprobs")
-    return names
-
-
-def ignored_header(names: list[str]) -> dict[str, str]:
-    """Return the header that names what was ignored; none if nothing was. Odd names would not be headers."""
-    shown = [name for name in names if _SHOWN_NAME.fullmatch(name)][:MOST_SHOWN_NAMES]
-    return {IGNORED_HEADER: ", ".join(shown)} if shown else {}
+def without_effect(body: ResponseRequest) -> list[str]:
+    """Return the names of known fields whose values add nothing here."""
+    names = [f"include.{one}" for one in body.include or [] if one != LOGPROBS]
+    return [*names, "top_logprobs"] if body.top_logprobs and not body.with_logprobs else names

@@ -13,7 +13,7 @@ from api.platform import Platform
 from api.routes.openai.responses import background
 from api.routes.openai.responses.output import Event
 from api.routes.openai.responses.run import Run, events_of, prepare
-from api.routes.openai.responses.schemas import ResponseRequest, ignored, ignored_header
+from api.routes.openai.responses.schemas import ResponseRequest
 from api.routes.openai.responses.stored import read_response
 from api.routes.openai.sse import stream
 
@@ -23,19 +23,14 @@ BEFORE_THE_FIRST = -1
 async def create_response(platform: Platform, body: ResponseRequest) -> Response:
     """Return the response, or a stream of its events; raises what is wrong with the request, and engine errors."""
     run = await prepare(platform, body)
-    answer: Response
     if body.background:
         queued = await background.begin(platform, run)
         if body.stream:
-            answer = await stream(_lines(background.follow(platform, queued["id"], BEFORE_THE_FIRST)))
-        else:
-            answer = JSONResponse(queued)
-    elif body.stream:
-        answer = await stream(_lines(events_of(platform, run)))
-    else:
-        answer = JSONResponse(await _to_the_end(platform, run))
-    answer.headers.update(ignored_header(ignored(body)))
-    return answer
+            return await stream(_lines(background.follow(platform, queued["id"], BEFORE_THE_FIRST)))
+        return JSONResponse(queued)
+    if body.stream:
+        return await stream(_lines(events_of(platform, run)))
+    return JSONResponse(await _to_the_end(platform, run))
 
 
 async def get_response(platform: Platform, uid: str, *, streamed: bool, after: int | None) -> Response:
