@@ -13,7 +13,7 @@ from fastapi.staticfiles import StaticFiles
 
 from api.audit import AuditTrail
 from api.errors import DOCUMENTED_ERRORS, KEY_ERRORS, in_anthropics_shape, in_openais_shape, install_error_handlers
-from api.guards import BodyLimit, BrowserClients, site_answer
+from api.guards import BodyLimit, BrowserClients, HeadRequests, site_answer
 from api.json_guard import JsonGuard
 from api.keys import KeyGuard
 from api.platform import Platform
@@ -31,6 +31,7 @@ from api.routes.openai.endpoints import router as openai
 from api.routes.openai.files.endpoints import router as files
 from api.routes.openai.fine_tuning.endpoints import router as fine_tuning
 from api.routes.openai.responses.endpoints import router as responses
+from api.routes.openai.tokens import router as tokens
 from api.routes.openai.webhooks.endpoints import router as webhooks
 from api.routes.statistics.endpoints import router as statistics
 from api.routes.training.endpoints import router as training
@@ -68,10 +69,12 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (openai, files, fine_tuning, webhooks, responses, conversations):
         app.include_router(router, prefix="/v1", responses=in_openais_shape(errors))
     app.include_router(anthropic, prefix="/v1", responses=in_anthropics_shape(errors))
+    app.include_router(tokens, responses=in_openais_shape(errors))
     app.include_router(metrics, include_in_schema=False)
     _serve_documentation(app)
     install_error_handlers(app)
     uploads = dict.fromkeys(("/api/datasets", "/v1/files"), settings.max_upload_bytes)
+    app.add_middleware(HeadRequests)
     app.add_middleware(JsonGuard, max_bytes=settings.max_request_bytes)
     app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes, of_paths=uploads)
     # The last to be added is the first to be asked.
@@ -80,8 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(SiteGuard, allowed_hosts=hosts, allowed_origins=origins, answer=site_answer)
     if keyed:
         app.add_middleware(KeyGuard, known=platform.keys, counters=platform.counters)
-    if origins:
-        app.add_middleware(BrowserClients, allowed_origins=origins)
+    app.add_middleware(BrowserClients, allowed_origins=origins)
     # Before every guard: who asks whether a process lives has no key, and calls it by its address.
     app.add_middleware(ProcessProbes, objection=platform.monitor.objection)
     return app

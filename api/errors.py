@@ -141,7 +141,13 @@ ANTHROPIC_KINDS = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
+BESIDE_OPENAIS = ("/tokenize", "/detokenize")
+"""Paths that servers of OpenAI's protocol have beside it."""
+OPENAIS = (OPENAI_PREFIX, *BESIDE_OPENAIS)
+"""What paths begin with whose errors are in OpenAI's shape."""
 OPENAI_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+OPENAI_CODES = {"prompt_too_long": "context_length_exceeded"}
+"""Where OpenAI has a code of its own for what ours says."""
 STATUS_OF_ENGINE_CODE = {
     "prompt_too_long": 422,
     "invalid": 422,
@@ -226,7 +232,7 @@ class Problem:
         """Return the answer in the shape that clients of this path expect."""
         if path == MESSAGES_PATH or path.startswith(f"{MESSAGES_PATH}/"):
             return self._in_anthropics_shape()
-        if path.startswith(OPENAI_PREFIX):
+        if path.startswith(OPENAIS):
             return self._in_openais_shape()
         body: dict[str, Any] = {"error": _printable(self.message), "code": self.code}
         if self.details:
@@ -247,7 +253,8 @@ class Problem:
         # OpenAI knows no 422: a wrong field is a bad request.
         status = 400 if self.status == 422 else self.status
         kind = OPENAI_KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
-        error = {"message": _printable(self.message), "type": kind, "param": self.param, "code": self.code}
+        code = OPENAI_CODES.get(self.code, self.code)
+        error = {"message": _printable(self.message), "type": kind, "param": self.param, "code": code}
         return JSONResponse({"error": error | (self.details or {})}, status_code=status, headers=self.headers)
 
 

@@ -28,12 +28,17 @@ class BrowserClients(CORSMiddleware):
             allow_methods=("DELETE", "GET", "PATCH", "POST", "PUT"),
             # Whatever a client sends: OpenAI's SDK has a dozen of its own. Keys are headers; there are no cookies.
             allow_headers=("*",),
-            expose_headers=("Retry-After", "WWW-Authenticate"),
+            expose_headers=("Retry-After", "WWW-Authenticate", "X-Ignored-Parameters", "X-Tool-Prompt"),
             allow_private_network=True,
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """Answer a preflight request; a refusal is in the API's shape of errors."""
+        """Answer a preflight request; a refusal is in the API's shape of errors.
+
+        Without any allowed origin it is an answer that allows nothing, as of a server that knows no pages.
+        """
+        if not self.allow_origins:
+            return Response(status_code=status.HTTP_204_NO_CONTENT, headers={"Vary": "Origin"})
         answer = super().preflight_response(request_headers)
         if answer.status_code < status.HTTP_400_BAD_REQUEST:
             return answer
@@ -42,6 +47,38 @@ class BrowserClients(CORSMiddleware):
             f"({bytes(answer.body).decode()}); LLM_PLATFORM_ALLOWED_ORIGINS names the origins that may."
         )
         return platform_error_response(ForeignOrigin(message), "")
+
+    async def simple_response(self, scope: Scope, receive: Receive, send: Send, request_headers: Headers) -> None:
+        """Answer a request of a page; without any allowed origin as any other."""
+        if self.allow_origins:
+            await super().simple_response(scope, receive, send, request_headers)
+        else:
+            await self.app(scope, receive, send)
+
+
+class HeadRequests:
+    """Answers HEAD as GET, without the body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer a HEAD request."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+        ended = False
+
+        async def send_head(message: Message) -> None:
+            nonlocal ended
+            if message["type"] == "http.response.start":
+                await send(message)
+            elif not ended:
+                # A stream would go on: its client has all that it asked for.
+                ended = True
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        await self.app({**scope, "method": "GET"}, receive, send_head)
 
 
 class BodyLimit:

@@ -21,6 +21,8 @@ COMPUTING = (
     "/v1/responses",
     "/v1/messages",
     "/v1/messages/count_tokens",
+    "/tokenize",
+    "/detokenize",
 )
 """POST here computes an answer and changes nothing of the platform's: reading, too."""
 OWN = ("/v1/responses/{rest:path}", "/v1/conversations", "/v1/conversations/{rest:path}")

@@ -1,6 +1,7 @@
 """How many answers are asked for at once, and how many more may wait; one beyond is refused before it costs a thing."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -43,3 +44,31 @@ class Places:
             yield
         finally:
             self._free.release()
+
+
+class Shares:
+    """How many of a server's answers each key may have asked for at a time; nobody else waits for more."""
+
+    def __init__(self, most: int | None) -> None:
+        """`most` None: as many as there are places."""
+        self.most = most
+        self._taken: Counter[str] = Counter()
+
+    @contextmanager
+    def admission(self, count: int, key: str | None) -> Iterator[None]:
+        """Let a request of this key (None: no keys are used) have `count` of its share, or raise `Busy`."""
+        if self.most is None or key is None:
+            yield
+            return
+        if self._taken[key] + count > self.most:
+            raise Busy(
+                f"The key '{key}' has {self._taken[key]} answers that run or wait, and at most {self.most} may "
+                "(LLM_PLATFORM_GENERATION_ANSWERS_PER_KEY); try again when one has ended."
+            )
+        self._taken[key] += count
+        try:
+            yield
+        finally:
+            self._taken[key] -= count
+            if not self._taken[key]:
+                del self._taken[key]

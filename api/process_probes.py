@@ -1,4 +1,7 @@
-"""`GET /livez` and `GET /readyz`, without a key: whether this process runs, and whether it can serve."""
+"""`GET /livez` and `GET /readyz`, without a key: whether this process runs, and whether it can serve.
+
+`GET /health` is `/readyz` by the name that clients of other inference servers know.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -6,7 +9,7 @@ from collections.abc import Callable
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-LIVEZ, READYZ = "/livez", "/readyz"
+LIVEZ, READYZ, HEALTH = "/livez", "/readyz", "/health"
 METHODS = ("GET", "HEAD")
 RETRY_AFTER = {"Retry-After": "2"}
 
@@ -21,7 +24,7 @@ class ProcessProbes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a probe, or pass the request on."""
-        if scope["type"] != "http" or scope["path"] not in (LIVEZ, READYZ) or scope["method"] not in METHODS:
+        if scope["type"] != "http" or scope["path"] not in (LIVEZ, READYZ, HEALTH) or scope["method"] not in METHODS:
             await self.app(scope, receive, send)
             return
         objection = None if scope["path"] == LIVEZ else await asyncio.to_thread(self._objection)

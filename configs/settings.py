@@ -134,6 +134,8 @@ class Settings(BaseSettings):
     """Answers that the engine is asked for at once, each over a connection of its own; further ones wait."""
     generation_queue_length: int = Field(4096, ge=1)
     """Answers waiting for such a place; a request for more is refused with 429."""
+    generation_answers_per_key: int | None = Field(None, ge=1)
+    """Answers that each key's requests may have running and waiting in one API process; default no limit of its own."""
     pause_wait_seconds: float = Field(60.0, ge=0)
     """How long `/pause` waits for the trainer to leave before it answers 202."""
     checkpoint_interval_seconds: float = Field(60.0, gt=0)

@@ -35,8 +35,8 @@ class EngineInput(BaseModel):
         return self
 
 
-class EngineGenerateRequest(EngineInput):
-    """Continue one of `prompt`, `prompt_ids` and `messages`."""
+class EngineConversation(EngineInput):
+    """One of `prompt`, `prompt_ids` and `messages`."""
 
     messages: list[dict[str, Any]] | None = Field(
         None, min_length=1, description="Or a conversation in OpenAI's format, rendered by the model's chat template"
@@ -45,6 +45,26 @@ class EngineGenerateRequest(EngineInput):
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="What the template is given besides")
     add_generation_prompt: bool = Field(True, description="Begin the assistant's turn after the messages")
     continue_final_message: bool = Field(False, description="Go on with the last message's own text")
+
+
+class EngineTokenizeRequest(EngineConversation):
+    """Tokenize one of `prompt` and `messages`, or tell the text of `prompt_ids`."""
+
+    add_special_tokens: bool = Field(True, description="Of a prompt: with those that the tokenizer adds by itself")
+
+
+class EngineTokens(BaseModel):
+    """Token ids, the text that each is by itself, the text of all, and the model's context in tokens."""
+
+    ids: list[int]
+    pieces: list[str]
+    text: str
+    context: int
+
+
+class EngineGenerateRequest(EngineConversation):
+    """Continue one of `prompt`, `prompt_ids` and `messages`."""
+
     temperature: float = Field(0.7, ge=0, le=100, description="0 is greedy")
     max_length: int | None = Field(None, ge=1, description="Tokens of prompt and continuation together")
     max_new_tokens: int | None = Field(None, ge=1, description="Tokens of the continuation; wins over max_length")

@@ -21,7 +21,14 @@ from fastapi.responses import Response
 from api.engine_server.answers import CancellingStream, embedding_answer, full_answer, streamed_answer
 from api.engine_server.errors import install_error_handlers
 from api.engine_server.event_bridge import EventBridge, Progress
-from api.engine_server.schemas import EngineEmbedRequest, EngineEmbedResponse, EngineGenerateRequest, EngineHealth
+from api.engine_server.schemas import (
+    EngineEmbedRequest,
+    EngineEmbedResponse,
+    EngineGenerateRequest,
+    EngineHealth,
+    EngineTokenizeRequest,
+    EngineTokens,
+)
 from api.generation.connections import CLIENT_CLOSED_REQUEST, ClientGone, answered, unless_gone
 from configs.settings import KEEP_ALIVE_SECONDS, Settings, get_settings
 from registry.guards.sites import SiteGuard
@@ -95,6 +102,7 @@ def create_app(settings: Settings) -> FastAPI:
     install_error_handlers(app)
     app.add_api_route("/generate", generate, methods=["POST"], response_model=None)
     app.add_api_route("/embed", embed, methods=["POST"], response_model=None)
+    app.add_api_route("/tokenize", tokenize, methods=["POST"])
     app.add_api_route("/health", health, methods=["GET"])
     app.add_api_route("/metrics", metrics, methods=["GET"], response_model=None)
     return app
@@ -127,6 +135,13 @@ async def embed(body: EngineEmbedRequest, request: Request) -> EngineEmbedRespon
     engine = await background.wait()
     embedding = await run_in_threadpool(engine.embed, body, progress)
     return await answered(request, embedding_answer(embedding, progress))
+
+
+async def tokenize(body: EngineTokenizeRequest, request: Request) -> EngineTokens:
+    """Answer with the tokens of a text or a conversation, or the text of tokens."""
+    background: BackgroundImport = request.app.state.background
+    engine = await background.wait()
+    return await run_in_threadpool(engine.tokenize, body)
 
 
 async def health(request: Request) -> EngineHealth:

@@ -14,11 +14,14 @@ from api.engine_server.metrics import EngineMetrics
 from api.engine_server.paths import allowed_folders, model_folder
 from api.engine_server.schemas import (
     AnswerForm,
+    EngineConversation,
     EngineEmbedRequest,
     EngineEmbedResponse,
     EngineGenerateRequest,
     EngineHealth,
     EngineInput,
+    EngineTokenizeRequest,
+    EngineTokens,
     TokenLogprob,
     TopLogprob,
     Usage,
@@ -79,7 +82,7 @@ class Vocabulary:
         """Return the ids of a text; raises `EmptyPrompt`."""
         return request.prompt_ids or _prompt_ids(self.tokenizer, request.prompt or "")
 
-    def rendered_ids(self, request: EngineGenerateRequest) -> list[int]:
+    def rendered_ids(self, request: EngineConversation) -> list[int]:
         """Return the ids of a conversation that is to be answered; raises `InvalidRequest` if it can't be rendered."""
         try:
             tools = canonical_json(request.tools) if request.tools else None
@@ -237,6 +240,29 @@ class TextEngine:
         except ValueError as error:
             raise InvalidRequest(str(error)) from error
 
+    def tokenize(self, request: EngineTokenizeRequest) -> EngineTokens:
+        """Return the tokens of a text or a conversation, and the text of tokens; raises what `start` raises of them."""
+        model = self._model(request)
+        try:
+            vocabulary = self._vocabulary_of(model, request)
+        except DatasetError as error:
+            raise InvalidRequest(str(error)) from error
+        tokenizer = vocabulary.tokenizer
+        if request.messages is not None:
+            ids = vocabulary.rendered_ids(request)
+        elif request.prompt is not None:
+            ids = tokenizer(request.prompt, add_special_tokens=request.add_special_tokens, verbose=False)["input_ids"]
+        else:
+            ids = request.prompt_ids or []
+            if max(ids) >= len(tokenizer) or min(ids) < 0:
+                raise InvalidRequest(f"the tokens hold an id outside the tokenizer's vocabulary of {len(tokenizer)}")
+        return EngineTokens(
+            ids=ids,
+            pieces=[str(tokenizer.convert_ids_to_tokens(one)) for one in ids],
+            text=tokenizer.decode(ids, clean_up_tokenization_spaces=False),
+            context=self._engine.context_length(model.weights),
+        )
+
     def health(self) -> EngineHealth:
         """Return what is loaded, running and waiting; `failed` with the reason if requests can't be answered."""
         trouble = self._engine.trouble()
@@ -265,7 +291,7 @@ def _constraint(request: EngineGenerateRequest, vocabulary: Vocabulary) -> JsonC
     return JsonConstraint(request.json_schema, vocabulary.for_constraints)
 
 
-def _ending(request: EngineGenerateRequest) -> PromptEnding:
+def _ending(request: EngineConversation) -> PromptEnding:
     if request.continue_final_message:
         return "continued"
     return "answer" if request.add_generation_prompt else "closed"

@@ -16,6 +16,8 @@ from api.engine_server.schemas import (
     EngineGenerateRequest,
     EngineGenerateResponse,
     EngineHealth,
+    EngineTokenizeRequest,
+    EngineTokens,
 )
 from api.generation.sse import data_of
 
@@ -111,6 +113,11 @@ class EngineClient:
         """Return the mean state of a text; cancelling the awaiting task cancels it. Raises what `generate` raises."""
         async with self._answering("/embed", request.model_dump(mode="json")) as response:
             return EngineEmbedResponse.model_validate_json(await response.aread())
+
+    async def tokenize(self, request: EngineTokenizeRequest) -> EngineTokens:
+        """Return the tokens of a text or a conversation, or the text of tokens. Raises what `generate` raises."""
+        async with self._answering("/tokenize", request.model_dump(mode="json")) as response:
+            return EngineTokens.model_validate_json(await response.aread())
 
     @asynccontextmanager
     async def _answering(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[httpx.Response]:

@@ -18,6 +18,8 @@ from api.engine_server.schemas import (
     EngineGenerateResponse,
     EngineHealth,
     EngineInput,
+    EngineTokenizeRequest,
+    EngineTokens,
     TokenLogprob,
     TopLogprob,
 )
@@ -109,12 +111,28 @@ class OpenAIBackend:
         """Return what the server's own embeddings endpoint answers, pooled as that server does."""
         text = request.prompt if request.prompt is not None else request.prompt_ids
         body = {"model": await self._model(request), "input": text, "encoding_format": "float"}
-        response = await self._send("POST", "/embeddings", body)
-        answer = _json(response)
-        self._raise_for_error(response.status_code, answer)
+        answer = await self._answer("/embeddings", body)
         return EngineEmbedResponse(
             embedding=answer["data"][0]["embedding"], prompt_tokens=answer["usage"]["prompt_tokens"]
         )
+
+    async def tokenize(self, request: EngineTokenizeRequest) -> EngineTokens:
+        """Return what the server's own `/tokenize` and `/detokenize` answer, which vLLM has beside its `/v1`."""
+        model, root = await self._model(request), self._url.removesuffix("/v1")
+        if request.prompt_ids is None:
+            body: dict[str, Any] = {"model": model, "return_token_strs": True}
+            if request.messages is not None:
+                its = {"messages", "tools", "chat_template_kwargs", "add_generation_prompt", "continue_final_message"}
+                body |= request.model_dump(include=its, exclude_none=True)
+            else:
+                body |= {"prompt": request.prompt, "add_special_tokens": request.add_special_tokens}
+            answer = await self._answer(f"{root}/tokenize", body)
+            ids = answer["tokens"]
+        else:
+            answer, ids = {}, request.prompt_ids
+        text = (await self._answer(f"{root}/detokenize", {"model": model, "tokens": ids}))["prompt"] if ids else ""
+        pieces, context = answer.get("token_strs") or [], int(answer.get("max_model_len", 0))
+        return EngineTokens(ids=ids, pieces=pieces, text=text, context=context)
 
     async def health(self) -> EngineHealth:
         """Return that the server answers; what it has in memory it does not say."""
@@ -195,6 +213,12 @@ class OpenAIBackend:
             )
             raise EngineRefused(422, "prompt_too_long", message)
         return limit - prompt
+
+    async def _answer(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        response = await self._send("POST", path, body)
+        answer = _json(response)
+        self._raise_for_error(response.status_code, answer)
+        return answer
 
     async def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
         try:

@@ -1,8 +1,9 @@
 """Answers of the engine for every route: one or several of a request, in full or as they come, bounded and counted."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
-from contextlib import aclosing
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any, TypeVar
 
 from api.counting import SharedCounters
@@ -11,12 +12,16 @@ from api.engine_server.schemas import (
     EngineEmbedResponse,
     EngineGenerateRequest,
     EngineGenerateResponse,
+    EngineTokenizeRequest,
+    EngineTokens,
 )
 from api.errors import Invalid
+from api.generation.engine_client import EngineRefused
 from api.generation.inference import Inference
 from api.generation.model_input import ModelInputs
-from api.places import Places
+from api.places import Places, Shares
 from configs.settings import Settings
+from registry.acting import name_of_acting_key
 from registry.repositories.statistics import GENERATIONS
 
 T = TypeVar("T")
@@ -31,6 +36,8 @@ IDLE_SECONDS = 15.0
 AT_ONCE = 64
 """How many answers of one request run or wait in the engine at a time: a large request must not fill it for others."""
 EMBEDDINGS_AT_ONCE = 16
+BUSY_SECONDS = 0.2
+"""How long one waits that the engine has no place for."""
 EVENTS_AHEAD = 1024
 """How many events wait for a client that reads slowly, before the engine is read no faster than that."""
 
@@ -43,6 +50,7 @@ class Generations:
         self._engine = engine
         self.inputs = inputs
         self._counters = counters
+        self._shares = Shares(settings.generation_answers_per_key)
         self._places = Places(
             settings.generation_connections,
             settings.generation_queue_length,
@@ -71,13 +79,12 @@ class Generations:
 
     async def whole(self, requests: Sequence[EngineGenerateRequest]) -> list[EngineGenerateResponse]:
         """Return all answers; raises `Busy` and what the engine's client raises, after cancelling the others."""
-        turns = asyncio.Semaphore(AT_ONCE)
+        with self._admission(len(requests), AT_ONCE) as turns:
 
-        async def one(request: EngineGenerateRequest) -> EngineGenerateResponse:
-            async with turns, self._places.one():
-                return await self._engine.generate(request)
+            async def one(request: EngineGenerateRequest) -> EngineGenerateResponse:
+                async with turns:
+                    return await self._when_free(lambda: self._engine.generate(request))
 
-        with self._places.admission(min(len(requests), AT_ONCE)):
             answers = await _all_of(one(request) for request in requests)
         self._counters.add(GENERATIONS, len(answers))
         return answers
@@ -86,15 +93,20 @@ class Generations:
         self, requests: Sequence[EngineEmbedRequest], take: Callable[[EngineEmbedResponse], T]
     ) -> list[T]:
         """Return what `take` makes of each input's vector; raises what `whole` raises. They are not counted."""
-        turns = asyncio.Semaphore(EMBEDDINGS_AT_ONCE)
+        with self._admission(len(requests), EMBEDDINGS_AT_ONCE) as turns:
 
-        async def one(request: EngineEmbedRequest) -> T:
-            async with turns, self._places.one():
-                answer = await self._engine.embed(request)
-            return take(answer)
+            async def one(request: EngineEmbedRequest) -> T:
+                async with turns:
+                    answer = await self._when_free(lambda: self._engine.embed(request))
+                return take(answer)
 
-        with self._places.admission(min(len(requests), EMBEDDINGS_AT_ONCE)):
             return await _all_of(one(request) for request in requests)
+
+    async def tokens(self, request: EngineTokenizeRequest) -> EngineTokens:
+        """Return the tokens of a text or a conversation, or the text of tokens; raises what `whole` raises."""
+        with self._places.admission(1):
+            async with self._places.one():
+                return await self._engine.tokenize(request)
 
     async def pieces(self, requests: Sequence[EngineGenerateRequest]) -> AsyncGenerator[Event, None]:
         """Yield the events of all answers as they come, and `IDLE` while none comes; raises what `whole` raises.
@@ -102,18 +114,21 @@ class Generations:
         Ending early cancels every answer.
         """
         events: asyncio.Queue[Event | Exception] = asyncio.Queue(EVENTS_AHEAD)
-        turns = asyncio.Semaphore(AT_ONCE)
 
-        async def forward(index: int, request: EngineGenerateRequest) -> None:
-            try:
-                async with turns, self._places.one(), aclosing(self._engine.stream(request)) as stream:
-                    async for event in stream:
+        async def forward(index: int, request: EngineGenerateRequest, turns: asyncio.Semaphore) -> None:
+            async def stream() -> None:
+                async with aclosing(self._engine.stream(request)) as pieces:
+                    async for event in pieces:
                         await events.put((index, event))
+
+            try:
+                async with turns:
+                    await self._when_free(stream)
             except Exception as error:  # noqa: BLE001 - raised again by whoever reads the queue
                 await events.put(error)
 
-        with self._places.admission(min(len(requests), AT_ONCE)):
-            tasks = [asyncio.create_task(forward(index, request)) for index, request in enumerate(requests)]
+        with self._admission(len(requests), AT_ONCE) as turns:
+            tasks = [asyncio.create_task(forward(index, request, turns)) for index, request in enumerate(requests)]
             running, patience = len(tasks), FIRST_IDLE_SECONDS
             try:
                 while running:
@@ -134,6 +149,29 @@ class Generations:
                 # and the engine would go on for nobody.
                 await asyncio.wait(tasks)
         self._counters.add(GENERATIONS, len(tasks))
+
+    @contextmanager
+    def _admission(self, count: int, at_once: int) -> Iterator[asyncio.Semaphore]:
+        """Admit a request for `count` answers, whose turns the semaphore gives; raises `Busy` if there is no room.
+
+        A request is never too long for an idle platform: what is beyond its turns waits within it.
+        """
+        at_once = min(at_once, self._shares.most or at_once)
+        own = min(count, at_once)
+        with self._shares.admission(own, name_of_acting_key()), self._places.admission(own):
+            yield asyncio.Semaphore(at_once)
+
+    async def _when_free(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Return what is asked for, once there is a place and the engine's own queue has one; it refuses at once."""
+        deadline = time.monotonic() + self._settings.generation_timeout_seconds
+        while True:
+            async with self._places.one():
+                try:
+                    return await ask()
+                except EngineRefused as error:
+                    if error.code != "busy" or time.monotonic() > deadline:
+                        raise
+            await asyncio.sleep(BUSY_SECONDS)
 
 
 async def _all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

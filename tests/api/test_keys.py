@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.websockets import WebSocketDisconnect
 
 from api.app import create_app
+from api.errors import OPENAIS
 from api.keys import GUARDING, needed_scope
 from configs.keys import Scope, new_key
 
@@ -65,7 +66,7 @@ def assert_refused(response, status: int) -> None:
     assert response.headers.get("WWW-Authenticate") == ("Bearer" if status == 401 else None)
     if response.request.method != "HEAD":
         error = response.json()["error"]
-        said = error["message"] if response.request.url.path.startswith("/v1/") else error
+        said = error["message"] if response.request.url.path.startswith(OPENAIS) else error
         assert "key" in said
 
 
@@ -110,11 +111,15 @@ def test_what_needs_more_or_less_than_its_method_says(operations):
         "/v1/chat/completions",
         "/v1/embeddings",
         "/v1/responses",
-        "/v1/messages",
+        "/v1/responses/input_tokens",
         "/v1/responses/{response_id}/cancel",
         "/v1/conversations",
         "/v1/conversations/{conversation_id}",
         "/v1/conversations/{conversation_id}/items",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/tokenize",
+        "/detokenize",
     }
     admins = {(method, path) for method, path in operations if needed_scope(method, path) is Scope.ADMIN}
     assert admins == {
@@ -189,7 +194,7 @@ def test_the_schema_documents_keys_only_where_they_are_on(client, settings):
     (name,) = schemes
     assert schemes[name] == {"type": "http", "scheme": "bearer"}
     for path, methods in schema["paths"].items():
-        shape = "OpenAIErrorResponse" if path.startswith("/v1/") else "ErrorResponse"
+        shape = "OpenAIErrorResponse" if path.startswith(OPENAIS) else "ErrorResponse"
         shape = "AnthropicErrorResponse" if path.startswith("/v1/messages") else shape
         for operation in methods.values():
             assert operation["security"] == [{name: []}]

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from api.errors import Busy
-from api.places import Places
+from api.places import Places, Shares
 
 
 def test_so_many_at_a_time():
@@ -49,3 +49,17 @@ def test_nobody_waits_for_ever():
             pass
 
     asyncio.run(work())
+
+
+def test_each_key_has_a_share_of_its_own():
+    shares = Shares(3)
+    with shares.admission(2, "mine"):
+        refused = pytest.raises(Busy, match=r"The key 'mine' has 2 answers that run or wait, and at most 3 may")
+        with refused, shares.admission(2, "mine"):
+            pass
+        with shares.admission(1, "mine"), shares.admission(3, "another"), shares.admission(99, None):
+            pass
+    with shares.admission(3, "mine"):
+        pass
+    with Shares(None).admission(10**6, "mine"):
+        pass

@@ -14,8 +14,9 @@ from api.generation.sse import event
 from api.platform import Platform
 from api.routes.anthropic.output import MessageWriter
 from api.routes.anthropic.request import chat_request
-from api.routes.anthropic.schemas import MessagesRequest
+from api.routes.anthropic.schemas import CountRequest, MessagesRequest, TokenCount
 from api.routes.openai.chat import ask_chat
+from api.routes.openai.chat_request import prompt_tokens
 from api.routes.openai.sse import stream
 
 
@@ -32,6 +33,11 @@ async def create_message(platform: Platform, body: MessagesRequest) -> Response:
             if one is not None:
                 writer.push(one)
     return JSONResponse(writer.message)
+
+
+async def count_tokens(platform: Platform, body: CountRequest) -> TokenCount:
+    """Return how many tokens a prompt has; raises as `create_message`."""
+    return TokenCount(input_tokens=await prompt_tokens(platform, chat_request(body)))
 
 
 async def _lines(

@@ -1,4 +1,4 @@
-"""The request for chat completions that a request of another API becomes."""
+"""The request for chat completions that a request of another API becomes, and how long its prompt is."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,10 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
+from api.engine_server.schemas import EngineTokenizeRequest
 from api.errors import Invalid
+from api.platform import Platform
+from api.routes.openai.chat import ask_chat
 from api.routes.openai.schemas import ChatRequest
 
 
@@ -26,3 +29,11 @@ def validated(chat: Mapping[str, Any], names: Mapping[str, str]) -> ChatRequest:
         ]
         body = {names.get(name, name): value for name, value in chat.items()}
         raise RequestValidationError(named, body=body) from error
+
+
+async def prompt_tokens(platform: Platform, chat: ChatRequest) -> int:
+    """Return how many tokens the prompt has; raises what answering it would before the engine begins."""
+    (request,) = (await ask_chat(platform, "count", chat)).requests
+    shared = set(EngineTokenizeRequest.model_fields) & set(type(request).model_fields)
+    found = await platform.generations.tokens(EngineTokenizeRequest(**request.model_dump(include=shared)))
+    return len(found.ids)

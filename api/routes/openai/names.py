@@ -40,7 +40,8 @@ def named(session: Session, name: str) -> Model:
 
 def no_model(name: str) -> NotFound:
     """Return the error for a name that no model has."""
-    return NotFound(f"There is no model named '{name}'; GET /v1/models lists those there are.")
+    message = f"There is no model named '{name}'; GET /v1/models lists those there are."
+    return NotFound(message, code="model_not_found", param="model")
 
 
 def all_named(session: Session) -> dict[str, Model]:

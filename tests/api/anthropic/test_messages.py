@@ -223,6 +223,15 @@ def test_calls_and_their_results_are_turns_of_a_chat():
     assert asked.template_arguments() == {"enable_thinking": False}
 
 
+@pytest.mark.parametrize("asked", [{}, {"system": "Be short."}])
+def test_the_tokens_of_a_prompt_are_counted_before_it_is_answered(client, tiny_model, asked):
+    body = {"model": "tiny-llama", "messages": QUESTION} | asked
+    counted = client.post(f"{PATH}/count_tokens", json=body, headers=HEADERS)
+    assert counted.json() == {"input_tokens": ask(client, **asked)["usage"]["input_tokens"]}
+    wrong = client.post(f"{PATH}/count_tokens", json=body | {"model": "nobody"})
+    assert ErrorResponse.model_validate(wrong.json()).error.type == "not_found_error"
+
+
 IMAGE = {"type": "image", "source": {"type": "url", "url": "https://x.test/a.png"}}
 REFUSED = [
     ({"max_tokens": None}, "max_tokens is required"),

@@ -199,7 +199,7 @@ def test_thoughts_text_and_calls_are_items_of_their_own(parts, end, kinds, types
     for event in events:
         state.handle_event(EVENT.validate_python(event))
     if kinds[-1] == "completed":
-        accumulated = state._completed_response.to_dict()["output"]
+        accumulated: Any = state._completed_response.to_dict()["output"]
         assert [item["id"] for item in accumulated] == [item["id"] for item in response["output"]]
 
 

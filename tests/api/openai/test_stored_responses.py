@@ -253,6 +253,13 @@ def test_a_conversation_gathers_what_is_asked_and_answered(sdk, tiny_model):
     assert next(iter(sdk.conversations.items.list(begun.id))).id == third.output[-1].id
 
 
+def test_the_tokens_of_a_prompt_are_counted_before_it_is_answered(sdk, tiny_model):
+    for asked in ({}, {"instructions": "Be short."}, {"previous_response_id": ask(sdk).id}):
+        counted = sdk.responses.input_tokens.count(model="tiny-llama", input=QUESTION, **asked)
+        assert counted.object == "response.input_tokens"
+        assert counted.input_tokens == ask(sdk, **asked).usage.input_tokens
+
+
 def test_conversations_are_read_changed_and_deleted(sdk, tiny_model):
     begun = sdk.conversations.create()
     assert begun.metadata == {}

@@ -271,3 +271,10 @@ def test_another_content_type_is_named(client, tiny_model, kind):
         assert answer.status_code == 415, answer.text
         assert "application/json" in answer.json()["error"]["message"]
         assert (kind or "Content-Type") in answer.json()["error"]["message"]
+
+
+def test_codes_are_openais_where_it_has_them(client, chat):
+    long = chat([{"role": "user", "content": "word " * 500}])
+    assert (long.status_code, long.json()["error"]["code"]) == (400, "context_length_exceeded")
+    unknown = client.post(TEXT, json={"model": "gpt-9", "prompt": "a"}).json()["error"]
+    assert (unknown["code"], unknown["param"]) == ("model_not_found", "model")

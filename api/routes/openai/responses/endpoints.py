@@ -7,7 +7,13 @@ from fastapi import APIRouter, Query, Request, Response
 from api.generation.connections import answered
 from api.platform import CurrentPlatform
 from api.routes.openai.responses import background, service, stored
-from api.routes.openai.responses.schemas import ResponseDeleted, ResponseRequest, without_effect
+from api.routes.openai.responses.schemas import (
+    InputTokens,
+    PromptRequest,
+    ResponseDeleted,
+    ResponseRequest,
+    without_effect,
+)
 from api.routes.openai.tolerant import name_ignored
 from api.schemas import EVENT_STREAM
 
@@ -25,6 +31,14 @@ async def create_response(platform: CurrentPlatform, request: Request, body: Res
     """Answer items, and keep the answer for later requests."""
     response = await answered(request, service.create_response(platform, body))
     return name_ignored(response, body, without_effect(body))
+
+
+@router.post("/input_tokens", response_model=InputTokens)
+async def count_input_tokens(
+    platform: CurrentPlatform, request: Request, body: PromptRequest
+) -> InputTokens | Response:
+    """Count the tokens of a prompt."""
+    return await answered(request, service.count_tokens(platform, body))
 
 
 @router.get("/{response_id}", responses=EVENT_STREAM, response_model=None)

@@ -18,7 +18,7 @@ from api.routes.openai.responses.items import new_id
 from api.routes.openai.responses.output import FINAL, Event, OutputWriter
 from api.routes.openai.responses.presenter import new_response, without_output
 from api.routes.openai.responses.request import Context, chat_request, shorter
-from api.routes.openai.responses.schemas import ResponseRequest
+from api.routes.openai.responses.schemas import PromptRequest, ResponseRequest
 from api.routes.openai.schemas import ChatRequest
 from registry.repositories.responses import ConversationRepository, ResponseRepository
 from registry.tables import StoredResponse
@@ -48,15 +48,21 @@ async def prepare(platform: Platform, body: ResponseRequest) -> Run:
     if body.background and body.store is False:
         raise Invalid("store is false, but what is answered in the background must be stored.", param="store")
 
-    def read() -> Context:
-        with platform.database.reading() as session:
-            return Context(session, body)
-
-    context = await asyncio.to_thread(read)
+    context = await context_of(platform, body)
     chat = chat_request(body, context.items)
     asked = await ask_chat(platform, PREFIX, chat)
     response = new_response(new_id(PREFIX), asked.created, body)
     return Run(body, context, chat, asked, OutputWriter(response, with_logprobs=body.with_logprobs))
+
+
+async def context_of(platform: Platform, body: PromptRequest) -> Context:
+    """Return what a request goes on from and adds to that; raises as `Context`."""
+
+    def read() -> Context:
+        with platform.database.reading() as session:
+            return Context(session, body)
+
+    return await asyncio.to_thread(read)
 
 
 async def events_of(platform: Platform, run: Run) -> AsyncGenerator[Event | None, None]:

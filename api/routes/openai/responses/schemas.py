@@ -206,6 +206,13 @@ class ResponseRequest(PromptRequest):
         return LOGPROBS in (self.include or [])
 
 
+class InputTokens(ResponseBody):
+    """How many tokens a prompt has."""
+
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
+
+
 class ResponseDeleted(ResponseBody):
     """Answer to a deletion."""
 

@@ -10,10 +10,12 @@ from fastapi.responses import JSONResponse
 
 from api.generation.sse import KEEP_ALIVE, event
 from api.platform import Platform
+from api.routes.openai.chat_request import prompt_tokens
 from api.routes.openai.responses import background
 from api.routes.openai.responses.output import Event
-from api.routes.openai.responses.run import Run, events_of, prepare
-from api.routes.openai.responses.schemas import ResponseRequest
+from api.routes.openai.responses.request import chat_request
+from api.routes.openai.responses.run import Run, context_of, events_of, prepare
+from api.routes.openai.responses.schemas import InputTokens, PromptRequest, ResponseRequest
 from api.routes.openai.responses.stored import read_response
 from api.routes.openai.sse import stream
 
@@ -31,6 +33,12 @@ async def create_response(platform: Platform, body: ResponseRequest) -> Response
     if body.stream:
         return await stream(_lines(events_of(platform, run)))
     return JSONResponse(await _to_the_end(platform, run))
+
+
+async def count_tokens(platform: Platform, body: PromptRequest) -> InputTokens:
+    """Return how many tokens a prompt has, with all that it goes on from; raises as `create_response`."""
+    context = await context_of(platform, body)
+    return InputTokens(input_tokens=await prompt_tokens(platform, chat_request(body, context.items)))
 
 
 async def get_response(platform: Platform, uid: str, *, streamed: bool, after: int | None) -> Response:
