@@ -11,8 +11,9 @@ from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 
+from api.anthropic_errors import in_anthropics_shape
 from api.audit import AuditTrail
-from api.errors import DOCUMENTED_ERRORS, KEY_ERRORS, in_anthropics_shape, in_openais_shape, install_error_handlers
+from api.errors import DOCUMENTED_ERRORS, KEY_ERRORS, in_openais_shape, install_error_handlers
 from api.guards import BodyLimit, BrowserClients, HeadRequests, site_answer
 from api.json_guard import JsonGuard
 from api.keys import KeyGuard

@@ -7,8 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
-from uuid import uuid4
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,6 +17,7 @@ from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from api.anthropic_errors import MESSAGES_PATH, anthropic_response
 from api.generation.engine_client import EngineRefused, EngineUnavailable
 from registry.database import AWAY
 from tasks.atomic_files import no_space_left
@@ -131,16 +131,6 @@ MOST_PROBLEMS = 20
 """How many of a request's problems an answer names."""
 NO_SPACE_LEFT = "The disk became full while this was being written, and nothing of it was kept; free some space first."
 OPENAI_PREFIX = "/v1/"
-MESSAGES_PATH = "/v1/messages"
-"""Anthropic's endpoint, and what lies under it: errors are in the shape that its SDK reads."""
-ANTHROPIC_KINDS = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-}
 BESIDE_OPENAIS = ("/tokenize", "/detokenize")
 """Paths that servers of OpenAI's protocol have beside it."""
 OPENAIS = (OPENAI_PREFIX, *BESIDE_OPENAIS)
@@ -191,26 +181,6 @@ class OpenAIErrorResponse(BaseModel):
     error: OpenAIError
 
 
-class AnthropicError(BaseModel):
-    """What is wrong, as Anthropic's SDK reads it."""
-
-    type: str
-    message: str
-
-
-class AnthropicErrorResponse(BaseModel):
-    """Shape of every error of `/v1/messages`."""
-
-    type: Literal["error"] = "error"
-    error: AnthropicError
-    request_id: str
-
-
-def in_anthropics_shape(errors: Mapping[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
-    """Return documented errors as they are of `/v1/messages`."""
-    return {status: {**said, "model": AnthropicErrorResponse} for status, said in errors.items()}
-
-
 def in_openais_shape(errors: Mapping[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
     """Return documented errors as they are under `/v1`."""
     return {status: {**said, "model": OpenAIErrorResponse} for status, said in errors.items()}
@@ -231,23 +201,13 @@ class Problem:
     def response(self, path: str) -> JSONResponse:
         """Return the answer in the shape that clients of this path expect."""
         if path == MESSAGES_PATH or path.startswith(f"{MESSAGES_PATH}/"):
-            return self._in_anthropics_shape()
+            return anthropic_response(self.status, _printable(self.message), self.headers)
         if path.startswith(OPENAIS):
             return self._in_openais_shape()
         body: dict[str, Any] = {"error": _printable(self.message), "code": self.code}
         if self.details:
             body["details"] = self.details
         return JSONResponse(body, status_code=self.status, headers=self.headers)
-
-    def _in_anthropics_shape(self) -> JSONResponse:
-        status = 400 if self.status == 422 else self.status
-        kind = ANTHROPIC_KINDS.get(status, "api_error" if status >= 500 else "invalid_request_error")
-        request_id = f"req_{uuid4().hex}"
-        error = AnthropicErrorResponse(
-            error=AnthropicError(type=kind, message=_printable(self.message)), request_id=request_id
-        )
-        headers = {"request-id": request_id} | (self.headers or {})
-        return JSONResponse(error.model_dump(), status_code=status, headers=headers)
 
     def _in_openais_shape(self) -> JSONResponse:
         # OpenAI knows no 422: a wrong field is a bad request.

@@ -45,7 +45,7 @@ def chat_request(body: CountRequest) -> ChatRequest:
 def _turns(message: InputMessage) -> list[dict[str, Any]]:
     """Return the turns that a message makes: results of calls are turns of their own, before the text."""
     results = [
-        {"role": "tool", "tool_call_id": block.tool_use_id, "content": _joined(block.content)}
+        {"role": "tool", "tool_call_id": block.tool_use_id, "content": _joined(block.content or [])}
         for block in message.content
         if isinstance(block, ToolResult)
     ]

@@ -56,7 +56,7 @@ class ToolResult(TolerantModel):
 
     type: Literal["tool_result"]
     tool_use_id: str
-    content: Texts = Field(default_factory=list)
+    content: Texts | None = None
     is_error: bool | None = None
 
 

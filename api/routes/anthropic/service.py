@@ -8,7 +8,7 @@ from uuid import uuid4
 from fastapi import Response
 from fastapi.responses import JSONResponse
 
-from api.errors import MESSAGES_PATH
+from api.anthropic_errors import MESSAGES_PATH
 from api.generation import conversation
 from api.generation.sse import event
 from api.platform import Platform

@@ -82,7 +82,7 @@ class Reasoning(TolerantModel):
 
     type: Literal["reasoning"]
     id: ItemId | None = None
-    summary: list[Text] = Field(default_factory=list)
+    summary: list[Text] | None = None
     content: list[Text] | None = None
     status: ItemStatus | None = None
 

@@ -39,7 +39,7 @@ def shown(item: Message | FunctionCall | FunctionCallOutput | Reasoning) -> dict
             return head | {"call_id": call_id, "output": text}
         case Reasoning(summary=summary, content=content):
             shown_content = [{"type": "reasoning_text", "text": one.text} for one in content or []]
-            texts = [{"type": "summary_text", "text": one.text} for one in summary]
+            texts = [{"type": "summary_text", "text": one.text} for one in summary or []]
             return head | {"summary": texts, "content": shown_content}
 
 
