@@ -43,7 +43,7 @@ def batch(ids: Tensor, cached: int, adapters: list[int] | None = None) -> StepBa
         torch.arange(texts) * ROOM,
         torch.full((texts,), cached, dtype=torch.int32),
         torch.tensor(adapters or [-1] * texts, dtype=torch.int32),
-        torch.ones(texts, dtype=torch.bool),
+        (torch.arange(texts * tokens) + 1) % tokens == 0,
     )
 
 

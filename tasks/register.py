@@ -22,6 +22,7 @@ from tasks.job.attempt import Attempt
 from tasks.job.flow_run import require_run
 from tasks.job.loss_curve import draw_loss_curve
 from tasks.job.trace import Trace
+from tasks.models.endings import write_end_ids
 from tasks.prepare import Prepared
 from tasks.train import Trained
 from tasks.training.methods import METHODS
@@ -71,6 +72,8 @@ def _store(attempt: Attempt, prepared: Prepared, trained: Trained) -> Path:
         method.save(trained.model, staging.path, prepared.source)
         # With its chat template and end token: a model that answers must know where an answer ends.
         prepared.source.tokenizer.save_pretrained(staging.path)
+        if method.full:
+            write_end_ids(staging.path, prepared.source.known_end_ids)
         staging.path.chmod(0o755)
         staging.publish(folder)
     finally:
@@ -89,6 +92,7 @@ def _register_version(attempt: Attempt, prepared: Prepared, folder: Path, name: 
             "base_model": prepared.source.base_reference,
             "base_folder": str(prepared.source.base_folder),
             "dtype": str(prepared.source.dtype).removeprefix("torch."),
+            "end_token_ids": prepared.source.known_end_ids,
         },
         tags={"training_job_uid": attempt.job_uid, "training_job_id": str(attempt.job_id)},
     )

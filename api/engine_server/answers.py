@@ -3,9 +3,11 @@
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -21,9 +23,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger("uvicorn.error")
 
 
-Piece = tuple[str, list[TokenLogprob]]
-"""Text that has become certain, and the log-probabilities, if they were asked for, of the tokens read since."""
-BEGUN: Piece = ("", [])
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text that has become certain, and what was asked for of the tokens read since; offsets count characters."""
+
+    text: str = ""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+
+
+BEGUN = Piece()
 """The first piece: the request runs, with its weights loaded."""
 
 
@@ -37,18 +46,22 @@ async def pieces(generation: "TextGeneration", progress: Progress) -> AsyncGener
         if generation.generation.error is not None:
             raise generation.generation.error
         yield BEGUN
-        done = False
+        done, shown = False, 0
         while not (done or generation.text.stopped):
             done = generation.generation.done  # before its tokens are read: after it none comes
-            if piece := generation.new_text():
-                yield piece, generation.new_logprobs()
+            if text := generation.new_text():
+                logprobs = generation.new_logprobs()
+                yield Piece(text, logprobs, generation.text.offsets[shown : shown + len(logprobs)])
+                shown += len(logprobs)
             if not (done or generation.text.stopped):
                 await progress.wait()
         if generation.generation.error is not None:
             raise generation.generation.error
-        rest, logprobs = "" if generation.text.stopped else generation.text.finish(), generation.new_logprobs()
-        if rest or logprobs:
-            yield rest, logprobs
+        rest = "" if generation.text.stopped else generation.text.finish()
+        last, ending = generation.new_logprobs(), generation.end_logprobs()
+        offsets = generation.text.offsets[shown : shown + len(last)] + [generation.text.length] * len(ending)
+        if rest or offsets:
+            yield Piece(rest, last + ending, offsets)
     finally:
         generation.end()
 
@@ -60,26 +73,27 @@ async def full_answer(
 
     An error before that is raised: the status is sent with the space.
     """
-    texts, logprobs = [], list[TokenLogprob]()
+    read: list[Piece] = []
     found = pieces(generation, progress)
     await anext(found)
     yield b" "
     try:
         while (piece := await unless_gone(request, anext(found, None))) is not None:
-            texts.append(piece[0])
-            logprobs += piece[1]
+            read.append(piece)
     except ClientGone:
         return
     except Exception as error:
         logger.exception("a generation failed")
         yield json.dumps(status_and_body(error)[1]).encode()
         return
-    continuation = "".join(texts)
+    continuation = "".join(piece.text for piece in read)
     answer = EngineGenerateResponse(
         text=prompt + continuation,
         continuation=continuation,
         form=generation.form,
-        logprobs=logprobs,
+        logprobs=[token for piece in read for token in piece.logprobs],
+        offsets=[offset for piece in read for offset in piece.offsets],
+        prompt=await run_in_threadpool(generation.echoed),
         **generation.usage().model_dump(),
     )
     yield answer.model_dump_json().encode()
@@ -88,20 +102,33 @@ async def full_answer(
 async def streamed_answer(generation: "TextGeneration", progress: Progress) -> AsyncGenerator[bytes, None]:
     """Yield server-sent events: `{"running": true, "form": …}`, `{"text": piece}` …, `{"done": true}` with the usage.
 
-    An error before the first event is raised; a later one becomes an event, as the status has been sent by then.
+    What is told of the prompt, `{"prompt": …}`, comes before the first text. An error before the first event is
+    raised; a later one becomes an event, as the status has been sent by then.
     """
     found = pieces(generation, progress)
     await anext(found)
     yield sse_event({"running": True, "form": generation.form.model_dump()})
+    prompt_shown = False
     try:
-        async for text, logprobs in found:
-            shown = {"logprobs": [token.model_dump() for token in logprobs]} if logprobs else {}
-            yield sse_event({"text": text, **shown})
+        async for piece in found:
+            if not prompt_shown and (event := await _prompt_event(generation)) is not None:
+                yield event
+            prompt_shown = True
+            shown = {"logprobs": [token.model_dump() for token in piece.logprobs], "offsets": piece.offsets}
+            yield sse_event({"text": piece.text, **(shown if piece.logprobs else {})})
     except Exception as error:
         logger.exception("a stream failed")
         yield sse_event(status_and_body(error)[1])
         return
+    if not prompt_shown and (event := await _prompt_event(generation)) is not None:
+        yield event
     yield sse_event({"done": True, **generation.usage().model_dump()})
+
+
+async def _prompt_event(generation: "TextGeneration") -> bytes | None:
+    """Return the event with the prompt; None if it is not asked for."""
+    prompt = await run_in_threadpool(generation.echoed)
+    return None if prompt is None else sse_event({"prompt": prompt.model_dump()})
 
 
 async def embedding_answer(embedding: "TextEmbedding", progress: Progress) -> EngineEmbedResponse:

@@ -67,13 +67,23 @@ class EngineGenerateRequest(EngineConversation):
 
     temperature: float = Field(0.7, ge=0, le=100, description="0 is greedy")
     max_length: int | None = Field(None, ge=1, description="Tokens of prompt and continuation together")
-    max_new_tokens: int | None = Field(None, ge=1, description="Tokens of the continuation; wins over max_length")
+    max_new_tokens: int | None = Field(None, ge=0, description="Tokens of the continuation; wins over max_length")
     top_p: float = Field(0.9, gt=0, le=1)
     top_k: int = Field(50, ge=0, description="0 is off")
     min_p: float = Field(0.0, ge=0, le=1, description="Least share of the likeliest token's probability; 0 is off")
     repetition_penalty: float = Field(1.0, gt=0, le=100)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2, description="Taken off a logit for each time its token came")
+    presence_penalty: float = Field(0.0, ge=-2, le=2, description="Taken off the logits of tokens that came")
+    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] = Field(
+        {}, description="Added to these ids' logits"
+    )
+    min_new_tokens: int = Field(0, ge=0, description="Nothing ends the answer before it has so many tokens")
+    stop_token_ids: list[int] = Field([], description="Ids that end the answer, beside the model's own")
+    ignore_eos: bool = Field(False, description="The model's own ends do not end the answer")
     seed: int | None = Field(None, ge=0, lt=2**63, description="Same seed, same text")
     logprobs: int | None = Field(None, ge=0, le=20, description="Likeliest tokens to show beside each one")
+    prompt_logprobs: int | None = Field(None, ge=0, le=20, description="The same of the prompt's own tokens")
+    echo: bool = Field(False, description="Return the prompt's text too, decoded if it was given as ids")
     json_schema: dict[str, Any] | None = Field(None, description="JSON schema that the continuation must match")
     stop: list[StopString] = Field([], max_length=64, description="The continuation ends before the first of these")
     stream: bool = False
@@ -113,13 +123,44 @@ class AnswerForm(BaseModel):
     tool_format: str = Field("hermes", description="How calls of functions are written")
 
 
+class RankedLogprob(TopLogprob):
+    """A token that might have stood in the prompt; `rank` 1 is the likeliest."""
+
+    id: int
+    rank: int
+
+
+class PromptToken(BaseModel):
+    """A token of the prompt; the first has no log-probability. `offset` counts the characters before it."""
+
+    token: str
+    bytes: list[int]
+    id: int
+    offset: int
+    logprob: float | None
+    rank: int | None
+    top_logprobs: list[RankedLogprob]
+
+
+class EchoedPrompt(BaseModel):
+    """The prompt's text, and its tokens if their log-probabilities were asked for."""
+
+    text: str
+    tokens: list[PromptToken]
+
+
 class EngineGenerateResponse(Usage):
     """A complete answer: `text` is the prompt (where it was text) exactly as sent, followed by `continuation`."""
 
     text: str
     continuation: str
     form: AnswerForm = Field(default_factory=AnswerForm)
-    logprobs: list[TokenLogprob] = Field(default_factory=list, description="Of each token, if asked for")
+    logprobs: list[TokenLogprob] = Field(
+        default_factory=list,
+        description="Of each token, if asked for; with `prompt_logprobs` also of the token that ended the answer",
+    )
+    offsets: list[int] = Field(default_factory=list, description="Characters of the continuation before each of these")
+    prompt: EchoedPrompt | None = Field(None, description="With `echo` or `prompt_logprobs`")
 
 
 class EngineEmbedResponse(BaseModel):

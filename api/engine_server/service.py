@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from api.engine_server.metrics import EngineMetrics
 from api.engine_server.paths import allowed_folders, model_folder
 from api.engine_server.schemas import (
     AnswerForm,
+    EchoedPrompt,
     EngineConversation,
     EngineEmbedRequest,
     EngineEmbedResponse,
@@ -22,6 +24,8 @@ from api.engine_server.schemas import (
     EngineInput,
     EngineTokenizeRequest,
     EngineTokens,
+    PromptToken,
+    RankedLogprob,
     TokenLogprob,
     TopLogprob,
     Usage,
@@ -32,7 +36,7 @@ from tasks.data.chosen_format import choose_format, saved_template, use_template
 from tasks.data.examples import DatasetError, canonical_json
 from tasks.data.generation_prompt import GenerationPrompts
 from tasks.data.reading.turns import read_turns
-from tasks.data.template import PromptEnding, turn_end_ids
+from tasks.data.template import PromptEnding
 from tasks.inference.constraint import JsonConstraint, constraint_tokenizer
 from tasks.inference.engine import (
     Embedding,
@@ -48,7 +52,8 @@ from tasks.inference.errors import EmptyPrompt, InvalidRequest, PromptTooLong
 from tasks.inference.listener import Listener
 from tasks.inference.text import TextStream
 from tasks.models.device import choose_device, choose_dtype
-from tasks.models.loading import end_token_ids, load_tokenizer
+from tasks.models.endings import answer_end_ids
+from tasks.models.loading import load_tokenizer
 
 
 class Vocabulary:
@@ -61,7 +66,7 @@ class Vocabulary:
             use_template(self.tokenizer, trained_template)
         elif chosen is not None:
             choose_format(self.tokenizer, ChatFormat.model_validate_json(chosen))
-        self.ends = end_token_ids(weights, self.tokenizer) | turn_end_ids(self.tokenizer)
+        self.ends = frozenset(answer_end_ids(weights, self.tokenizer))
 
     @cached_property
     def prompts(self) -> GenerationPrompts:
@@ -71,12 +76,27 @@ class Vocabulary:
     @cached_property
     def for_constraints(self) -> LLTokenizer:
         """What constraints need, and what knows the bytes of each token; raises `SchemaError` for a slow tokenizer."""
-        return constraint_tokenizer(self.tokenizer)
+        return constraint_tokenizer(self.tokenizer, self.ends)
 
-    def shown(self, token_id: int, logprob: float) -> TopLogprob:
-        """Return a token as clients read it; a piece of a character has a replacement mark in its text."""
-        content = self.for_constraints.decode_bytes([token_id])
-        return TopLogprob(token=content.decode("utf-8", "replace"), logprob=logprob, bytes=list(content))
+    def named(self, token_ids: Iterable[int]) -> dict[int, tuple[str, bytes]]:
+        """Return each token's name, as clients read it, and its bytes; no two have the same name.
+
+        That is its text. A piece of a character is `bytes:` and its bytes, as in OpenAI's API; a token whose text
+        another one has already, `token_id:` and its id, as in vLLM's.
+        """
+        named: dict[int, tuple[str, bytes]] = {}
+        taken: set[str] = set()
+        for token_id in dict.fromkeys(token_ids):
+            content = self.for_constraints.decode_bytes([token_id])
+            try:
+                name = content.decode()
+            except UnicodeDecodeError:
+                name = "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
+            if name in taken:
+                name = f"token_id:{token_id}"
+            taken.add(name)
+            named[token_id] = name, content
+        return named
 
     def input_ids(self, request: EngineInput) -> list[int]:
         """Return the ids of a text; raises `EmptyPrompt`."""
@@ -97,11 +117,17 @@ class TextGeneration:
     """A generation request as text: read the text decoded so far, and at the end the usage."""
 
     def __init__(
-        self, generation: Generation, vocabulary: Vocabulary, stop: list[str], metrics: EngineMetrics, started: float
+        self,
+        generation: Generation,
+        vocabulary: Vocabulary,
+        request: EngineGenerateRequest,
+        metrics: EngineMetrics,
+        started: float,
     ) -> None:
         self.generation = generation
         self._metrics = metrics
-        self.text = TextStream(vocabulary.tokenizer, generation.request.prompt_ids, stop)
+        self._echo, self._prompt = request.echo, request.prompt
+        self.text = TextStream(vocabulary.tokenizer, generation.request.prompt_ids, request.stop)
         self._vocabulary = vocabulary
         self._started = started
         self._shown = 0
@@ -131,9 +157,53 @@ class TextGeneration:
         known = self.generation.logprobs[before : self._shown]
         return [self._token(token, its) for token, its in zip(self.generation.tokens[before:], known, strict=False)]
 
+    def end_logprobs(self) -> list[TokenLogprob]:
+        """Return those of the token that ended the answer, if those of the prompt are asked for too.
+
+        Who adds up a prompt's (lm-eval does) counts on a token behind it, whether or not that one ends the text.
+        """
+        ended_by = self.generation.ended_by
+        if self.generation.request.prompt_logprobs is None or ended_by is None or ended_by[1] is None:
+            return []
+        return [self._token(ended_by[0], ended_by[1])]
+
     def _token(self, token_id: int, its: TokenLogprobs) -> TokenLogprob:
-        top = [self._vocabulary.shown(rival, logprob) for rival, logprob in its.top.items()]
-        return TokenLogprob(**self._vocabulary.shown(token_id, its.logprob).model_dump(), top_logprobs=top)
+        named = self._vocabulary.named([token_id, *its.top])
+        shown = {each: {"token": name, "bytes": list(content)} for each, (name, content) in named.items()}
+        top = [TopLogprob(**shown[rival], logprob=logprob) for rival, logprob in its.top.items()]
+        return TokenLogprob(**shown[token_id], logprob=its.logprob, top_logprobs=top)
+
+    def echoed(self) -> EchoedPrompt | None:
+        """Return what the answer says of the prompt; takes a while for a long one. None if it was never read."""
+        request, scores = self.generation.request, self.generation.prompt_logprobs
+        unread = request.prompt_logprobs is not None and len(scores) < len(request.prompt_ids) - 1
+        if unread or (not self._echo and request.prompt_logprobs is None):
+            return None
+        stream = TextStream(self._vocabulary.tokenizer, ())
+        decoded = "".join([stream.push(token_id) for token_id in request.prompt_ids]) + stream.finish()
+        text = decoded if self._prompt is None else self._prompt
+        if request.prompt_logprobs is None:
+            return EchoedPrompt(text=text, tokens=[])
+        tokens = [
+            self._prompt_token(token_id, min(offset, len(text)), its)
+            for token_id, offset, its in zip(request.prompt_ids, stream.offsets, [None, *scores], strict=True)
+        ]
+        return EchoedPrompt(text=text, tokens=tokens)
+
+    def _prompt_token(self, token_id: int, offset: int, its: TokenLogprobs | None) -> PromptToken:
+        top = {} if its is None else its.top
+        named = self._vocabulary.named([token_id, *top])
+        shown = {each: {"token": name, "bytes": list(content), "id": each} for each, (name, content) in named.items()}
+        return PromptToken(
+            **shown[token_id],
+            offset=offset,
+            logprob=None if its is None else its.logprob,
+            rank=None if its is None else its.rank,
+            top_logprobs=[
+                RankedLogprob(**shown[rival], logprob=logprob, rank=rank)
+                for rank, (rival, logprob) in enumerate(top.items(), start=1)
+            ],
+        )
 
     def usage(self) -> Usage:
         """Return the counts so far; a stop string ends a generation as the end-of-text token does."""
@@ -220,16 +290,23 @@ class TextEngine:
                     top_k=request.top_k,
                     min_p=request.min_p,
                     repetition_penalty=request.repetition_penalty,
+                    frequency_penalty=request.frequency_penalty,
+                    presence_penalty=request.presence_penalty,
+                    logit_bias=request.logit_bias,
+                    min_new_tokens=request.min_new_tokens,
+                    stop_token_ids=request.stop_token_ids,
+                    ignore_eos=request.ignore_eos,
                     seed=request.seed,
                     eos_token_ids=vocabulary.ends,
                     logprobs=request.logprobs,
+                    prompt_logprobs=request.prompt_logprobs,
                     constraint=_constraint(request, vocabulary),
                 ),
                 listener,
             )
         except ValueError as error:
             raise InvalidRequest(str(error)) from error
-        return TextGeneration(generation, vocabulary, request.stop, self.metrics, started)
+        return TextGeneration(generation, vocabulary, request, self.metrics, started)
 
     def embed(self, request: EngineEmbedRequest, listener: Listener) -> TextEmbedding:
         """Submit a text to embed; `listener` is called at its end. Raises what `start` raises, and `InputTooLong`."""

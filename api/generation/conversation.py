@@ -5,7 +5,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from api.engine_server.schemas import AnswerForm, EngineGenerateRequest, EngineGenerateResponse, FinishReason
+from api.engine_server.schemas import (
+    AnswerForm,
+    EchoedPrompt,
+    EngineGenerateRequest,
+    EngineGenerateResponse,
+    FinishReason,
+)
 from api.generation.reading import AnswerReader, CallArguments, CallBegun, Content, Part, Reasoning
 from api.generation.service import IDLE, Generations
 
@@ -32,7 +38,7 @@ class Answer:
     reasoning: str = ""
     calls: list[Call] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)
-    prompt_logprobs: list[Any] = field(default_factory=list)
+    prompt: EchoedPrompt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,5 +109,6 @@ def _read(answer: EngineGenerateResponse, names: Collection[str]) -> Answer:
                 read.calls.append(Call(id, name))
             case CallArguments(index, text):
                 read.calls[index].arguments += text
+    read.prompt = answer.prompt
     read.logprobs = [one.model_dump() for one in answer.logprobs]
     return read

@@ -12,6 +12,7 @@ import httpx
 from api.engine_server.schemas import (
     DEFAULT_MAX_LENGTH,
     AnswerForm,
+    EchoedPrompt,
     EngineEmbedRequest,
     EngineEmbedResponse,
     EngineGenerateRequest,
@@ -63,15 +64,23 @@ class OpenAIBackend:
         """Return the whole answer."""
         pieces: list[str] = []
         logprobs: list[TokenLogprob] = []
+        offsets: list[int] = []
+        prompt = None
         async for event in self.stream(request):
             if event.get("done"):
                 break
+            if "prompt" in event:
+                prompt = EchoedPrompt(**event["prompt"])
+                continue
             pieces.append(event.get("text", ""))
             logprobs += [TokenLogprob(**one) for one in event.get("logprobs", [])]
+            offsets += event.get("offsets", [])
         continuation = "".join(pieces)
         usage = {name: event[name] for name in ("prompt_tokens", "generated_tokens", "finish_reason", "seconds")}
         text = (request.prompt or "") + continuation
-        return EngineGenerateResponse(text=text, continuation=continuation, logprobs=logprobs, **usage)
+        return EngineGenerateResponse(
+            text=text, continuation=continuation, logprobs=logprobs, offsets=offsets, prompt=prompt, **usage
+        )
 
     async def stream(self, request: EngineGenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
         """Yield what `EngineClient.stream` yields."""
@@ -81,7 +90,13 @@ class OpenAIBackend:
                 "it with that template, and give the model none"
             )
             raise EngineRefused(422, "invalid", message)
+        if request.prompt_logprobs is not None or (request.echo and request.prompt is None):
+            field = "echo of token ids" if request.prompt_logprobs is None else "prompt_logprobs (echo with logprobs)"
+            message = f"{field} is not asked of the backend {self._url}, which streams: leave it out"
+            raise EngineRefused(422, "invalid", message)
         started = time.monotonic()
+        if request.echo:
+            yield {"prompt": {"text": request.prompt, "tokens": []}}
         body = self._body(request) | {"model": await self._model(request)}
         path = "/chat/completions" if request.messages is not None else "/completions"
         body["max_tokens"] = await self._new_tokens(request, path, body)
@@ -159,6 +174,12 @@ class OpenAIBackend:
             "top_k": request.top_k,
             "min_p": request.min_p,
             "repetition_penalty": request.repetition_penalty if request.repetition_penalty != 1.0 else None,
+            "frequency_penalty": request.frequency_penalty,
+            "presence_penalty": request.presence_penalty,
+            "logit_bias": {str(token_id): bias for token_id, bias in request.logit_bias.items()},
+            "min_tokens": request.min_new_tokens,
+            "stop_token_ids": request.stop_token_ids,
+            "ignore_eos": request.ignore_eos,
             "stop": request.stop,
         }
         body |= {name: value for name, value in optional.items() if value}
@@ -252,10 +273,12 @@ class OpenAIBackend:
 def _event(choice: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the event that a chunk's choice becomes, of either endpoint; None for one without text."""
     text = choice["text"] if "text" in choice else choice["delta"].get("content") or ""
-    logprobs = _logprobs(choice.get("logprobs") or {})
+    told = choice.get("logprobs") or {}
+    logprobs = _logprobs(told)
     if not text and not logprobs:
         return None
-    return {"text": text} | ({"logprobs": [token.model_dump() for token in logprobs]} if logprobs else {})
+    shown = {"logprobs": [token.model_dump() for token in logprobs], "offsets": told.get("text_offset") or []}
+    return {"text": text} | (shown if logprobs else {})
 
 
 def _logprobs(told: Mapping[str, Any]) -> list[TokenLogprob]:

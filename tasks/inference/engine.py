@@ -1,6 +1,7 @@
 """The engine: takes requests for any model, loads what they need within a memory budget, answers many at a time."""
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,16 +107,18 @@ class Engine:
         Raises:
             PromptTooLong: the prompt fills the model's context.
             RequestTooLarge: prompt and continuation can never fit into the arena.
-            ValueError: a prompt id is not in the model's vocabulary.
+            ValueError: an id of the prompt, of `logit_bias` or of `stop_token_ids` is not in the model's vocabulary.
             EngineBusy: too many requests wait for this base.
             WeightsError: there is no usable model in the folder.
             EngineClosed: `close` was called.
         """
         context, plan = self.context_length(request.model.weights), self._plan_of(request.model.weights)
         room = context - len(request.prompt_ids)
-        if room < 1:
+        if room < min(1, request.max_new_tokens):
             raise PromptTooLong(len(request.prompt_ids), context)
-        _require_known(request.prompt_ids, plan)
+        _require_known("prompt_ids", request.prompt_ids, plan)
+        _require_known("logit_bias", request.logit_bias, plan)
+        _require_known("stop_token_ids", request.stop_token_ids, plan)
         most = len(request.prompt_ids) + min(request.max_new_tokens, room)
         if most > plan.cache_tokens:
             raise RequestTooLarge(most, plan.cache_tokens)
@@ -138,7 +141,7 @@ class Engine:
             raise InputTooLong(len(request.prompt_ids), context)
         if len(request.prompt_ids) > plan.cache_tokens:
             raise InputTooLong(len(request.prompt_ids), plan.cache_tokens, "the engine's cache (engine_kv_cache_gb)")
-        _require_known(request.prompt_ids, plan)
+        _require_known("prompt_ids", request.prompt_ids, plan)
         embedding = Embedding(request, self._wake, listener, self._settings.limits.request_seconds)
         self._enqueue(embedding, plan)
         return embedding
@@ -231,7 +234,10 @@ class Engine:
             self._weight_cache.changed.notify_all()
 
 
-def _require_known(ids: list[int], plan: BasePlan) -> None:
+def _require_known(field: str, ids: Collection[int], plan: BasePlan) -> None:
     """Raise ValueError if an id is not in the vocabulary."""
-    if min(ids) < 0 or max(ids) >= plan.vocabulary:
-        raise ValueError(f"prompt_ids holds an id outside the model's vocabulary of {plan.vocabulary}")
+    if ids and (min(ids) < 0 or max(ids) >= plan.vocabulary):
+        wrong = min(ids) if min(ids) < 0 else max(ids)
+        raise ValueError(
+            f"{field} holds the id {wrong}, which is outside the model's vocabulary of {plan.vocabulary} tokens"
+        )

@@ -106,6 +106,17 @@ class RequestTimedOut(InferenceError):
         )
 
 
+class ConstraintFailed(InferenceError):
+    """An answer can't go on, or end, as its JSON schema wants it; `reason` is a sentence's part."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the answer could not be kept to its JSON schema: {self.reason}"
+
+
 class InvalidRequest(InferenceError):
     """A request asks for what this model can't do; the sentence says what is wrong."""
 

@@ -12,14 +12,17 @@ from torch import Tensor
 
 SPARE = 16
 """Candidates beyond the largest `top_k`, so that logits equal to the last one are usually among them."""
+MOST_PENALTY = 2
+"""Of `frequency_penalty` and `presence_penalty`, and the least one negated, as in OpenAI's API."""
 
 
 @dataclass(frozen=True)
 class SamplingParameters:
     """How the next token is sampled: `temperature` 0 is greedy.
 
-    `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 are off. `min_p` keeps tokens of at least that share of
-    the likeliest one's probability.
+    `top_k` 0, `top_p` 1, `min_p` 0, `repetition_penalty` 1 and the other two penalties 0 are off. `min_p` keeps tokens
+    of at least that share of the likeliest one's probability. `frequency_penalty` is taken off a token's logit for each
+    time it was generated, `presence_penalty` once if it was at all; the prompt does not count.
     """
 
     temperature: float = 0.7
@@ -27,6 +30,8 @@ class SamplingParameters:
     top_k: int = 50
     repetition_penalty: float = 1.0
     min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
@@ -39,6 +44,22 @@ class SamplingParameters:
             raise ValueError(f"repetition_penalty is {self.repetition_penalty}: it must be above 0")
         if not 0 <= self.min_p <= 1:
             raise ValueError(f"min_p is {self.min_p}: it must be from 0 to 1")
+        for name in ("frequency_penalty", "presence_penalty"):
+            if not -MOST_PENALTY <= getattr(self, name) <= MOST_PENALTY:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be from {-MOST_PENALTY} to {MOST_PENALTY}")
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether it matters how often each token was generated."""
+        return self.frequency_penalty != 0 or self.presence_penalty != 0
+
+
+@dataclass(frozen=True)
+class Bias:
+    """What is added to the logits of some tokens: int64 `ids`, none of them twice, and float32 `values`."""
+
+    ids: Tensor
+    values: Tensor
 
 
 @dataclass(frozen=True)
@@ -46,18 +67,21 @@ class Row:
     """What one row of logits is sampled with.
 
     `uniform` is a random number in [0, 1). `seen` is a bool mask `[vocabulary]` of the tokens of prompt and answer
-    (needed with a penalty only), `allowed` one of the tokens that may come at all (None: all).
+    (needed with a repetition penalty only), `allowed` one of the tokens that may come at all (None: all). `counts` are
+    float32 `[vocabulary]`: how often each token was generated (needed with the other two penalties).
     """
 
     parameters: SamplingParameters
     uniform: float = 0.0
     seen: Tensor | None = None
     allowed: Tensor | None = None
+    bias: Bias | None = None
+    counts: Tensor | None = None
 
 
 def sample(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     """Return one token id per row of float32 `[rows, vocabulary]` logits."""
-    logits = penalized(constrained(logits, rows), rows)
+    logits = discouraged(penalized(biased(constrained(logits, rows), rows), rows), rows)
     chosen = logits.argmax(dim=-1)
     vocabulary = logits.shape[-1]
     sampled = [index for index, row in enumerate(rows) if row.parameters.temperature > 0]
@@ -80,6 +104,17 @@ def constrained(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     return logits.index_copy(0, place, logits[place].masked_fill(~allowed.to(logits.device), float("-inf")))
 
 
+def biased(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Add each row's bias to its logits."""
+    found = [(index, row.bias) for index, row in enumerate(rows) if row.bias is not None]
+    if not found:
+        return logits
+    place = torch.cat([torch.full_like(bias.ids, index) for index, bias in found])
+    ids = torch.cat([bias.ids for _, bias in found])
+    sums = logits[place, ids] + torch.cat([bias.values for _, bias in found])
+    return logits.index_put((place, ids), sums)
+
+
 def penalized(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     """Make tokens that occurred less likely: positive logits are divided by the penalty, negative ones multiplied.
 
@@ -93,6 +128,21 @@ def penalized(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     penalty = _column([rows[index].parameters.repetition_penalty for index in indices], logits)
     own = logits[place]
     return logits.index_copy(0, place, torch.where(seen, torch.where(own < 0, own * penalty, own / penalty), own))
+
+
+def discouraged(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Lower the logits of generated tokens: by the frequency penalty for each time, and once by the presence penalty.
+
+    Source: https://platform.openai.com/docs/guides/text-generation, "Frequency and presence penalties".
+    """
+    indices = [index for index, row in enumerate(rows) if row.parameters.counts_tokens and row.counts is not None]
+    if not indices:
+        return logits
+    place = torch.tensor(indices, device=logits.device)
+    counts = torch.stack([counts for index in indices if (counts := rows[index].counts) is not None])
+    own = logits[place] - _column([rows[index].parameters.frequency_penalty for index in indices], logits) * counts
+    presence = _column([rows[index].parameters.presence_penalty for index in indices], logits)
+    return logits.index_copy(0, place, own - presence * (counts > 0))
 
 
 def filtered(logits: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor | None]:
@@ -127,14 +177,16 @@ def inverse_transform(logits: Tensor, uniform: Tensor) -> Tensor:
     return torch.minimum(choice, last).squeeze(-1)
 
 
-def log_probabilities(logits: Tensor, chosen: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
+def log_probabilities(logits: Tensor, chosen: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the chosen tokens' log-probabilities by the model's own distribution, and the `top` likeliest ones.
 
-    That is before penalty, temperature and filters. Results: `[rows]`, `[rows, top]` values, `[rows, top]` ids.
+    That is before penalty, temperature and filters. Results: `[rows]`, `[rows]` ranks from 1 (equal ones share one),
+    `[rows, top]` values, `[rows, top]` ids.
     """
     logs = logits.log_softmax(-1)
     values, ids = logs.topk(top, dim=-1)
-    return logs.gather(-1, chosen[:, None]).squeeze(-1), values, ids
+    own = logs.gather(-1, chosen[:, None])
+    return own.squeeze(-1), (logs > own).sum(-1) + 1, values, ids
 
 
 def _sample_rows(logits: Tensor, rows: Sequence[Row]) -> Tensor:

@@ -101,8 +101,19 @@ class TextStream:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], stop: Sequence[str] = ()) -> None:
         self._decoder = IncrementalDecoder(tokenizer, prompt_ids)
         self._stops = StopStrings(stop)
-        self.tokens = 0
-        """Tokens pushed so far."""
+        self.offsets: list[int] = []
+        """For each token pushed so far, the characters of the text that came before it."""
+        self._length = 0
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens have been pushed so far."""
+        return len(self.offsets)
+
+    @property
+    def length(self) -> int:
+        """How many characters the tokens so far have completed, those behind a stop string too."""
+        return self._length
 
     @property
     def stopped(self) -> bool:
@@ -116,8 +127,10 @@ class TextStream:
 
     def push(self, token_id: int) -> str:
         """Return the text that is certain after `token_id`."""
-        self.tokens += 1
-        return self._stops.push(self._decoder.push(token_id))
+        self.offsets.append(self._length)
+        text = self._decoder.push(token_id)
+        self._length += len(text)
+        return self._stops.push(text)
 
     def finish(self) -> str:
         """Return the rest of the text after the last token."""

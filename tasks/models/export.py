@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from tasks.atomic_files import StagingFolder
+from tasks.models.endings import write_end_ids
 from tasks.models.gguf import GgufImpossible, largest_difference, write_gguf
 from tasks.models.sources import ModelSource
 from tasks.training.methods import merged
@@ -39,10 +40,12 @@ def export_model(source: ModelSource, form: Form, folder: Path) -> Exported:
         difference = None
         if form == "peft":
             _copy_adapter(source, staging.path)
+            write_end_ids(staging.path, source.known_end_ids)
         elif form == "merged":
             # Merged in float32, and rounded once to the format that the platform computes in.
             merged(source).to(source.dtype).save_pretrained(staging.path)
             source.tokenizer.save_pretrained(staging.path)
+            write_end_ids(staging.path, source.known_end_ids)
         else:
             difference = _write_checked_gguf(source, staging.path)
         files = sorted(path.name for path in staging.path.iterdir())

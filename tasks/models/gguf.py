@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from tasks.data.template import turn_end_ids
 from tasks.models.process_state import loading
 
 ARCHITECTURE = "llama"
@@ -124,6 +125,7 @@ def _add_tokenizer(
     for add, number in (
         (writer.add_bos_token_id, tokenizer.bos_token_id),
         (writer.add_eos_token_id, tokenizer.eos_token_id),
+        (writer.add_eot_token_id, next(iter(turn_end_ids(tokenizer)), None)),
         (writer.add_unk_token_id, tokenizer.unk_token_id),
         (writer.add_pad_token_id, tokenizer.pad_token_id),
     ):

@@ -71,15 +71,23 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def end_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Return the ids that end a text: those of `generation_config.json` (one or several) and the tokenizer's own."""
+    """Return the ids that end a text: `eos_token_id` of `generation_config.json`, `config.json` and the tokenizer.
+
+    Those of the chat template are not among them: `tasks.models.endings.answer_end_ids` has all.
+    Raises `WeightsError` for a file that is not a JSON object.
+    """
     ids: set[int] = set()
-    path = folder / "generation_config.json"
-    if path.is_file():
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        if not path.is_file():
+            continue
         try:
-            named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            named = [settings.get("eos_token_id"), (settings.get("text_config") or {}).get("eos_token_id")]
         except (ValueError, AttributeError) as error:
             raise WeightsError(f"{path} is not a JSON object: {first_line(error)}") from error
-        ids.update(named if isinstance(named, list) else [] if named is None else [named])
+        for own in named:
+            ids.update(token_id for token_id in (own if isinstance(own, list) else [own]) if isinstance(token_id, int))
     if isinstance(tokenizer.eos_token_id, int):
         ids.add(tokenizer.eos_token_id)
     return frozenset(ids)

@@ -29,6 +29,8 @@ class FineTunedModel(PythonModel):  # type: ignore[misc]  # mlflow has no types
             model if full_model else PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False).eval()
         )
         self.tokenizer = AutoTokenizer.from_pretrained(full_model or adapter)
+        # The end of a turn is not always the token that ends a text. Versions of older platforms do not name it.
+        self.end_token_ids = config.get("end_token_ids")
 
     def predict(
         self, context: PythonModelContext, model_input: list[str], params: dict[str, Any] | None = None
@@ -37,7 +39,10 @@ class FineTunedModel(PythonModel):  # type: ignore[misc]  # mlflow has no types
 
         `params` are those of transformers' `generate`, such as `max_new_tokens` (default 64).
         """
-        settings = {"max_new_tokens": 64, "do_sample": False} | (params or {})
+        settings: dict[str, Any] = {"max_new_tokens": 64, "do_sample": False}
+        if self.end_token_ids:
+            settings["eos_token_id"] = self.end_token_ids
+        settings |= params or {}
         return [prompt + self._continue(prompt, settings) for prompt in model_input]
 
     def _continue(self, prompt: str, settings: dict[str, Any]) -> str:

@@ -21,14 +21,13 @@ from tasks.data.examples import DatasetError
 from tasks.data.prepared import PreparedDataset, PreparedRows, prepare_training
 from tasks.data.prepared import prepare as prepare_examples
 from tasks.data.rows import ExampleRows
-from tasks.data.template import turn_end_ids
 from tasks.data.tokenizers import set_adds_eos
 from tasks.data.validation_report import is_of_conversations
 from tasks.models.device import choose_device, choose_dtype
+from tasks.models.endings import answer_end_ids
 from tasks.models.loading import (
     attach_adapter,
     context_length,
-    end_token_ids,
     load_base_model,
     load_config,
     load_tokenizer,
@@ -93,7 +92,12 @@ class ModelSource:
     @property
     def end_token_ids(self) -> frozenset[int]:
         """Ids of the tokens that end an answer."""
-        return end_token_ids(self.base_folder, self.tokenizer) | turn_end_ids(self.tokenizer)
+        return frozenset(answer_end_ids(self.base_folder, self.tokenizer))
+
+    @property
+    def known_end_ids(self) -> list[int]:
+        """Those that the model has an embedding of, the one that ends a turn first: what other programs are told."""
+        return [token_id for token_id in answer_end_ids(self.base_folder, self.tokenizer) if token_id < self.vocabulary]
 
     @property
     def pad_token_id(self) -> int:
@@ -105,7 +109,10 @@ class ModelSource:
 
     def load_base(self) -> PreTrainedModel:
         """Return the weights without an adapter, on the device."""
-        return load_base_model(self.base_folder, self.dtype, self.device)
+        model = load_base_model(self.base_folder, self.dtype, self.device)
+        if model.generation_config is not None:
+            model.generation_config.eos_token_id = self.known_end_ids or None
+        return model
 
     def load(self) -> PreTrainedModel:
         """Return the model as it answers: its weights, and the adapter if it has one."""

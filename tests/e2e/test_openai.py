@@ -192,10 +192,12 @@ def test_an_answer_keeps_to_a_json_schema(client, model):
     ("change", "error", "said"),
     [
         ({"model": "gpt-9"}, openai.NotFoundError, "no model named 'gpt-9'"),
-        ({"max_tokens": 0}, openai.BadRequestError, "max_tokens is 0"),
+        ({"max_tokens": -2}, openai.BadRequestError, "max_tokens is -2"),
         ({"temperature": "hot"}, openai.BadRequestError, "temperature is 'hot'"),
         ({"extra_body": {"temprature": 1}}, openai.BadRequestError, "temprature is not a known field"),
         ({"suffix": "end"}, openai.BadRequestError, "suffix"),
+        ({"frequency_penalty": 2.5}, openai.BadRequestError, "frequency_penalty"),
+        ({"logit_bias": {"5000000": 1}}, openai.BadRequestError, "vocabulary"),
         ({"prompt": "word " * 2000}, openai.BadRequestError, "256"),
         ({"prompt": [5_000_000]}, openai.BadRequestError, "vocabulary"),
     ],

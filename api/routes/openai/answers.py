@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from api.engine_server.schemas import EngineGenerateRequest
+from api.engine_server.schemas import EchoedPrompt, EngineGenerateRequest, PromptToken, RankedLogprob
+from api.errors import Invalid
 from api.platform import Platform
 from api.routes.openai.fine_tuning.checkpoints import answering
 from api.routes.openai.schemas import CompletionUsage, GenerationOptions
@@ -58,6 +59,8 @@ async def ask(
     Raises `Invalid` for more than one request may ask for, and `NotFound`, `Conflict` and `ServiceDown` where the model
     can't answer.
     """
+    if max_new_tokens is not None and options.min_tokens > max_new_tokens:
+        raise Invalid(f"min_tokens is {options.min_tokens}: it must be from 0 to max_tokens, {max_new_tokens}.")
     # Without a limit of its own an answer has its model's context, as it has with one that is too large.
     platform.generations.require_bounded(len(inputs), options.answers, max_new_tokens or 0, "max_tokens")
     settings["max_new_tokens"] = max_new_tokens
@@ -73,3 +76,15 @@ async def ask(
     requests = await asyncio.to_thread(prepare)
     counts = options.stream_options is not None and options.stream_options.include_usage
     return Asked(f"{prefix}-{uuid4().hex}", int(time.time()), options.model, options.answers, requests, counts)
+
+
+def prompt_logprobs(prompt: EchoedPrompt, likeliest: int) -> list[dict[str, Any] | None]:
+    """Return those of the prompt's tokens in vLLM's shape: by token id, first the token itself."""
+    found: list[dict[str, Any] | None] = []
+    for token in prompt.tokens:
+        entry: dict[str, Any] = {}
+        shown: list[PromptToken | RankedLogprob] = [token, *token.top_logprobs[:likeliest]]
+        for one in shown:
+            entry.setdefault(str(one.id), {"logprob": one.logprob, "rank": one.rank, "decoded_token": one.token})
+        found.append(None if token.logprob is None else entry)
+    return found

@@ -10,7 +10,7 @@ from api.generation import conversation
 from api.generation.reading import CallArguments, CallBegun, Content, Part, Reasoning
 from api.generation.sse import KEEP_ALIVE, event
 from api.platform import Platform
-from api.routes.openai.answers import Asked, ask
+from api.routes.openai.answers import Asked, ask, prompt_logprobs
 from api.routes.openai.schemas import ChatRequest
 from api.routes.openai.sse import END, stream
 
@@ -26,7 +26,10 @@ async def chat(platform: Platform, body: ChatRequest) -> Response:
     answers = await conversation.whole(platform.generations, asked.requests, body.offered_names)
     choices = [_choice_of(index, answer, with_logprobs=bool(body.logprobs)) for index, answer in enumerate(answers)]
     used = asked.usage([one.prompt_tokens for one in answers], [one.generated_tokens for one in answers])
-    return JSONResponse(asked.head(KIND) | {"choices": choices, "usage": used})
+    shown = {}
+    if body.prompt_logprobs is not None and answers[0].prompt is not None:
+        shown = {"prompt_logprobs": prompt_logprobs(answers[0].prompt, body.prompt_logprobs)}
+    return JSONResponse(asked.head(KIND) | {"choices": choices, "usage": used} | shown)
 
 
 async def ask_chat(platform: Platform, prefix: str, body: ChatRequest) -> Asked:
@@ -38,6 +41,7 @@ async def ask_chat(platform: Platform, prefix: str, body: ChatRequest) -> Asked:
         [_conversation(body)],
         max_new_tokens=body.limit,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        prompt_logprobs=body.prompt_logprobs,
         json_schema=body.response_format.schema_of_answer() if body.response_format else None,
     )
 

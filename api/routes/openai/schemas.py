@@ -17,6 +17,7 @@ MOST_LOGPROBS = 20
 MOST_TOOLS = 128
 LEAST_TOP_P = 1e-9
 """A nucleus that holds the likeliest token alone."""
+MOST_BIASED = 1024
 DEFAULT_COMPLETION_TOKENS = 16
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -26,13 +27,14 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(as_integer)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 Prompt = TypeVar("Prompt")
 Prompts = Annotated[list[Prompt], Field(min_length=1, fail_fast=True)]
-NotSupported = Annotated[float, Field(ge=0, le=0, description="Only 0: not supported")]
+TokenKey = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,10}$")]
+TokenBias = Annotated[float, Field(ge=-100, le=100)]
 
 
 # What the validators below refuse, for clients that read the schema.
-ECHO_OF_IDS: JsonDict = {
-    "required": ["echo"],
-    "properties": {"echo": {"const": True}, "prompt": {"type": "array", "not": {"items": {"type": "string"}}}},
+STREAMED_PROMPT: JsonDict = {
+    "required": ["stream", "prompt_logprobs"],
+    "properties": {"stream": {"const": True}, "prompt_logprobs": {"type": "integer"}},
 }
 TOP_WITHOUT_LOGPROBS: JsonDict = {
     "required": ["top_logprobs"],
@@ -81,15 +83,31 @@ class GenerationOptions(TolerantRequest):
     )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    presence_penalty: NotSupported | None = None
-    frequency_penalty: NotSupported | None = None
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = Field(None, description="Not supported")
+    presence_penalty: float | None = Field(None, ge=-2, le=2, description="Against tokens that came in the answer")
+    frequency_penalty: float | None = Field(None, ge=-2, le=2, description="Against them for each time that they came")
+    logit_bias: dict[TokenKey, TokenBias] | None = Field(
+        None, max_length=MOST_BIASED, description="What is added to the logits of these token ids"
+    )
+    min_tokens: int = Field(0, ge=0, le=1_048_576, description="Nothing ends the answer before so many; not OpenAI's")
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MOST_BIASED)] | None = Field(
+        None, description="Token ids that end the answer and are not part of it; not OpenAI's"
+    )
+    prompt_logprobs: int | None = Field(
+        None, ge=0, le=MOST_LOGPROBS, description="Likeliest tokens beside each of the prompt's own; not OpenAI's"
+    )
+    ignore_eos: bool = Field(False, description="Only `stop`, `stop_token_ids` and the limit end it; not OpenAI's")
     best_of: int | None = Field(None, ge=1, description="As `n`, if at all: all answers that are made are returned")
 
     @property
     def answers(self) -> int:
         """How many answers each prompt gets."""
         return self.n or 1
+
+    @model_validator(mode="after")
+    def _prompt_at_once(self) -> Self:
+        if self.stream and self.prompt_logprobs is not None:
+            raise ValueError("prompt_logprobs can't be streamed: leave out stream")
+        return self
 
     def sampling(self) -> dict[str, Any]:
         """Return what the engine's request takes, with OpenAI's defaults."""
@@ -99,6 +117,12 @@ class GenerationOptions(TolerantRequest):
             "top_k": self.top_k or 0,
             "min_p": self.min_p,
             "repetition_penalty": self.repetition_penalty,
+            "frequency_penalty": self.frequency_penalty or 0.0,
+            "presence_penalty": self.presence_penalty or 0.0,
+            "logit_bias": {int(token_id): bias for token_id, bias in (self.logit_bias or {}).items()},
+            "min_new_tokens": self.min_tokens,
+            "stop_token_ids": self.stop_token_ids or [],
+            "ignore_eos": self.ignore_eos,
             "stop": [self.stop] if isinstance(self.stop, str) else self.stop or [],
         }
 
@@ -119,16 +143,17 @@ class GenerationOptions(TolerantRequest):
 class CompletionRequest(GenerationOptions):
     """Text or token ids to continue."""
 
-    model_config = ConfigDict(json_schema_extra={"not": ECHO_OF_IDS})
+    model_config = ConfigDict(json_schema_extra={"not": STREAMED_PROMPT})
 
     prompt: str | Prompts[str] | TokenIds | Prompts[TokenIds] = Field(
         description="One prompt or several, as text or ids"
     )
-    max_tokens: Annotated[Tokens | None, OffAtMinusOne] = Field(
-        None, description=f"{DEFAULT_COMPLETION_TOKENS} if left out"
+    max_tokens: Annotated[Annotated[int, Field(ge=0, le=1_048_576)] | None, OffAtMinusOne] = Field(
+        None,
+        description=f"{DEFAULT_COMPLETION_TOKENS} if left out; 0 only reads the prompt",
     )
     logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS, description="Likeliest tokens shown beside each")
-    echo: bool | None = Field(None, description="Put the prompt before the answer")
+    echo: bool | None = Field(None, description="Put the prompt before the answer; with `logprobs`, its tokens too")
 
     def prompts(self) -> list[str | list[int]]:
         """Return the prompts, one each."""
@@ -137,12 +162,6 @@ class CompletionRequest(GenerationOptions):
         if self.prompt and isinstance(self.prompt[0], int):
             return [[token for token in self.prompt if isinstance(token, int)]]
         return [one for one in self.prompt if not isinstance(one, int)]
-
-    @model_validator(mode="after")
-    def _text_to_echo(self) -> Self:
-        if self.echo and not all(isinstance(prompt, str) for prompt in self.prompts()):
-            raise ValueError("echo needs prompts given as text")
-        return self
 
 
 class TextPart(TolerantModel):
@@ -294,7 +313,7 @@ ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Fie
 class ChatRequest(GenerationOptions):
     """A conversation to go on with."""
 
-    model_config = ConfigDict(json_schema_extra={"not": TOP_WITHOUT_LOGPROBS})
+    model_config = ConfigDict(json_schema_extra={"not": {"anyOf": [TOP_WITHOUT_LOGPROBS, STREAMED_PROMPT]}})
 
     messages: list[ChatMessage] = Field(min_length=1, fail_fast=True)
     max_tokens: Annotated[Tokens | None, OffAtMinusOne] = Field(None, description="Older name of the next")

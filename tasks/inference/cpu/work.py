@@ -61,7 +61,7 @@ def plain_batch(batch: StepBatch, slots: Sequence[int]) -> Batch:
         positions=np.ascontiguousarray(batch.positions.numpy()),
         begins=begins,
         slots=begins + np.repeat(batch.cached.numpy(), counts) + rows - sequence_first,
-        wanted=first[1:][batch.wants_logits.numpy()].astype(np.int64) - 1,
+        wanted=np.flatnonzero(batch.wants_logits.numpy()).astype(np.int64),
         runs=runs,
         run_of_block=run_of_block,
     )

@@ -139,7 +139,7 @@ class _Plan:
     def __init__(self, batch: StepBatch, network: Decoder, device: torch.device, dtype: torch.dtype) -> None:
         first = batch.first.tolist()
         starts, cached, adapters = batch.cache_start.tolist(), batch.cached.tolist(), batch.adapter.tolist()
-        wanted = [end - 1 for end, wants in zip(first[1:], batch.wants_logits.tolist(), strict=True) if wants]
+        wanted = batch.wants_logits.nonzero().flatten().tolist()
         counts = [end - begin for begin, end in pairwise(first)]
         pieces = [
             (begin, count, start, known + count)

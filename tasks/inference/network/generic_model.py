@@ -69,13 +69,14 @@ class GenericModel:
         """Read each sequence's tokens; return float32 `[number of wants_logits, vocabulary]`."""
         del arena
         rows = []
-        for (_, inputs), wants_logits in zip(self._inputs(batch), batch.wants_logits.tolist(), strict=True):
-            logits = self._model(**inputs, logits_to_keep=1).logits
-            if wants_logits:
-                rows.append(logits[0, -1].float())
-        if not rows:
-            return torch.empty(0, self._vocabulary, dtype=torch.float32, device=self._model.device)
-        return torch.stack(rows)
+        of_sequences = torch.split(batch.wants_logits, batch.first.diff().tolist())
+        for (_, inputs), wanted in zip(self._inputs(batch), of_sequences, strict=True):
+            # Counted from the end: a sequence may be read again from its beginning.
+            from_end = wanted.nonzero().flatten() - len(wanted)
+            kept = -int(from_end[0]) if len(from_end) else 1
+            logits = self._model(**inputs, logits_to_keep=kept).logits[0]
+            rows.append(logits[from_end.to(logits.device)].float())
+        return torch.cat(rows)
 
     @torch.inference_mode()
     def sum_states(self, batch: StepBatch, arena: KVArena) -> Tensor:

@@ -30,7 +30,7 @@ class StepBatch:
     adapter: Tensor
     """int32 `[S]`: the number that `load_adapter` gave, -1 for none."""
     wants_logits: Tensor
-    """bool `[S]`: whether the logits after its last token are needed."""
+    """bool `[N]`: whether the logits after each token are needed."""
 
 
 @dataclass(frozen=True)

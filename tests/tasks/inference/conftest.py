@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor
 
 from tasks.inference.engine import Engine, GenerationRequest, Limits, ModelRef
 from tests.tasks.inference.adapters import save_adapter
@@ -73,6 +73,21 @@ def references(requests: Sequence[GenerationRequest]):
     return [_continuation(model, request) for request in requests]
 
 
+class Counted(LogitsProcessor):  # type: ignore[misc]  # transformers has no types here
+    """OpenAI's frequency and presence penalties by their formula, which transformers does not have."""
+
+    def __init__(self, request: GenerationRequest) -> None:
+        self.request = request
+
+    def __call__(self, input_ids, scores):
+        answer = input_ids[0, len(self.request.prompt_ids) :].tolist()
+        lowered = scores.clone()
+        for token_id in set(answer):
+            lowered[0, token_id] -= answer.count(token_id) * self.request.frequency_penalty
+            lowered[0, token_id] -= self.request.presence_penalty
+        return lowered
+
+
 def _continuation(model, request: GenerationRequest):
     ids = torch.tensor([request.prompt_ids])
     output = model.eval().generate(
@@ -80,9 +95,11 @@ def _continuation(model, request: GenerationRequest):
         attention_mask=torch.ones_like(ids),
         do_sample=False,
         max_new_tokens=request.max_new_tokens,
-        min_new_tokens=None,
-        eos_token_id=sorted(request.eos_token_ids) or [model.config.get_text_config().vocab_size + 1],
+        min_new_tokens=request.min_new_tokens or None,
+        eos_token_id=sorted(request.end_ids) or [model.config.get_text_config().vocab_size + 1],
         pad_token_id=0,
         repetition_penalty=request.repetition_penalty,
+        sequence_bias={(token_id,): bias for token_id, bias in request.logit_bias.items()} or None,
+        logits_processor=[Counted(request)],
     )
     return output[0, ids.shape[1] :].tolist()

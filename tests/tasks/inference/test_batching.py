@@ -61,6 +61,20 @@ def test_a_step_reads_prompts_in_turn_and_only_so_many_tokens(base, tiny_llama_d
     assert alone[1] == 16  # a step smaller than a chunk still gets on
 
 
+def test_prompts_with_log_probabilities_are_scored_a_chunk_at_a_time(base, tiny_llama_dir):
+    ids = prompt_ids(tiny_llama_dir) * 9
+
+    def counts(*lengths, plain=0):
+        requests = [greedy(tiny_llama_dir, ids=ids[:length], prompt_logprobs=1) for length in lengths]
+        requests += [greedy(tiny_llama_dir, ids=ids[:plain])] if plain else []
+        size = StepSize(chunk=16, tokens=64)
+        return [count for _, count in schedule([start(base, request) for request in requests], size)]
+
+    assert counts(16, 16, 16) == [16]
+    assert counts(5, 9, 4) == [5, 9]
+    assert counts(16, plain=16) == [16, 16]
+
+
 def test_a_request_waits_for_room_and_none_overtakes_it(make_engine, endless_llama_dir):
     ids = prompt_ids(endless_llama_dir)
     engine = make_engine(kv_cache_bytes=(len(ids) + ENDLESS + 20) * TOKEN_BYTES)

@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -35,6 +36,71 @@ def test_greedy_equals_transformers(make_engine, tiny_models_dir, adapters_dir, 
     weights = tiny_models_dir / f"tiny-{model}"
     request = greedy(weights, adapter and adapters_dir / f"{model}-{adapter}", 40, repetition_penalty=penalty)
     assert make_engine().generate(request) == reference(request)
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {"frequency_penalty": 1.5},
+    {"frequency_penalty": -0.5, "repetition_penalty": 3.0},
+    {"presence_penalty": 2.0},
+    {"presence_penalty": 0.7, "frequency_penalty": 0.3, "repetition_penalty": 1.1},
+    {"logit_bias": {7: 100.0}},
+    {"logit_bias": {70: 3.0, 71: -4.5, 72: 2.5}, "presence_penalty": 1.0},
+    {"eos_token_ids": {77, 78, 79}, "min_new_tokens": 12},
+    {"stop_token_ids": {77, 78, 79}, "min_new_tokens": 3, "logit_bias": {78: 6.0}},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_what_changes_the_logits_equals_transformers(make_engine, tiny_llama_dir, options):
+    request = greedy(tiny_llama_dir, None, 30, **options)
+    generation = make_engine().submit(request)
+    answer, expected = generation.result(120), reference(request)
+    if generation.finish_reason == "stop":
+        assert expected.pop() in request.end_ids
+    assert answer == expected
+    assert answer != reference(greedy(tiny_llama_dir, None, 30)) or "min_new_tokens" in options
+
+
+def test_rows_with_and_without_options_do_not_change_each_other(make_engine, tiny_llama_dir):
+    engine = make_engine()
+    requests = [greedy(tiny_llama_dir, None, 30, **options) for options in [*OPTIONS, {}]]
+    requests += [replace(request, temperature=1.0, seed=5) for request in requests]
+    single = [engine.generate(request) for request in requests]
+    assert [one.result(120) for one in [engine.submit(request) for request in requests]] == single
+
+
+@pytest.mark.parametrize("by", ["eos_token_ids", "stop_token_ids"])
+def test_what_ends_an_answer_and_what_is_ignored(make_engine, tiny_llama_dir, by):
+    engine, free = make_engine(), greedy(tiny_llama_dir)
+    answer = engine.generate(free)
+    end, at = answer[10], answer.index(answer[10])
+    options: dict[str, Any] = {by: [end]}
+    ended = engine.submit(replace(free, **options))
+    assert (ended.result(120), ended.finish_reason) == (answer[:at], "stop")
+    ignored = engine.submit(replace(free, **options, ignore_eos=True))
+    assert ignored.result(120) == (answer if by == "eos_token_ids" else answer[:at])
+    late = engine.generate(replace(free, **options, min_new_tokens=at + 1))
+    assert len(late) > at
+    assert late[at] != end
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"logit_bias": {100_000: 1.0}}, "logit_bias holds the id 100000"),
+        ({"logit_bias": {-1: 1.0}}, "logit_bias holds the id -1"),
+        ({"stop_token_ids": [3, 100_000]}, "stop_token_ids holds the id 100000"),
+        ({"logit_bias": {1: 101.0}}, "logit_bias of 1 is 101.0"),
+        ({"logit_bias": {1: float("nan")}}, "logit_bias of 1 is nan"),
+        ({"frequency_penalty": 2.1}, "frequency_penalty is 2.1"),
+        ({"presence_penalty": -2.1}, "presence_penalty is -2.1"),
+        ({"min_new_tokens": 21}, "min_new_tokens is 21"),
+    ],
+)
+def test_options_without_meaning_are_refused_by_name(make_engine, tiny_llama_dir, options, named):
+    engine = make_engine()
+    with pytest.raises(ValueError, match=named):
+        engine.submit(greedy(tiny_llama_dir, **options))
 
 
 def test_a_prompt_read_in_pieces_gives_the_same_answer(make_engine, tiny_llama_dir):

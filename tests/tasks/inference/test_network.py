@@ -35,11 +35,13 @@ class Reader:
     def __init__(self, network, capacity=4000):
         self.network, self.arena, self.cached = network, network.allocate(capacity), {}
 
-    def step(self, pieces):
-        """Read `{(start, adapter): ids}`; return the logits after every sequence's last token."""
+    def step(self, pieces, wanted=None):
+        """Read `{(start, adapter): ids}`; return the logits after every sequence's last token, or the `wanted`."""
         ids = [torch.tensor(its) for its in pieces.values()]
         cached = [self.cached.get(key, 0) for key in pieces]
         lengths = torch.tensor([0] + [len(its) for its in ids])
+        last = torch.zeros(int(lengths.sum()), dtype=torch.bool)
+        last[lengths.cumsum(0)[1:] - 1] = True
         for key, its in pieces.items():
             self.cached[key] = self.cached.get(key, 0) + len(its)
         return self.network.step(
@@ -50,7 +52,7 @@ class Reader:
                 cache_start=torch.tensor([start for start, _ in pieces]),
                 cached=torch.tensor(cached, dtype=torch.int32),
                 adapter=torch.tensor([adapter for _, adapter in pieces], dtype=torch.int32),
-                wants_logits=torch.ones(len(ids), dtype=torch.bool),
+                wants_logits=last if wanted is None else torch.tensor(wanted),
             ),
             self.arena,
         )

@@ -13,8 +13,11 @@ from transformers import (
 )
 
 from tasks.inference.sampling import (
+    Bias,
     Row,
     SamplingParameters,
+    biased,
+    discouraged,
     filtered,
     inverse_transform,
     log_probabilities,
@@ -50,7 +53,7 @@ def transformers_logits(logits: torch.Tensor, ids: torch.Tensor, parameters: Sam
 
 def our_logits(logits, rows):
     """The filtered logits, spread over the whole vocabulary."""
-    values, candidates = filtered(penalized(logits, rows), rows)
+    values, candidates = filtered(discouraged(penalized(biased(logits, rows), rows), rows), rows)
     if candidates is None:
         return values
     return torch.full_like(logits, float("-inf")).scatter(-1, candidates, values)
@@ -71,6 +74,8 @@ SETTINGS = [
     SamplingParameters(2.0, 0.99, 10_000, 1.0),
     SamplingParameters(1.0, 1.0, 0, 1.0, min_p=0.1),
     SamplingParameters(1.2, 0.95, 80, 1.1, min_p=0.02),
+    SamplingParameters(0.8, 0.9, 40, 1.0, frequency_penalty=0.7),
+    SamplingParameters(1.0, 1.0, 0, 1.2, frequency_penalty=-0.3, presence_penalty=1.9),
 ]
 
 
@@ -97,10 +102,13 @@ def test_a_sample_does_not_depend_on_the_other_rows():
     row = logits[0].mul(4).round().div(4)  # many equal logits
     for seed in range(60):
         dice = torch.Generator().manual_seed(seed)
-        uniform, batch = float(torch.rand((), generator=dice)), torch.randn(9, VOCABULARY, generator=dice)
+        uniform, batch = float(torch.rand((), generator=dice)), torch.randn(len(SETTINGS), VOCABULARY, generator=dice)
         for parameters in SETTINGS:
-            own = Row(parameters, uniform, seen[0])
-            others = [Row(replace(each, repetition_penalty=1.0), 0.5) for each in SETTINGS]
+            counts = torch.randint(3, (VOCABULARY,), generator=dice).float()
+            ids = torch.randperm(VOCABULARY, generator=dice)[:20]
+            own = Row(parameters, uniform, seen[0], bias=Bias(ids, torch.randn(20, generator=dice)), counts=counts)
+            others = [Row(replace(each, repetition_penalty=1.0), 0.5, counts=counts + 1) for each in SETTINGS]
+            others[3] = replace(others[3], bias=Bias(ids[:4], torch.full((4,), float("-inf"))))
             alone = int(sample(row[None], [own])[0])
             assert alone == int(sample(torch.cat((batch, row[None])), [*others, own])[-1])
             assert torch.isfinite(our_logits(row[None], [own])[0, alone])
@@ -127,12 +135,39 @@ def test_greedy_takes_the_largest_after_the_penalty():
     assert sample(logits, [Row(greedy, seen=seen)]).tolist() == [1]
 
 
+def test_penalties_follow_openais_formula():
+    logits, _, _ = random_rows(4)
+    counts = torch.zeros(4, VOCABULARY)
+    counts[0, 3], counts[0, 5], counts[1, 3], counts[2, 9] = 1, 4, 2, 7
+    rows = [
+        Row(SamplingParameters(frequency_penalty=0.5, presence_penalty=1.5), counts=counts[0]),
+        Row(SamplingParameters(presence_penalty=-2.0), counts=counts[1]),
+        Row(SamplingParameters()),
+        Row(SamplingParameters(frequency_penalty=2.0), counts=counts[3]),
+    ]
+    changes = discouraged(logits, rows) - logits
+    assert [(int(row), int(token)) for row, token in changes.nonzero()] == [(0, 3), (0, 5), (1, 3)]
+    assert changes[[0, 0, 1], [3, 5, 3]].tolist() == pytest.approx([-2.0, -3.5, 2.0], abs=1e-5)
+
+
+def test_a_bias_is_added_to_its_row_alone():
+    logits, _, _ = random_rows(6)
+    bias = Bias(torch.tensor([4, 500]), torch.tensor([2.5, float("-inf")]))
+    changed = biased(logits, [Row(SamplingParameters()), Row(SamplingParameters(), bias=bias)] * 2)
+    assert torch.equal(changed[::2], logits[::2])
+    assert torch.equal(changed[1::2, 4], logits[1::2, 4] + 2.5)
+    assert (changed == float("-inf")).nonzero().tolist() == [[1, 500], [3, 500]]
+    assert biased(logits, [Row(SamplingParameters())] * 4) is logits
+
+
 def test_log_probabilities_are_those_of_the_model_itself():
     logits, _, _ = random_rows(5)
     chosen = torch.tensor([3, 1, 4, 1])
-    own, values, ids = log_probabilities(logits, chosen, 5)
+    own, ranks, values, ids = log_probabilities(logits, chosen, 5)
     expected = logits.log_softmax(-1)
     assert torch.equal(own, expected[range(4), chosen])
+    best = expected.sort(-1, descending=True).values
+    assert [float(best[row, rank - 1]) for row, rank in enumerate(ranks.tolist())] == own.tolist()
     assert torch.equal(values, expected.gather(-1, ids))
     assert torch.equal(values, expected.sort(-1, descending=True).values[:, :5])
 

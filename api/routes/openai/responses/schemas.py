@@ -137,6 +137,9 @@ PASSED_ON = (
     "logit_bias",
     "seed",
     "stop",
+    "stop_token_ids",
+    "min_tokens",
+    "ignore_eos",
     "chat_template_kwargs",
 )
 """Fields that are those of chat completions."""
@@ -198,6 +201,9 @@ class ResponseRequest(PromptRequest):
     logit_bias: Any = None
     seed: Any = None
     stop: Any = None
+    stop_token_ids: Any = None
+    min_tokens: Any = None
+    ignore_eos: Any = None
     chat_template_kwargs: Any = None
 
     @property

@@ -1,6 +1,5 @@
 """The compiled step against transformers, and against itself: any batch, any number of threads, any prompt chunks."""
 
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -139,19 +138,12 @@ def test_a_dropped_adapters_slot_is_reused(load, tiny_llama_dir, adapters_dir):
     assert torch.allclose(logits[1], expected(tiny_llama_dir, ids)[-1], atol=1e-5)
 
 
-class Wanting:
-    """A network that is asked for the logits of some of a step's sequences only."""
-
-    def __init__(self, network, *wanted):
-        self.network, self.wanted, self.allocate = network, torch.tensor(wanted), network.allocate
-
-    def step(self, batch, arena):
-        return self.network.step(replace(batch, wants_logits=self.wanted), arena)
-
-
 def test_logits_only_where_they_are_wanted(load, tiny_llama_dir):
     network, sequences = load(tiny_llama_dir), texts(300, [9, 4, 11])
     pieces = {(50 * place, -1): ids for place, ids in enumerate(sequences)}
-    whole = Reader(network).step(pieces)
-    assert torch.equal(Reader(Wanting(network, True, False, True)).step(pieces), whole[[0, 2]])
-    assert Reader(Wanting(network, False, False, False)).step(pieces).shape == (0, network.shape.vocabulary)
+    last = Reader(network).step(pieces)
+    every = Reader(network).step(pieces, [True] * 24)
+    assert torch.equal(every[[8, 12, 23]], last)
+    for wanted in ([8, 23], [0, 1, 7, 12], [5], []):
+        assert torch.equal(Reader(network).step(pieces, [place in wanted for place in range(24)]), every[wanted])
+    assert torch.allclose(every[13:], expected(tiny_llama_dir, sequences[2]), atol=1e-5)
