@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 
+from api.anthropic_errors import in_anthropics_shape
 from api.audit import AuditTrail
 from api.errors import DOCUMENTED_ERRORS, KEY_ERRORS, in_openais_shape, install_error_handlers
 from api.guards import BodyLimit, BrowserClients, HeadRequests, site_answer
@@ -18,6 +19,7 @@ from api.json_guard import JsonGuard
 from api.keys import KeyGuard
 from api.platform import Platform
 from api.process_probes import ProcessProbes
+from api.routes.anthropic.endpoints import router as anthropic
 from api.routes.audit.endpoints import router as audit
 from api.routes.datasets.endpoints import router as datasets
 from api.routes.evaluations.endpoints import router as evaluations
@@ -25,9 +27,11 @@ from api.routes.health.endpoints import router as health
 from api.routes.keys.endpoints import router as keys
 from api.routes.metrics.endpoints import router as metrics
 from api.routes.models.endpoints import router as models
+from api.routes.openai.conversations.endpoints import router as conversations
 from api.routes.openai.endpoints import router as openai
 from api.routes.openai.files.endpoints import router as files
 from api.routes.openai.fine_tuning.endpoints import router as fine_tuning
+from api.routes.openai.responses.endpoints import router as responses
 from api.routes.openai.tokens import router as tokens
 from api.routes.openai.webhooks.endpoints import router as webhooks
 from api.routes.statistics.endpoints import router as statistics
@@ -63,8 +67,9 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (health, models, datasets, training, evaluations, statistics, keys, audit):
         endpoints.include_router(router)
     app.include_router(endpoints)
-    for router in (openai, files, fine_tuning, webhooks):
+    for router in (openai, files, fine_tuning, webhooks, responses, conversations):
         app.include_router(router, prefix="/v1", responses=in_openais_shape(errors))
+    app.include_router(anthropic, prefix="/v1", responses=in_anthropics_shape(errors))
     app.include_router(tokens, responses=in_openais_shape(errors))
     app.include_router(metrics, include_in_schema=False)
     _serve_documentation(app)

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from api.anthropic_errors import MESSAGES_PATH, anthropic_response
 from api.generation.engine_client import EngineRefused, EngineUnavailable
 from registry.database import AWAY
 from tasks.atomic_files import no_space_left
@@ -43,6 +44,10 @@ class Conflict(PlatformError):
 
 class Invalid(PlatformError):
     """A field is wrong in a way that only the server could see."""
+
+
+class PreviousResponseNotFound(PlatformError):
+    """The response that a request goes on from is not there; OpenAI calls that a bad request."""
 
 
 class TooLittleMemory(PlatformError):
@@ -107,6 +112,7 @@ class ErrorResponse(BaseModel):
 
 STATUS_OF_ERROR: Mapping[type[PlatformError], tuple[int, str]] = {
     ForeignHost: (400, "foreign_host"),
+    PreviousResponseNotFound: (400, "previous_response_not_found"),
     Unauthorized: (401, "unauthorized"),
     Forbidden: (403, "forbidden"),
     ForeignOrigin: (403, "foreign_origin"),
@@ -194,6 +200,8 @@ class Problem:
 
     def response(self, path: str) -> JSONResponse:
         """Return the answer in the shape that clients of this path expect."""
+        if path == MESSAGES_PATH or path.startswith(f"{MESSAGES_PATH}/"):
+            return anthropic_response(self.status, _printable(self.message), self.headers)
         if path.startswith(OPENAIS):
             return self._in_openais_shape()
         body: dict[str, Any] = {"error": _printable(self.message), "code": self.code}

@@ -18,18 +18,23 @@ COMPUTING = (
     "/v1/completions",
     "/v1/chat/completions",
     "/v1/embeddings",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
     "/tokenize",
     "/detokenize",
 )
-"""POST here computes an answer and changes nothing: reading, too."""
+"""POST here computes an answer and changes nothing of the platform's: reading, too."""
+OWN = ("/v1/responses/{rest:path}", "/v1/conversations", "/v1/conversations/{rest:path}")
+"""Whatever is done here a key does to its own conversations, which no other key sees: reading, too (decision 36)."""
 DECIDING = ("/api/models/{model_id}/promote",)
 """POST here changes which model others are given."""
 GUARDING = ("/api/keys", "/api/keys/{key_id}", "/api/audit")
 """Whatever is done here: who may do what, and who did."""
 POLICY_VIOLATION = 1008
 
-_COMPUTING, _DECIDING, _GUARDING = (
-    [compile_path(path)[0] for path in paths] for paths in (COMPUTING, DECIDING, GUARDING)
+_COMPUTING, _OWN, _DECIDING, _GUARDING = (
+    [compile_path(path)[0] for path in paths] for paths in (COMPUTING, OWN, DECIDING, GUARDING)
 )
 
 
@@ -61,7 +66,7 @@ class KeyGuard:
 
     async def _presented(self, scope: Scope) -> ApiKey | None:
         """Return whose key the request carries; raises `Unauthorized` if it carries none."""
-        presented = _bearer(scope)
+        presented = _carried(scope)
         if presented is None:
             raise self._refused("missing", Unauthorized("A key is required: send it as `Authorization: Bearer KEY`."))
         try:
@@ -91,7 +96,7 @@ def needed_scope(method: str, path: str) -> keys.Scope:
     """Return the scope that a request needs; what no rule names changes something."""
     if any(pattern.match(path) for pattern in _GUARDING):
         return keys.Scope.ADMIN
-    if method in READING:
+    if method in READING or any(pattern.match(path) for pattern in _OWN):
         return keys.Scope.READ
     if method == "POST" and any(pattern.match(path) for pattern in _COMPUTING):
         return keys.Scope.READ
@@ -100,10 +105,11 @@ def needed_scope(method: str, path: str) -> keys.Scope:
     return keys.Scope.WRITE
 
 
-def _bearer(scope: Scope) -> bytes | None:
+def _carried(scope: Scope) -> bytes | None:
     """Return the key that a request carries; none: it carries no key, or something else."""
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            scheme, _, key = value.partition(b" ")
-            return key.strip() or None if scheme.lower() == b"bearer" else None
-    return None
+    headers = dict(reversed(scope["headers"]))  # the first of several counts
+    scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() == b"bearer" and key.strip():
+        return bytes(key.strip())
+    # What Anthropic's SDK sends it by.
+    return headers.get(b"x-api-key", b"").strip() or None

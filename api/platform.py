@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 
 from api.counting import SharedCounters
 from api.dataset_checks import DatasetChecks
+from api.generation.background import BackgroundWork
 from api.generation.inference import Inference, inference_client
 from api.generation.model_input import ModelInputs
 from api.generation.service import Generations
@@ -22,7 +23,10 @@ from registry.known_keys import KnownKeys
 
 @dataclass(frozen=True)
 class Platform:
-    """The API process's clients; nothing here outlives a request, so that several processes serve one platform."""
+    """The API process's clients; nothing here but the answers of the background outlives a request.
+
+    Several processes serve one platform: what one must know of another is in the database.
+    """
 
     settings: Settings
     database: Database
@@ -31,6 +35,7 @@ class Platform:
     state_sync: StateSync
     engine: Inference
     generations: Generations
+    background: BackgroundWork
     monitor: Monitor
     keys: KnownKeys
     counters: SharedCounters
@@ -52,6 +57,7 @@ class Platform:
             state_sync=StateSync(database, orchestrator),
             engine=engine,
             generations=Generations(settings, engine, inputs, counters),
+            background=BackgroundWork(),
             monitor=Monitor(database, engine),
             keys=KnownKeys(database, settings.known_keys),
             counters=counters,
@@ -60,7 +66,8 @@ class Platform:
         )
 
     async def close(self) -> None:
-        """Close connections."""
+        """End what goes on in the background, and close connections."""
+        await self.background.close()
         await self.orchestrator.close()
         await self.engine.close()
         self.resolver.close()

@@ -23,6 +23,7 @@ KEPT_FOR_DAYS = (
     "keep_idempotency_days",
     "keep_audit_days",
     "keep_deliveries_days",
+    "keep_responses_days",
     "keep_flow_runs_days",
     "keep_deleted_days",
     "keep_orphans_days",
@@ -154,6 +155,8 @@ class Settings(BaseSettings):
     """How long entries of the audit log stay."""
     keep_deliveries_days: float | None = Field(30.0, ge=0)
     """How long webhook messages stay that were delivered or given up."""
+    keep_responses_days: float | None = Field(30.0, ge=0)
+    """How long stored responses and conversations stay that no request goes on from."""
     keep_flow_runs_days: float | None = Field(30.0, ge=0)
     """How long ended flow runs stay in Prefect, with their logs; those that a job can be restarted by stay anyway."""
     keep_deleted_days: float | None = Field(7.0, ge=0)

@@ -534,3 +534,71 @@ class RetentionPass(Base):
     freed_bytes: Mapped[int] = mapped_column(BigInteger)
     failures: Mapped[list[str]] = mapped_column(JSON)
     """Sentences about the rules that could not be followed."""
+
+
+class StoredResponse(MadeByKey, Base):
+    """An answer of the Responses API, kept so that it can be read again and gone on from."""
+
+    __tablename__ = "responses"
+    __table_args__ = (NEVER_REUSED,)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    uid: Mapped[str] = mapped_column(String(64), unique=True)
+    """The id that clients know."""
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    used_at: Mapped[datetime] = mapped_column(default=utcnow, index=True)
+    """When it was made, or last gone on from: retention counts from then."""
+    status: Mapped[str] = mapped_column(String(20))
+    previous_uid: Mapped[str | None] = mapped_column(String(64))
+    """The response that it goes on from; no foreign key, as that one may be deleted."""
+    body: Mapped[dict[str, Any]]
+    """The response as it was answered, without its output, which are items."""
+    seen_at: Mapped[datetime | None]
+    """When the process that works on it in the background was last seen; none of one that was waited for."""
+    streamed: Mapped[bool] = mapped_column(default=False)
+    """Whether its events are stored, so that they can be followed while it is answered in the background."""
+
+
+class Conversation(MadeByKey, Base):
+    """Items that requests add to and answer, one after another."""
+
+    __tablename__ = "conversations"
+    __table_args__ = (NEVER_REUSED,)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    uid: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    used_at: Mapped[datetime] = mapped_column(default=utcnow, index=True)
+    labels: Mapped[dict[str, Any]]
+    """The client's `metadata`."""
+
+
+class StoredItem(MadeByKey, Base):
+    """A message, call, output of a call or thought: of a response's input or output, or of a conversation."""
+
+    __tablename__ = "response_items"
+    __table_args__ = (
+        Index("ix_response_items_response_id_id", "response_id", "id"),
+        Index("ix_response_items_conversation_id_id", "conversation_id", "id"),
+        NEVER_REUSED,
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    """Items are in the order of their ids."""
+    uid: Mapped[str] = mapped_column(String(64), index=True)
+    """The id that clients know; an item may be both a response's and a conversation's."""
+    response_id: Mapped[int | None] = mapped_column(ForeignKey("responses.id"))
+    conversation_id: Mapped[int | None] = mapped_column(ForeignKey("conversations.id"))
+    is_output: Mapped[bool] = mapped_column(default=False)
+    item: Mapped[dict[str, Any]]
+
+
+class StoredResponseEvents(Base):
+    """Some events of a response that is streamed from the background, one after another."""
+
+    __tablename__ = "response_events"
+    __table_args__ = (Index("ix_response_events_response_id_id", "response_id", "id"), NEVER_REUSED)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    response_id: Mapped[int] = mapped_column(ForeignKey("responses.id"))
+    events: Mapped[list[dict[str, Any]]] = mapped_column(JSON)

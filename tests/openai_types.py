@@ -6,10 +6,13 @@ from base64 import b64decode
 from typing import Any
 
 from openai.types import CreateEmbeddingResponse, FileDeleted, FileObject, Model, ModelDeleted
+from openai.types.conversations import Conversation, ConversationDeletedResource
+from openai.types.conversations.conversation_item import ConversationItem
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+from openai.types.responses import Response, ResponseItem
 from openai.types.webhooks import DeletedWebhookEndpoint, WebhookEndpoint
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 TYPES: dict[str, type[BaseModel]] = {
     "file": FileObject,
@@ -18,11 +21,19 @@ TYPES: dict[str, type[BaseModel]] = {
     "fine_tuning.job.event": FineTuningJobEvent,
     "fine_tuning.job.checkpoint": FineTuningJobCheckpoint,
     "webhook_endpoint": WebhookEndpoint,
+    "response": Response,
+    "conversation": Conversation,
 }
 DELETED: dict[str, type[BaseModel]] = {
     "file": FileDeleted,
     "model": ModelDeleted,
+    "conversation.deleted": ConversationDeletedResource,
     "webhook_endpoint.deleted": DeletedWebhookEndpoint,
+}
+
+ITEM_TYPES: dict[str, TypeAdapter[Any]] = {
+    "input_items": TypeAdapter(ResponseItem),
+    "items": TypeAdapter(ConversationItem),
 }
 
 
@@ -36,8 +47,13 @@ def check_types(response: Any) -> None:
     if response.request.url.path == "/v1/embeddings":
         CreateEmbeddingResponse.model_validate(_decoded(body), strict=True)
         return
+    items = ITEM_TYPES.get(response.request.url.path.rpartition("/")[2])
+    if items is not None:
+        for one in body["data"]:
+            items.validate_python(one, strict=True)
+        return
     for one in body["data"] if body.get("object") == "list" else [body]:
-        kind = (DELETED if "deleted" in one else TYPES).get(one["object"])
+        kind = (DELETED if "deleted" in one else TYPES).get(one.get("object"))
         if kind is not None:
             kind.model_validate(_as_known(one), strict=True)
 

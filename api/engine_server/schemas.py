@@ -121,6 +121,7 @@ class Usage(BaseModel):
     generated_tokens: int
     finish_reason: FinishReason
     seconds: float
+    stop_string: str | None = Field(None, description="The one of `stop` that ended it")
 
 
 class TopLogprob(BaseModel):

@@ -218,6 +218,7 @@ class TextGeneration:
             generated_tokens=self.text.tokens,
             finish_reason=reason or "cancelled",
             seconds=time.monotonic() - self._started,
+            stop_string=self.text.stop_string,
         )
 
 

@@ -49,6 +49,7 @@ class End:
     finish_reason: EndReason
     prompt_tokens: int
     generated_tokens: int
+    stop_string: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ async def pieces(
             if event.get("done"):
                 parts += reader.end()
                 reason = _reason(event["finish_reason"], reader)
-                end = End(reason, event["prompt_tokens"], event["generated_tokens"])
+                end = End(reason, event["prompt_tokens"], event["generated_tokens"], event.get("stop_string"))
             yield Said(index, parts, event.get("logprobs", []), end)
 
 

@@ -130,6 +130,8 @@ class OpenAIBackend:
                 for choice in chunk["choices"]:
                     reason = choice["finish_reason"] or usage["finish_reason"]
                     usage["finish_reason"] = "stop" if reason in CALLED else reason
+                    if isinstance(stop := choice.get("stop_reason"), str):  # vLLM's
+                        usage["stop_string"] = stop
                     if (event := _event(choice)) is not None:
                         yield event
                 if told := chunk.get("usage"):

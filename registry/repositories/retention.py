@@ -7,9 +7,11 @@ from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session
 
 from registry.clock import utcnow
+from registry.repositories.responses import delete_conversations, delete_responses
 from registry.run_states import TERMINAL
 from registry.tables import (
     AuditEntry,
+    Conversation,
     Dataset,
     DiskUsage,
     Evaluation,
@@ -17,6 +19,7 @@ from registry.tables import (
     JobEvent,
     Model,
     RetentionPass,
+    StoredResponse,
     TrainingJob,
     WebhookDelivery,
 )
@@ -134,6 +137,28 @@ class RetentionRepository:
         """Delete such messages, a batch of them; returns how many."""
         batch = select(WebhookDelivery.id).where(*_done_with(before)).order_by(WebhookDelivery.id).limit(ROWS_AT_ONCE)
         return self._delete_ids(WebhookDelivery, self.session.scalars(batch).all())
+
+    def old_responses(self, before: datetime) -> int:
+        """Return how many stored responses were last gone on from before this moment."""
+        return self._count(StoredResponse.used_at < before)
+
+    def remove_responses(self, before: datetime) -> int:
+        """Delete such responses with their items, a batch of them; returns how many."""
+        old = select(StoredResponse.id).where(StoredResponse.used_at < before).order_by(StoredResponse.used_at)
+        ids = self.session.scalars(old.limit(ROWS_AT_ONCE)).all()
+        delete_responses(self.session, ids)
+        return len(ids)
+
+    def old_conversations(self, before: datetime) -> int:
+        """Return how many conversations were last added to before this moment."""
+        return self._count(Conversation.used_at < before)
+
+    def remove_conversations(self, before: datetime) -> int:
+        """Delete such conversations with their items, a batch of them; returns how many."""
+        old = select(Conversation.id).where(Conversation.used_at < before).order_by(Conversation.used_at)
+        ids = self.session.scalars(old.limit(ROWS_AT_ONCE)).all()
+        delete_conversations(self.session, ids)
+        return len(ids)
 
     def jobs_with_old_step_events(self, before: datetime) -> Sequence[int]:
         """Return the jobs that ended before this moment and still have events of what was measured."""

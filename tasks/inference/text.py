@@ -68,17 +68,23 @@ class StopStrings:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [stop for stop in stops if stop]
         self._held = ""
-        self.found = False
+        self.matched: str | None = None
+        """The stop string that was met."""
+
+    @property
+    def found(self) -> bool:
+        """Whether one has been met."""
+        return self.matched is not None
 
     def push(self, text: str) -> str:
         """Return the part of `text` (and of what was held) that can't belong to a stop string."""
         if self.found:
             return ""
         self._held += text
-        starts = [start for stop in self._stops if (start := self._held.find(stop)) >= 0]
+        starts = [(start, stop) for stop in self._stops if (start := self._held.find(stop)) >= 0]
         if starts:
-            self.found = True
-            passed, self._held = self._held[: min(starts)], ""
+            start, self.matched = min(starts)
+            passed, self._held = self._held[:start], ""
             return passed
         keep = self._possible_start()
         passed, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
@@ -125,6 +131,11 @@ class TextStream:
     def stopped(self) -> bool:
         """Whether a stop string has been met: the generation can be cancelled."""
         return self._stops.found
+
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that has been met."""
+        return self._stops.matched
 
     def push(self, token_id: int) -> str:
         """Return the text that is certain after `token_id`."""

@@ -1,4 +1,4 @@
-"""Rows that have grown old: remembered requests, the audit log, webhook messages, ended jobs' step events."""
+"""Rows that have grown old: remembered requests, the audit log, webhook messages, responses, step events."""
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -36,6 +36,26 @@ def deliveries(context: Context, before: datetime) -> Iterator[Found]:
         "webhook messages",
         lambda retention: retention.old_deliveries(before),
         lambda retention: retention.remove_deliveries(before),
+    )
+
+
+def responses(context: Context, before: datetime) -> Iterator[Found]:
+    """Yield stored responses that no request has gone on from for long enough."""
+    return _old(
+        context,
+        "responses",
+        lambda retention: retention.old_responses(before),
+        lambda retention: retention.remove_responses(before),
+    )
+
+
+def conversations(context: Context, before: datetime) -> Iterator[Found]:
+    """Yield conversations that no request has added to for long enough."""
+    return _old(
+        context,
+        "conversations",
+        lambda retention: retention.old_conversations(before),
+        lambda retention: retention.remove_conversations(before),
     )
 
 

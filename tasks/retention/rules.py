@@ -32,6 +32,8 @@ RULES = (
     Rule("idempotency-keys", "remembered requests", "keep_idempotency_days", records.idempotency_keys),
     Rule("audit-entries", "entries of the audit log", "keep_audit_days", records.audit_entries),
     Rule("deliveries", "webhook messages that are done with", "keep_deliveries_days", records.deliveries),
+    Rule("responses", "stored responses that nothing goes on from", "keep_responses_days", records.responses),
+    Rule("conversations", "conversations that nothing goes on from", "keep_responses_days", records.conversations),
     Rule("step-events", "what ended jobs measured at each step", "keep_step_events_days", records.step_events),
     Rule("flow-runs", "ended flow runs in Prefect, with their logs", "keep_flow_runs_days", prefect_runs.flow_runs),
     Rule("mlflow", "what was deleted in MLflow or here, with its records", "keep_deleted_days", mlflow_runs.deleted),

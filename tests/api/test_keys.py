@@ -77,7 +77,9 @@ def assert_refused(response, status: int) -> None:
         ({"Authorization": "Bearer "}, "missing"),
         ({"Authorization": "Basic dTpw"}, "missing"),
         ({"Authorization": MADE[Scope.ADMIN][0]}, "missing"),
+        ({"X-API-Key": " "}, "missing"),
         ({"Authorization": "Bearer none"}, "unknown"),
+        ({"X-API-Key": "none"}, "unknown"),
         ({"Authorization": f"Bearer {MADE[Scope.ADMIN][1].digest}"}, "unknown"),
         ({"Authorization": f"Bearer {MADE[Scope.ADMIN][0]}x"}, "unknown"),
     ],
@@ -108,6 +110,14 @@ def test_what_needs_more_or_less_than_its_method_says(operations):
         "/v1/completions",
         "/v1/chat/completions",
         "/v1/embeddings",
+        "/v1/responses",
+        "/v1/responses/input_tokens",
+        "/v1/responses/{response_id}/cancel",
+        "/v1/conversations",
+        "/v1/conversations/{conversation_id}",
+        "/v1/conversations/{conversation_id}/items",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
         "/tokenize",
         "/detokenize",
     }
@@ -135,6 +145,7 @@ def test_a_key_opens_what_its_scope_says(client):
     read, write, admin = (bearer(scope) for scope in Scope)
     assert client.get("/api/docs", headers=read).status_code == 200
     assert client.get("/api/health", headers={"Authorization": f"bearer  {MADE[Scope.READ][0]}"}).status_code == 200
+    assert client.get("/api/health", headers={"x-api-key": MADE[Scope.READ][0]}).status_code == 200
     assert client.get("/nothing/here", headers=read).status_code == 404
     foreign = {"Host": "evil.example"}
     assert client.get("/api/health", headers=foreign).status_code == 401
@@ -184,6 +195,7 @@ def test_the_schema_documents_keys_only_where_they_are_on(client, settings):
     assert schemes[name] == {"type": "http", "scheme": "bearer"}
     for path, methods in schema["paths"].items():
         shape = "OpenAIErrorResponse" if path.startswith(OPENAIS) else "ErrorResponse"
+        shape = "AnthropicErrorResponse" if path.startswith("/v1/messages") else shape
         for operation in methods.values():
             assert operation["security"] == [{name: []}]
             for status in ("401", "403"):

@@ -24,11 +24,13 @@ from registry.repositories.idempotency import IdempotencyRepository
 from registry.repositories.models import ModelRepository
 from registry.repositories.paging import Filters
 from registry.repositories.promotion_tests import PromotionTestRepository
+from registry.repositories.responses import ConversationRepository, ResponseRepository
 from registry.repositories.statistics import GENERATIONS, StatisticsRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.repositories.webhooks import WebhookRepository
 from registry.submissions import evaluation_of_parameters, job_of_parameters
 from registry.tables import (
+    Conversation,
     Dataset,
     Evaluation,
     IdempotencyKey,
@@ -36,6 +38,9 @@ from registry.tables import (
     JobLabel,
     Model,
     PromotionTest,
+    StoredItem,
+    StoredResponse,
+    StoredResponseEvents,
     TrainingJob,
     Webhook,
     WebhookDelivery,
@@ -53,6 +58,10 @@ GROWING = (
     "job_labels",
     "webhook_deliveries",
     "promotion_tests",
+    "responses",
+    "conversations",
+    "response_items",
+    "response_events",
 )
 Case = Callable[[Session], Any]
 
@@ -79,6 +88,14 @@ def _webhooks(use: Callable[[WebhookRepository], Any]) -> Case:
 
 def _tests(use: Callable[[PromotionTestRepository], Any]) -> Case:
     return lambda session: use(PromotionTestRepository(session))
+
+
+def _responses(use: Callable[[ResponseRepository], Any]) -> Case:
+    return lambda session: use(ResponseRepository(session))
+
+
+def _conversations(use: Callable[[ConversationRepository], Any]) -> Case:
+    return lambda session: use(ConversationRepository(session))
 
 
 def _promotion_test(number: int) -> dict[str, Any]:
@@ -238,6 +255,28 @@ CASES: dict[str, Case] = {
     "PromotionTestRepository.of_evaluations": _tests(lambda tests: tests.of_evaluations("perplexity", (6, 7))),
     "PromotionTestRepository.next_number": _tests(lambda tests: tests.next_number(1, 7, 1)),
     "PromotionTestRepository.add": _tests(lambda tests: tests.add(PromotionTest(**_promotion_test(ROWS + 1)))),
+    "ResponseRepository.get": _responses(lambda them: them.get("resp_7")),
+    "ResponseRepository.add": _responses(
+        lambda them: them.add(StoredResponse(uid="new", status="completed", body={}), [{"id": "a"}], [])
+    ),
+    "ResponseRepository.items": _responses(lambda them: them.items(7, is_output=True)),
+    "ResponseRepository.chain": _responses(lambda them: them.chain("resp_7")),
+    "ResponseRepository.use": _responses(lambda them: them.use([them.get("resp_7")])),
+    "ResponseRepository.item": _responses(lambda them: them.item("msg_7")),
+    "ResponseRepository.seen": _responses(lambda them: them.seen(7)),
+    "ResponseRepository.begin": _responses(lambda them: them.begin(7)),
+    "ResponseRepository.end": _responses(lambda them: them.end(7, "completed", {}, [])),
+    "ResponseRepository.lose": _responses(lambda them: them.lose(them.get("resp_7"), {}, utcnow())),
+    "ResponseRepository.add_events": _responses(lambda them: them.add_events(7, [{}])),
+    "ResponseRepository.events": _responses(lambda them: them.events(7, 5)),
+    "ResponseRepository.remove": _responses(lambda them: them.remove(them.get("resp_7"))),
+    "ConversationRepository.get": _conversations(lambda them: them.get("conv_7")),
+    "ConversationRepository.add": _conversations(lambda them: them.add(Conversation(uid="new", labels={}))),
+    "ConversationRepository.items": _conversations(lambda them: them.items(7)),
+    "ConversationRepository.item": _conversations(lambda them: them.item(7, "msg_7")),
+    "ConversationRepository.append": _conversations(lambda them: them.append(them.get("conv_7"), [{"id": "a"}])),
+    "ConversationRepository.remove_item": _conversations(lambda them: them.remove_item(them.item(7, "msg_7"))),
+    "ConversationRepository.remove": _conversations(lambda them: them.remove(them.get("conv_7"))),
     "IdempotencyRepository.get": lambda session: IdempotencyRepository(session).get("POST /api/training", "7"),
     "IdempotencyRepository.add": lambda session: IdempotencyRepository(session).add("POST /a", "new", "h", 7, {}),
     "StatisticsRepository.counts": lambda session: StatisticsRepository(session).counts(),
@@ -258,6 +297,8 @@ REPOSITORIES = (
     PromotionTestRepository,
     IdempotencyRepository,
     StatisticsRepository,
+    ResponseRepository,
+    ConversationRepository,
 )
 
 
@@ -343,6 +384,12 @@ def _fill(database: Database) -> None:
             for n in numbers
         ]
         session.execute(insert(WebhookDelivery), deliveries)
+        made = {"status": "completed", "body": {}}
+        session.execute(insert(StoredResponse), [{**made, "uid": f"resp_{n}"} for n in numbers])
+        session.execute(insert(Conversation), [{"uid": f"conv_{n}", "labels": {}} for n in numbers])
+        items = [{"uid": f"msg_{n}", "response_id": n, "conversation_id": n, "item": {}} for n in numbers]
+        session.execute(insert(StoredItem), items)
+        session.execute(insert(StoredResponseEvents), [{"response_id": n, "events": []} for n in numbers])
         answer = {"scope": "POST /api/training", "body_hash": "h", "response": {}}
         session.execute(insert(IdempotencyKey), [{**answer, "key": str(n), "resource_id": n} for n in numbers])
 

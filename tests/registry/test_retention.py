@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import func, select
 
 from configs.recipe import EvaluationParameters, FinetuneParameters
 from registry.clock import utcnow
@@ -10,11 +11,22 @@ from registry.repositories import retention as retention_repository
 from registry.repositories.audit import AuditRepository
 from registry.repositories.evaluations import EvaluationRepository
 from registry.repositories.idempotency import IdempotencyRepository
+from registry.repositories.responses import ConversationRepository, ResponseRepository
 from registry.repositories.retention import KEPT_PASSES, RetentionRepository
 from registry.repositories.training_jobs import TrainingJobRepository
 from registry.repositories.webhooks import WebhookRepository
 from registry.submissions import evaluation_of_parameters, job_of_parameters
-from registry.tables import AuditEntry, IdempotencyKey, TrainingJob, Webhook, WebhookDelivery
+from registry.tables import (
+    AuditEntry,
+    Conversation,
+    IdempotencyKey,
+    StoredItem,
+    StoredResponse,
+    StoredResponseEvents,
+    TrainingJob,
+    Webhook,
+    WebhookDelivery,
+)
 
 NOW = utcnow()
 OLD, CUTOFF = NOW - timedelta(days=60), NOW - timedelta(days=30)
@@ -82,6 +94,32 @@ def test_messages_that_wait_stay_however_old(database):
         assert retention.remove_deliveries(CUTOFF) == 1
     with database.reading() as session:
         assert {one.uid for one in WebhookRepository(session).newest_deliveries(webhook.id, 9, None)} == {"1", "2"}
+
+
+def test_responses_and_conversations_go_with_their_items_when_nothing_goes_on_from_them(database, monkeypatch):
+    monkeypatch.setattr(retention_repository, "ROWS_AT_ONCE", 2)
+    item = {"id": "msg_1", "type": "message"}
+    with database.transaction() as session:
+        responses, conversations = ResponseRepository(session), ConversationRepository(session)
+        for number, used_at in enumerate((OLD, OLD, NOW, OLD)):
+            row = StoredResponse(uid=f"resp_{number}", status="completed", body={}, created_at=OLD, used_at=used_at)
+            responses.add_events(responses.add(row, [item], [item]).id, [{}])
+            conversation = conversations.add(Conversation(uid=f"conv_{number}", labels={}))
+            conversations.append(conversation, [item])
+            conversation.used_at = used_at
+    with database.transaction() as session:
+        responses = ResponseRepository(session)
+        responses.use([responses.get("resp_3")])  # an old one, of a chain that goes on
+    with database.transaction() as session:
+        retention = RetentionRepository(session)
+        assert (retention.old_responses(CUTOFF), retention.old_conversations(CUTOFF)) == (2, 3)
+        assert [retention.remove_responses(CUTOFF) for _ in range(2)] == [2, 0]
+        assert [retention.remove_conversations(CUTOFF) for _ in range(3)] == [2, 1, 0]
+    with database.reading() as session:
+        assert set(session.scalars(select(StoredResponse.uid))) == {"resp_2", "resp_3"}
+        assert set(session.scalars(select(Conversation.uid))) == {"conv_2"}
+        assert session.scalar(select(func.count()).select_from(StoredItem)) == 2 * 2 + 1
+        assert session.scalar(select(func.count()).select_from(StoredResponseEvents)) == 2
 
 
 @pytest.mark.parametrize(

@@ -14,16 +14,18 @@ from api.generation.sse import EventStream, event
 END = format_sse_event(data_str="[DONE]")
 
 
-async def stream(lines: AsyncGenerator[bytes, None], failed: Callable[[dict[str, Any]], bytes] = event) -> EventStream:
+async def stream(
+    lines: AsyncGenerator[bytes, None], failed: Callable[[dict[str, Any]], bytes] = event, path: str = OPENAI_PREFIX
+) -> EventStream:
     """Return lines as a stream. What fails before the first of them is raised here, and gets a status of its own.
 
-    `failed` makes a line of a later error, which is in OpenAI's shape.
+    `failed` makes a line of a later error, which is in the shape of errors under `path`.
     """
-    return EventStream(_to_the_end(await anext(lines), lines, failed), lines, cache_control="no-store")
+    return EventStream(_to_the_end(await anext(lines), lines, failed, path), lines, cache_control="no-store")
 
 
 async def _to_the_end(
-    first: bytes, rest: AsyncIterator[bytes], failed: Callable[[dict[str, Any]], bytes]
+    first: bytes, rest: AsyncIterator[bytes], failed: Callable[[dict[str, Any]], bytes], path: str
 ) -> AsyncGenerator[bytes, None]:
     try:
         async for line in following(first, rest):
@@ -31,7 +33,7 @@ async def _to_the_end(
     except (EngineRefused, EngineUnavailable, Busy) as error:
         # The status line has gone out; the SDK raises what it finds under "error".
         if isinstance(error, Busy):
-            response = platform_error_response(error, OPENAI_PREFIX)
+            response = platform_error_response(error, path)
         else:
-            response = engine_problem(error).response(OPENAI_PREFIX)
+            response = engine_problem(error).response(path)
         yield failed(json.loads(bytes(response.body)))

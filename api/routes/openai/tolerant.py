@@ -5,7 +5,7 @@ well, unless it looks like a misspelled one that matters: an answer must not be 
 """
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 from fastapi import Response
@@ -113,9 +113,9 @@ def ignored_parameters(body: Any, place: str = "") -> list[str]:
     return names
 
 
-def name_ignored(response: Response, body: BaseModel) -> Response:
-    """Add the header that names what of a request was ignored, if anything was."""
-    names = [_header_text(name) for name in ignored_parameters(body)]
+def name_ignored(response: Response, body: BaseModel, further: Sequence[str] = ()) -> Response:
+    """Add the header that names what of a request was ignored, if anything was; `further` is named as well."""
+    names = [_header_text(name) for name in [*ignored_parameters(body), *further]]
     if names:
         shown = names if len(names) <= MOST_NAMED else [*names[:MOST_NAMED], f"and {len(names) - MOST_NAMED} more"]
         response.headers[IGNORED_HEADER] = ", ".join(shown)

@@ -65,7 +65,7 @@ def test_the_stream_joins_to_the_answer(http, body):
     assert len(pieces) > 10
     end = pieces[-1]
     assert end.pop("done") is True
-    assert end.keys() == {"prompt_tokens", "generated_tokens", "finish_reason", "seconds"}
+    assert end.keys() == {"prompt_tokens", "generated_tokens", "finish_reason", "seconds", "stop_string"}
     assert {**end, "seconds": 0} == {key: whole[key] for key in end} | {"seconds": 0}
 
 

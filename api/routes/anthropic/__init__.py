@@ -1,0 +1,1 @@
+"""Anthropic's Messages API, over the same chat service: its requests, answers, events and errors."""

@@ -1,0 +1,57 @@
+"""What the endpoints of messages do."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+from uuid import uuid4
+
+from fastapi import Response
+from fastapi.responses import JSONResponse
+
+from api.anthropic_errors import MESSAGES_PATH
+from api.generation import conversation
+from api.generation.sse import event
+from api.platform import Platform
+from api.routes.anthropic.output import MessageWriter
+from api.routes.anthropic.request import chat_request
+from api.routes.anthropic.schemas import CountRequest, MessagesRequest, TokenCount
+from api.routes.openai.chat import ask_chat
+from api.routes.openai.chat_request import prompt_tokens
+from api.routes.openai.sse import stream
+
+
+async def create_message(platform: Platform, body: MessagesRequest) -> Response:
+    """Return the message, or a stream of its events; raises what is wrong with the request, and engine errors."""
+    chat = chat_request(body)
+    asked = await ask_chat(platform, "msg", chat)
+    writer = MessageWriter(f"msg_{uuid4().hex}", body.model)
+    said = conversation.pieces(platform.generations, asked.requests, chat.offered_names)
+    if body.stream:
+        return await stream(_lines(said, writer), _failed, MESSAGES_PATH)
+    async with aclosing(said):
+        async for one in said:
+            if one is not None:
+                writer.push(one)
+    return JSONResponse(writer.message)
+
+
+async def count_tokens(platform: Platform, body: CountRequest) -> TokenCount:
+    """Return how many tokens a prompt has; raises as `create_message`."""
+    return TokenCount(input_tokens=await prompt_tokens(platform, chat_request(body)))
+
+
+async def _lines(
+    said: AsyncGenerator[conversation.Said | None, None], writer: MessageWriter
+) -> AsyncGenerator[bytes, None]:
+    begun = False
+    async with aclosing(said):
+        async for one in said:
+            events = [] if begun else writer.begin()
+            begun = True
+            events += [{"type": "ping"}] if one is None else writer.push(one)
+            for told in events:
+                yield event(told, told["type"])
+
+
+def _failed(error: dict[str, Any]) -> bytes:
+    return event(error, "error")
