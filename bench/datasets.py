@@ -3,12 +3,14 @@
 Ours is all that becomes of an upload: it reads, validates, stores, renders, finds and verifies what is learned,
 tokenizes, splits and counts. The peer loads the same JSON lines with `datasets.load_dataset` and calls
 `apply_chat_template(return_assistant_tokens_mask=True)` in a batched `.map`: token ids and a mask, nothing checked,
-with the templates that `trl` has given marks by hand. Both run in one process, as a job's preparation does, with the
-same tokenizer (SmolLM2's, with each format's own special tokens) and the formats of ChatML (Qwen2.5's), Llama 3, Qwen3.
+with the templates that `trl` has given marks by hand. Both have the same tokenizer (SmolLM2's, with each format's own
+special tokens) and the formats of ChatML (Qwen2.5's), Llama 3, Qwen3. Ours looks at rows in `--processes` processes, as
+an upload does; the peer tokenizes in threads on all cores, and with `--peer-processes` maps in several processes.
 
 Each run is a process of its own with a fresh folder. Slices of the rows are taken by turns, ours and the peer's; ours
 then prepares all rows at once, for its memory. Seconds are of the work alone, without imports and the tokenizer's
-loading; memory is the process's peak, with them. With `--data FILE`, its rows are repeated in place of made ones.
+loading; processor time is that of all processes; memory is the most that all processes have at once, each shared page
+counted once (Pss, looked at four times a second). With `--data FILE`, its rows are repeated in place of made ones.
 """
 
 import argparse
@@ -79,21 +81,21 @@ def tokenizer_of(template: str, *, marked: bool) -> Any:
     return tokenizer
 
 
-def ours(path: Path, folder: Path, template: str) -> int:
+def ours(path: Path, folder: Path, template: str, processes: int) -> int:
     from tasks.data.importing import import_dataset
     from tasks.data.prepared import prepare
     from tasks.data.reading.source import open_source
 
     tokenizer = tokenizer_of(template, marked=False)
     with timed():
-        _, dataset = import_dataset(open_source(path), tokenizer, LONGEST, folder)
+        _, dataset = import_dataset(open_source(path), tokenizer, LONGEST, folder, processes=processes)
         assert dataset is not None
         prepared = prepare(dataset, tokenizer, LONGEST, dataset.folder)
     assert prepared.train[0].answer_tokens > 0
     return len(prepared.train) + len(prepared.held_out)
 
 
-def peer(path: Path, folder: Path, template: str) -> int:
+def peer(path: Path, folder: Path, template: str, processes: int) -> int:
     import datasets
 
     datasets.disable_progress_bars()
@@ -110,34 +112,60 @@ def peer(path: Path, folder: Path, template: str) -> int:
 
     with timed():
         loaded = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(folder))
-        rows = loaded.map(tokenize, batched=True, remove_columns=["messages"])
+        several = {"num_proc": processes} if processes > 1 else {}
+        rows = loaded.map(tokenize, batched=True, remove_columns=["messages"], **several)
     assert any(rows[0]["assistant_masks"])
     return len(rows)
 
 
 class timed:  # noqa: N801 - reads as a statement
-    """Prints the seconds of the block, and what the process has used until then."""
+    """Prints the seconds of the block, and the processor time that it and its children took."""
 
     def __enter__(self) -> None:
-        self._started, self._busy = time.perf_counter(), time.process_time()
+        self._started, self._busy = time.perf_counter(), processor_seconds()
 
     def __exit__(self, *_: object) -> None:
-        seconds, busy = time.perf_counter() - self._started, time.process_time() - self._busy
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": seconds, "processor": busy, "peak": peak}), flush=True)
+        seconds, busy = time.perf_counter() - self._started, processor_seconds() - self._busy
+        print(json.dumps({"seconds": seconds, "processor": busy}), flush=True)
 
 
-def measure(kind: str, path: Path, template: str) -> dict[str, float]:
+def processor_seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def memory(pid: int) -> int:
+    """Return the bytes that a process and those below it have, a shared page counted once."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    except OSError:
+        return 0  # it has just ended
+    own = next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+    return 1024 * own + sum(memory(int(child)) for child in children)
+
+
+def measure(kind: str, path: Path, template: str, processes: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": folder}
         command = [sys.executable, "-m", "bench.datasets", "--run", kind, "--path", str(path), "--folder", folder]
-        command += ["--template", template]
-        output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+        command += ["--template", template, "--processes", str(processes)]
+        peak = 0
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            while process.poll() is None:
+                peak = max(peak, memory(process.pid))
+                time.sleep(0.25)
+            assert process.stdout is not None
+            output = process.stdout.read()
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
     result: dict[str, float] = json.loads(output.splitlines()[-1])
-    return result
+    return result | {"peak": peak / 2**20}
 
 
-def compare(rows: int, slice_rows: int, rounds: int, data: Path | None, templates: list[str]) -> None:
+def compare(
+    rows: int, slice_rows: int, rounds: int, data: Path | None, templates: list[str], processes: dict[str, int]
+) -> None:
     results: dict[tuple[str, str], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         all_rows, some_rows = Path(folder) / "rows.jsonl", Path(folder) / "slice.jsonl"
@@ -145,11 +173,11 @@ def compare(rows: int, slice_rows: int, rounds: int, data: Path | None, template
             write_rows(path, rows_of_file(data, count) if data else made_rows(count))
         print(f"slices of {slice_rows:,} rows by turns; all are {rows:,}, {all_rows.stat().st_size / 1e6:.0f} MB")
         for _, template, kind in itertools.product(range(rounds), FORMATS, ("ours", "map")):
-            run = measure(kind, some_rows, template)
+            run = measure(kind, some_rows, template, processes[kind])
             results.setdefault((template, kind), []).append(run)
             print(f"  {template} {kind}: {run['seconds']:.1f} s, {run['processor']:.1f} s of processor", flush=True)
         table(results, slice_rows)
-        whole = {(template, "ours"): [measure("ours", all_rows, template)] for template in templates}
+        whole = {(template, "ours"): [measure("ours", all_rows, template, processes["ours"])] for template in templates}
     table(whole, rows)
 
 
@@ -180,6 +208,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--data", type=Path, help="a file of chats to take the rows from")
     parser.add_argument("--all-of", nargs="*", default=list(FORMATS), choices=FORMATS, help="formats of all rows")
+    parser.add_argument("--processes", type=int, default=2, help="processes that look at rows (ours)")
+    parser.add_argument("--peer-processes", type=int, default=1)
     parser.add_argument("--run", choices=("ours", "map"), help="one measurement, in this process")
     parser.add_argument("--template", choices=FORMATS)
     parser.add_argument("--path", type=Path)
@@ -187,9 +217,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.run:
         run = ours if arguments.run == "ours" else peer
-        assert run(arguments.path, arguments.folder, arguments.template) > 0
+        assert run(arguments.path, arguments.folder, arguments.template, arguments.processes) > 0
         return
-    compare(arguments.rows, arguments.slice, arguments.rounds, arguments.data, arguments.all_of)
+    processes = {"ours": arguments.processes, "map": arguments.peer_processes}
+    compare(arguments.rows, arguments.slice, arguments.rounds, arguments.data, arguments.all_of, processes)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,9 @@ class Settings(BaseSettings):
     evaluation_wait_seconds: float = Field(3600.0, ge=0)
     """How long `/evaluate` waits for the numbers before it answers 202."""
     ingest_memory_gb: float = Field(4.0, gt=0)
-    """Most memory that reading an uploaded file may take; one that needs more is refused."""
+    """Most memory that each process reading an uploaded file may take; a file that needs more is refused."""
+    ingest_processes: int = Field(2, ge=1)
+    """Processes that look at the rows of a large upload, beside the one that stores them; never more than cores."""
     engine_memory_budget_gb: float = Field(4.0, gt=0)
     """Memory of the inference engine for weights and caches; the least recently used model is evicted beyond it."""
     engine_kv_cache_gb: float = Field(1.0, gt=0)

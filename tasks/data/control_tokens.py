@@ -38,6 +38,7 @@ class ControlTokens:
             for token in tokenizer.added_tokens_decoder.values()
             if token.special and not (token.lstrip or token.rstrip or token.single_word or token.normalized)
         }
+        self._added = {token.content for token in tokenizer.added_tokens_decoder.values()}
         special = (added | set(tokenizer.all_special_tokens)) - {""}
         written = _what_the_template_writes(tokenizer)
         ending = {tokenizer.eos_token, tokenizer.bos_token}
@@ -82,6 +83,19 @@ class ControlTokens:
             longer = any(token != match[0] and token.startswith(match[0]) for token in self._special)
             if match[0] in self._plainly_found and not longer:
                 return text[: match.end()]
+        return ""
+
+    def fixed_end(self, text: str) -> str:
+        """Return `text` from its first control token on that begins there whatever stands before; "" if there is none.
+
+        No token that begins before it may reach into it.
+        """
+        for match in self._control_text.finditer(text):
+            end = text[match.start() :]
+            longer = any(token != match[0] and token.startswith(match[0]) for token in self._added)
+            reached = any(end.startswith(token[place:]) for token in self._added for place in range(1, len(token)))
+            if match[0] in self._plainly_found and not (longer or reached):
+                return end
         return ""
 
     def first_in(self, text: str, start: int) -> re.Match[str] | None:

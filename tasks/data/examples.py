@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 from zlib import crc32
 
@@ -48,10 +48,10 @@ class Message:
     def __post_init__(self) -> None:
         if self.has_only_content and self.text.isascii():
             return
-        for field in ("content", *_OPTIONAL_TEXTS):
-            value = getattr(self, field)
+        for name in ("content", *_OPTIONAL_TEXTS):
+            value = getattr(self, name)
             if value is not None and not value.isascii():
-                _require_whole_characters(f"the {self.role}'s {field}", value)
+                _require_whole_characters(f"the {self.role}'s {name}", value)
 
     @property
     def has_only_content(self) -> bool:
@@ -89,9 +89,9 @@ class Message:
             turn["reasoning_content"] = self.reasoning
         if self.tool_calls is not None:
             turn["tool_calls"] = json.loads(self.tool_calls)
-        for field in ("tool_call_id", "name"):
-            if (value := getattr(self, field)) is not None:
-                turn[field] = value
+        for name in ("tool_call_id", "name"):
+            if (value := getattr(self, name)) is not None:
+                turn[name] = value
         return turn
 
 
@@ -111,20 +111,24 @@ class Example:
     before: str = ""
     """Where the text is a piece of a longer one, the last characters before it, and in `after` the first behind it."""
     after: str = ""
+    is_plain: bool = field(init=False, repr=False, compare=False)
+    """Whether it is a conversation of contents alone, all of them learned, and no more."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "is_plain", self._is_plain())
         if (self.text is None) == (not self.messages):
             raise DatasetError("a row is either a conversation or a plain text")
         if self.text is not None:
             for part in (self.before, self.text, self.after):
                 _require_whole_characters("the text", part)
             return
-        _require_whole_characters("tools", self.tools or "")
+        if self.tools is not None:
+            _require_whole_characters("tools", self.tools)
         if self.messages[-1].role != "assistant":
             raise DatasetError(
                 f"the last message is the {self.messages[-1].role}'s; it must be the assistant's, to be learned"
             )
-        if not any(message.is_target for message in self.messages):
+        if not self.is_plain and not any(message.is_target for message in self.messages):
             raise DatasetError("every assistant message has weight 0, so there is nothing to learn")
 
     @classmethod
@@ -132,14 +136,13 @@ class Example:
         """Return the conversation of one question and its answer."""
         return cls((Message("user", prompt), Message("assistant", answer)))
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is a conversation of contents alone, all of them learned, and no more."""
-        return (
-            self.tools is None
-            and all(message.learned and message.has_only_content for message in self.messages)
-            and not self.is_weighted
-        )
+    def _is_plain(self) -> bool:
+        if self.tools is not None or self.weight != 1 or not self.messages:
+            return False
+        for message in self.messages:  # a loop: it is run for every row
+            if message.weight != 1 or not message.learned or not message.has_only_content:
+                return False
+        return True
 
     @property
     def is_weighted(self) -> bool:
@@ -177,19 +180,22 @@ class Example:
 
         It is hashed as a JSON list, so that no two different rows run together into the same bytes.
         """
+        return self.digest.hex()
+
+    @property
+    def digest(self) -> bytes:
+        """The same as 32 bytes."""
         # As `json.dumps` writes a list of texts, in a quarter of its time.
         content = f"[{', '.join(map(_AS_ASCII_JSON, self._content()))}]"
-        return hashlib.sha256(content.encode("ascii")).hexdigest()
+        return hashlib.sha256(content.encode("ascii")).digest()
 
     def _content(self) -> list[str]:
-        if self.is_weighted or self.before or self.after:
+        if self.before or self.after or (not self.is_plain and self.is_weighted):
             return ["row", self.as_json()]
         if self.text is not None:
             return ["text", "", self.text]
-        if len(self.messages) == 2 and self.tools is None:
-            before, last = self.messages
-            if before.role == "user" and all(turn.learned and turn.has_only_content for turn in self.messages):
-                return ["instruction", before.text, last.text]
+        if self.is_plain and len(self.messages) == 2 and self.messages[0].role == "user":
+            return ["instruction", self.messages[0].text, self.messages[1].text]
         return ["conversation", self.as_json()]
 
     def as_json(self) -> str:

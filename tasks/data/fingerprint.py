@@ -4,6 +4,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ CACHE_VERSION = 3
 """Raise it whenever the files of the token cache change, or what is refused, so that old ones are not read."""
 
 
-TokenizerContent = dict[str, Any]
+TokenizerContent = str
 """See `tokenizer_content`."""
 
 
@@ -42,10 +43,10 @@ def dataset_fingerprint(
 
     The tokenizer counts by what it does (vocabulary, merges, special tokens, chat template), not by its path.
     """
-    settings: list[Any] = [FORMAT_VERSION, max_seq_length, held_out_fraction, tokenizer]
+    settings = [_json(FORMAT_VERSION), _json(max_seq_length), _json(held_out_fraction), tokenizer]
     if windows:
-        settings.append(["windows", WINDOWS_VERSION, *windows])
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode("ascii"))
+        settings.append(_json(["windows", WINDOWS_VERSION, *windows]))
+    digest = _digest_of(settings)
     digest.update(hashes.tobytes())
     if held_out_hashes is not None:
         digest.update(b"held out")
@@ -58,8 +59,7 @@ def tokens_fingerprint(hashes: NDArray[np.uint8], tokenizer: TokenizerContent) -
 
     So the same tokenizer in two folders shares a cache, and so do all lengths and all splits.
     """
-    settings = [FORMAT_VERSION, CACHE_VERSION, tokenizer]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode("ascii"))
+    digest = _digest_of([_json(FORMAT_VERSION), _json(CACHE_VERSION), tokenizer])
     digest.update(hashes.tobytes())
     return digest.hexdigest()
 
@@ -71,24 +71,42 @@ def split_fingerprint(hashes: NDArray[np.uint8], tokenizer: TokenizerContent, ma
 
 
 def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> TokenizerContent:
-    """Return what a tokenizer does, as JSON values; it takes a moment where the vocabulary is large."""
+    """Return what a tokenizer does, as the JSON text of an object, equal for equal tokenizers.
+
+    It takes a moment where the vocabulary is large; the latest one is remembered.
+    """
     content = {
-        "class": type(tokenizer).__name__,
-        "chat_template": tokenizer.chat_template,
-        "special_tokens": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-        "vocabulary": _fast_vocabulary(tokenizer) if tokenizer.is_fast else _saved_vocabulary(tokenizer),
+        "class": _json(type(tokenizer).__name__),
+        "chat_template": _json(tokenizer.chat_template),
+        "special_tokens": _json({name: str(token) for name, token in tokenizer.special_tokens_map.items()}),
+        "vocabulary": _fast_vocabulary(tokenizer) if tokenizer.is_fast else _json(_saved_vocabulary(tokenizer)),
     }
     if not has_plain_format(tokenizer):
-        content["format"] = CONVERSATION_VERSION
+        content["format"] = _json(CONVERSATION_VERSION)
     if not adds_eos(tokenizer):
-        content["adds_eos"] = False
-    return content
+        content["adds_eos"] = "false"
+    return f"{{{', '.join(f'{_json(name)}: {value}' for name, value in sorted(content.items()))}}}"
 
 
-def _fast_vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+def _digest_of(settings: Sequence[str]) -> "hashlib._Hash":
+    """Return the hash, still open, of a JSON list of these values, each a JSON text."""
+    return hashlib.sha256(f"[{', '.join(settings)}]".encode("ascii"))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _fast_vocabulary(tokenizer: PreTrainedTokenizerBase) -> str:
+    return _canonical_vocabulary(tokenizer.backend_tokenizer.to_str())
+
+
+@lru_cache(1)
+def _canonical_vocabulary(written: str) -> str:
+    """Return a tokenizer's core as JSON with sorted keys, which takes four times as long as writing it."""
+    content: dict[str, Any] = json.loads(written)
     # These two are left behind by the latest call that padded or truncated; they say nothing of the tokenizer.
-    return {name: value for name, value in content.items() if name not in {"padding", "truncation"}}
+    return _json({name: value for name, value in content.items() if name not in {"padding", "truncation"}})
 
 
 def _saved_vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:

@@ -22,16 +22,24 @@ def import_dataset(
     *,
     allow_errors: bool = False,
     cut_rows: CutRows = "truncate",
+    processes: int = 1,
 ) -> tuple[ValidationReport, StoredDataset | None]:
     """Return what was found, and the stored data set if it is usable; else nothing is left on disk.
 
     The token ids that counting needs are kept in the data set's folder, where a first training with the same tokenizer
-    finds them. Raises DatasetError for a file that can't be read to its end.
+    finds them. For `processes` see `validate`. Raises DatasetError for a file that can't be read to its end.
     """
     with StoreWriter(datasets_dir) as rows, TokenCacheWriter(datasets_dir) as tokens:
         with older_objects_left_alone():
             report = validate(
-                source, tokenizer, max_seq_length, rows, tokens=tokens, allow_errors=allow_errors, cut_rows=cut_rows
+                source,
+                tokenizer,
+                max_seq_length,
+                rows,
+                tokens=tokens,
+                allow_errors=allow_errors,
+                cut_rows=cut_rows,
+                processes=processes,
             )
         report.warnings.extend(source.warnings)
         if not report.usable:

@@ -4,6 +4,7 @@ Whatever a file does to its reader (memory, a crash of native code) ends here. T
 """
 
 import json
+import os
 import resource
 import signal
 import sys
@@ -57,6 +58,7 @@ def ingest(settings: Settings, request: dict[str, Any]) -> Answer:
         settings.datasets_dir,
         allow_errors=options.get("allow_errors", False),
         cut_rows=options.get("cut_rows", "truncate"),
+        processes=min(settings.ingest_processes, len(os.sched_getaffinity(0))),
     )
     answer: Answer = {"ok": stored is not None, "report": report.as_json()}
     if stored is None:

@@ -14,7 +14,7 @@ from tasks.data.chat_rendering import ChatRendering
 from tasks.data.control_tokens import ControlTokens
 from tasks.data.examples import DatasetError, Example
 from tasks.data.row_shape import Depth, Placeholders, Shape, ShapedRow
-from tasks.data.segments import Segment
+from tasks.data.segments import Segment, id_bytes
 from tasks.data.tokenizers import marks_beginnings
 from tasks.data.trace import PRIVATE_CHARACTERS, Trace
 from tasks.data.traced_text import Check, Pieces, Slot, Untraceable
@@ -23,6 +23,8 @@ MOST_SHAPES = 1000
 """Shapes whose patterns are kept."""
 MOST_PATTERNS = 4
 """Patterns of one shape: rows may answer the template's questions differently."""
+_TRIMS = frozenset((way, None) for way in ("strip", "lstrip", "rstrip"))
+"""Steps that leave nothing out but whitespace."""
 _CONTENTS = ("", "a", " a", "\n", "  ", "é", "_", "1", "\u200b")
 
 
@@ -31,12 +33,14 @@ class _SegmentPattern:
     pieces: tuple[str | int, ...]
     """Fixed texts, and in between which of the pattern's slots belong there."""
     learned: bool
-    token_ids: tuple[int, ...]
+    token_ids: bytes
     tokenized: int
+    end_ids: bytes
+    ended: int
 
     def filled(self, texts: Sequence[str]) -> Segment:
-        text = "".join([piece if isinstance(piece, str) else texts[piece] for piece in self.pieces])
-        return Segment(text, self.learned, self.token_ids, self.tokenized)
+        text = "".join([texts[piece] if type(piece) is int else piece for piece in self.pieces])  # type: ignore[misc]
+        return Segment(text, self.learned, self.token_ids, self.tokenized, self.end_ids, self.ended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class Pattern:
     checks: tuple[Check, ...]
     slots: tuple[Slot, ...]
     segments: tuple[_SegmentPattern, ...]
+    has_all_words: bool
+    """Whether every text of the row stands in the segments, but for whitespace around it."""
 
     def filled(self, leaves: Sequence[Any]) -> list[Segment] | None:
         """Return the segments of a row with these values; None if the pattern is not the row's."""
@@ -77,16 +83,22 @@ class Patterns:
         """`render` renders a row by itself."""
         self._tokenizer = tokenizer
         self._control_tokens = control_tokens
+        self._has_template = bool(tokenizer.chat_template)
         self._render = render
         self._marks_beginnings = marks_beginnings(tokenizer)
+        is_cut_at_tokens = tokenizer.is_fast and not tokenizer.split_special_tokens
+        self._tokenizes_by_pieces = is_cut_at_tokens and not self._marks_beginnings
         self._depth = Depth()
         self._known: dict[Shape, _Known] = {}
 
-    def segments(self, example: Example) -> list[Segment]:
-        """Return the segments of a conversation that spells no control token. Raises DatasetError as `render` does."""
+    def segments(self, example: Example) -> tuple[list[Segment], bool]:
+        """Return the segments of a conversation that spells no control token, and whether they have all of its words.
+
+        False may also mean that this is not known. Raises DatasetError as `render` does.
+        """
         row = ShapedRow(example, self._depth)
-        if not self._tokenizer.chat_template or row.shape is None:
-            return self._render(example)
+        if not self._has_template or row.shape is None:
+            return self._render(example), False
         known = self._known.get(row.shape)
         if known is None:
             if len(self._known) >= MOST_SHAPES:
@@ -98,7 +110,7 @@ class Patterns:
                 # Ever more seldom: a mistake in what is traced must end the work, not go into it.
                 if known.uses.bit_count() == 1:
                     _require_equal(filled, self._render(example))
-                return filled
+                return filled, pattern.has_all_words
         segments = self._render(example)
         known.rows_without += 1
         # Not for the first: its shape may not come again.
@@ -106,7 +118,7 @@ class Patterns:
             shown = made.filled(ShapedRow(example, self._depth).leaves)
             if shown is not None and _texts(shown) == _texts(segments):
                 known.patterns.append(made)
-        return segments
+        return segments, False
 
     def _made(self, example: Example) -> Pattern | None:
         while True:
@@ -145,7 +157,7 @@ class Patterns:
             self._segment(all_pieces, segment.learned, numbers)
             for all_pieces, segment in zip(pieces, segments, strict=True)
         )
-        pattern = Pattern(trace.checks(), slots, tuple(segment_patterns))
+        pattern = Pattern(trace.checks(), slots, tuple(segment_patterns), _shows_words(slots, placed))
         if trace.looks_at_characters and length == 1:
             longer = self._pattern(example, length=3)
             if longer is None or (longer.slots, longer.segments) != (pattern.slots, pattern.segments):
@@ -162,7 +174,12 @@ class Patterns:
             self._ids(fixed + content) != token_ids + self._ids(fixed[len(head) :] + content) for content in _CONTENTS
         ):
             head, token_ids = "", []
-        return _SegmentPattern(numbered, learned, tuple(token_ids), len(head))
+        ending = pieces[-1] if len(pieces) > 1 and isinstance(pieces[-1], str) else ""
+        end = self._control_tokens.fixed_end(ending) if self._tokenizes_by_pieces else ""
+        end_ids, between = self._ids(end), ending.removesuffix(end)
+        if end and any(self._ids(content + ending) != self._ids(content + between) + end_ids for content in _CONTENTS):
+            end, end_ids = "", []
+        return _SegmentPattern(numbered, learned, id_bytes(token_ids), len(head), id_bytes(end_ids), len(end))
 
     def _ids(self, text: str) -> list[int]:
         token_ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -176,6 +193,12 @@ def _shows_tools(slots: Sequence[Slot], placed: Placeholders) -> bool:
         placed.kinds[slot.leaf] == "tools" and tuple(step for step in slot.steps if step[0] != "tojson") in named
         for slot in slots
     )
+
+
+def _shows_words(slots: Sequence[Slot], placed: Placeholders) -> bool:
+    """Whether each of the texts is written, but perhaps for whitespace around it."""
+    shown = {slot.leaf for slot in slots if all(step in _TRIMS for step in slot.steps)}
+    return all(kind != "text" or leaf in shown for leaf, kind in enumerate(placed.kinds))
 
 
 def _require_equal(filled: Sequence[Segment], rendered: Sequence[Segment]) -> None:

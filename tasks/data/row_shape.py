@@ -30,6 +30,9 @@ class ShapedRow:
         self.leaves: list[Any] = []
         self._is_plain = True
         self._depth = depth
+        if example.is_plain and (roles := self._roles(example)):
+            self.shape: Shape | None = roles
+            return
         shape: list[Any] = []
         for message in example.messages:
             if message.has_only_content:
@@ -41,8 +44,20 @@ class ShapedRow:
                 shape.append(self._message(message))
         if example.tools is not None:
             shape.append(self._tools(example.tools))
-        self.shape: Shape | None = tuple(shape) if self._is_plain and None not in shape else None
+        self.shape = tuple(shape) if self._is_plain and None not in shape else None
         """None where it has something that no shape knows."""
+
+    def _roles(self, example: Example) -> Shape | None:
+        """Return the shape of contents alone, none of them empty or out of the ordinary; None for any other."""
+        roles = []
+        for message in example.messages:
+            content = message.content
+            if not content or not (content.isascii() or PRIVATE_CHARACTERS.search(content) is None):
+                self.leaves.clear()
+                return None
+            roles.append(message.role)
+            self.leaves.append(content)
+        return tuple(roles)
 
     def _message(self, message: Message) -> Shape | None:
         texts = tuple(map(self._text, (message.content, message.reasoning, message.tool_call_id, message.name)))

@@ -55,5 +55,5 @@ class ListedExamples:
     @property
     def hashes(self) -> NDArray[np.uint8]:
         """The rows' content hashes."""
-        digests = b"".join(bytes.fromhex(example.content_hash) for example in self._examples)
+        digests = b"".join(example.digest for example in self._examples)
         return np.frombuffer(digests, np.uint8).reshape(-1, HASH_BYTES)

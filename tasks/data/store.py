@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tasks.atomic_files import StagingFolder
-from tasks.data.arrow_file import ROWS_PER_BATCH, SIZE_PER_BATCH, MappedFile, read_batches
+from tasks.data.arrow_file import ROWS_PER_BATCH, SIZE_PER_BATCH, MappedFile, fixed, numbers, read_batches, texts
 from tasks.data.examples import DatasetError, Example
 from tasks.data.rows import HASH_BYTES
 
@@ -79,8 +79,8 @@ class StoreWriter:
         self._file = pa.OSFile(str(self._staging.path / ROWS_FILE), "wb")
         self._writer = pa.ipc.new_file(self._file, SCHEMA)
         self._digest = hashlib.sha256()
-        self._waiting: list[tuple[str, bytes, int]] = []
-        self._characters = 0
+        self._waiting: list[tuple[bytes, bytes, int]] = []
+        self._bytes = 0
         self.rows = 0
 
     def __enter__(self) -> "StoreWriter":
@@ -92,14 +92,17 @@ class StoreWriter:
         self._end_file()
         self._staging.close()
 
-    def add(self, number: int, example: Example, digest: bytes | None = None) -> None:
-        """Append a row; `number` says where it stands in its source, `digest` is its content hash if it is known."""
-        content, hashed = example.as_json(), digest or bytes.fromhex(example.content_hash)
-        self._digest.update(hashed)
-        self._waiting.append((content, hashed, number))
-        self._characters += len(content)
+    def add(self, number: int, example: Example) -> None:
+        """Append a row; `number` says where it stands in its source."""
+        self.add_written(number, example.as_json().encode(), example.digest)
+
+    def add_written(self, number: int, content: bytes, digest: bytes) -> None:
+        """Append a row of which the JSON (`Example.as_json`) and the hash (`Example.digest`) have been made already."""
+        self._digest.update(digest)
+        self._waiting.append((content, digest, number))
+        self._bytes += len(content)
         self.rows += 1
-        if len(self._waiting) >= ROWS_PER_BATCH or self._characters >= SIZE_PER_BATCH:
+        if len(self._waiting) >= ROWS_PER_BATCH or self._bytes >= SIZE_PER_BATCH:
             self._write()
 
     def finish(self, report: Mapping[str, Any]) -> StoredDataset:
@@ -119,18 +122,13 @@ class StoreWriter:
             return StoredDataset(folder)
 
     def _write(self) -> None:
-        contents, hashes, numbers = zip(*self._waiting, strict=True)
+        contents, hashes, places = zip(*self._waiting, strict=True)
         self._writer.write_batch(
             pa.record_batch(
-                [
-                    pa.array(contents, pa.large_string()),
-                    pa.array(hashes, pa.binary(HASH_BYTES)),
-                    pa.array(numbers, pa.int64()),
-                ],
-                schema=SCHEMA,
+                [texts(contents), fixed(hashes, HASH_BYTES), numbers(np.array(places, np.int64))], schema=SCHEMA
             )
         )
-        self._waiting, self._characters = [], 0
+        self._waiting, self._bytes = [], 0
 
     def _end_file(self) -> None:
         if self._file.closed:

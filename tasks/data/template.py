@@ -14,7 +14,7 @@ from tasks.data.control_tokens import ControlTokens, without_marks
 from tasks.data.examples import DatasetError, Example, Message
 from tasks.data.learned_words import require_calls, require_tools
 from tasks.data.patterns import Patterns
-from tasks.data.segments import RenderedExample, Segment
+from tasks.data.segments import RenderedExample, Segment, id_bytes
 from tasks.data.span_weights import span_weights
 from tasks.data.tokenizers import marks_beginnings, text_begins_with_bos
 
@@ -52,6 +52,7 @@ class Renderer:
         or if an end-of-sequence token is missing.
         """
         spelled = self.control_tokens.spelled_in(example)
+        has_all_words = False
         if example.text is not None:
             start = "" if example.before else self._start
             end = "" if example.after else end_of_sequence(self._tokenizer)
@@ -59,10 +60,12 @@ class Renderer:
         elif spelled and self.control_tokens.must_be_marked(example):
             segments = self._marked(example)
         else:
-            segments = self._patterns.segments(example)
-        weights = span_weights(example, segments, self.render)
-        is_text = example.text is not None
-        return RenderedExample(tuple(segments), spelled, weights, is_text, example.before, example.after, example.links)
+            segments, has_all_words = self._patterns.segments(example)
+        if example.is_plain:
+            return RenderedExample(tuple(segments), spelled, has_all_words=has_all_words)
+        weights, text = span_weights(example, segments, self.render), example.text is not None
+        around = (example.before, example.after)
+        return RenderedExample(tuple(segments), spelled, weights, text, *around, example.links, has_all_words)
 
     def prompt(
         self,
@@ -100,6 +103,8 @@ class Renderer:
 
     def loses_text(self, example: Example, rendered: RenderedExample) -> bool:
         """Return whether the template has left out words of some message, or written them differently."""
+        if rendered.has_all_words:
+            return False
         text = rendered.text
         return any(message.text.strip() not in text for message in example.messages)
 
@@ -119,7 +124,7 @@ class Renderer:
             whole = self.control_tokens.encode_marked(text)
             if whole[: len(before)] == before:
                 words = without_marks(segment.text)
-                encoded.append(Segment(words, segment.learned, tuple(whole[len(before) :]), len(words)))
+                encoded.append(Segment(words, segment.learned, id_bytes(whole[len(before) :]), len(words)))
             else:
                 encoded.append(self._encoded(segment))
             before = whole
@@ -153,7 +158,7 @@ class Renderer:
     def _encoded(self, segment: Segment) -> Segment:
         token_ids = self.control_tokens.encode_marked(segment.text)
         text = without_marks(segment.text)
-        return Segment(text, segment.learned, tuple(token_ids), len(text))
+        return Segment(text, segment.learned, id_bytes(token_ids), len(text))
 
 
 def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> RenderedExample:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.data.arrow_file import ROWS_PER_BATCH, SIZE_PER_BATCH, MappedFile
+from tasks.data.arrow_file import ROWS_PER_BATCH, SIZE_PER_BATCH, MappedFile, lists, numbers
 from tasks.data.indexed import Indexed
 from tasks.data.tokenizing import TokenBatch, TokenizedExample, answer_tokens, cut, joined
 
@@ -55,13 +55,13 @@ class TokenWriter:
     def _write(self) -> None:
         batch = joined(self._waiting)
         columns = [
-            _lists(batch.token_ids, batch.lengths),
-            pa.array(batch.lengths),
-            _lists(batch.spans.ravel(), 2 * batch.span_counts),
+            lists(batch.token_ids, batch.lengths),
+            numbers(batch.lengths),
+            lists(batch.spans.ravel(), 2 * batch.span_counts),
             _weights(batch),
-            pa.array(batch.is_text),
-            pa.array(batch.all_links[:, 0]),
-            pa.array(batch.all_links[:, 1]),
+            numbers(batch.is_text),
+            numbers(batch.all_links[:, 0]),
+            numbers(batch.all_links[:, 1]),
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         self._waiting = []
@@ -163,15 +163,10 @@ def _at(batch: pa.RecordBatch, name: str, place: int) -> NDArray[np.int32]:
 def _weights(batch: TokenBatch) -> pa.ListArray:
     """Return the weights of each row that has any but 1."""
     if batch.span_weights is None:
-        return _lists(np.empty(0, np.float32), np.zeros(len(batch), np.int32))
+        return lists(np.empty(0, np.float32), np.zeros(len(batch), np.int32))
     row_of = np.repeat(np.arange(len(batch)), batch.span_counts)
     weighted = np.bincount(row_of[batch.span_weights != 1], minlength=len(batch)) > 0
-    return _lists(batch.span_weights[weighted[row_of]], np.where(weighted, batch.span_counts, 0))
-
-
-def _lists(values: NDArray[np.int32] | NDArray[np.float32], lengths: NDArray[np.int32]) -> pa.ListArray:
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+    return lists(batch.span_weights[weighted[row_of]], np.where(weighted, batch.span_counts, 0))
 
 
 def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:

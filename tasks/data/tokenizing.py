@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import TypeVar
 
@@ -242,13 +241,15 @@ class Encoder:
 
     def _one_by_one(self, segments: Sequence[Segment]) -> list[bytes]:
         """Return each segment's ids, 32 bits each, those of what is tokenized already before those of the rest."""
-        rest = self._token_ids([segment.text[segment.tokenized :] for segment in segments])
-        return [_as_bytes(segment.token_ids) + ids for segment, ids in zip(segments, rest, strict=True)]
+        rest = self._token_ids(
+            [text[begun : len(text) - ended] if begun or ended else text for text, _, _, begun, _, ended in segments]
+        )
+        return [begins + ids + ends for (_, _, begins, _, ends, _), ids in zip(segments, rest, strict=True)]
 
     def _cut_from_whole(self, row: RenderedExample) -> list[bytes]:
         """Return each segment's ids as they are in the whole row; by themselves where a token straddles a border."""
         assert self._backend is not None
-        if any(segment.token_ids for segment in row.segments):
+        if any(segment.token_ids or segment.end_ids for segment in row.segments):
             # Control tokens that the row spells as words are tokenized already, and can't be told in its text.
             return self._one_by_one(row.segments)
         whole = self._backend.encode(row.text, add_special_tokens=False)
@@ -302,16 +303,24 @@ def _is_long(row: RenderedExample) -> bool:
     return row.is_text and bool(row.before or row.after or len(row.segments[0].text) >= LONG)
 
 
-@lru_cache(4096)
-def _as_bytes(token_ids: tuple[int, ...]) -> bytes:
-    return np.array(token_ids, np.int32).tobytes()
-
-
 def _own_copy(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """Return the tokenizer's core as no other thread uses it, and as no earlier call to pad or truncate left it."""
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_padding()
-    backend.no_truncation()
+    """Return the tokenizer's core as no other thread sets it, and as no earlier call to pad or truncate left it.
+
+    Its vocabulary is shared, not copied.
+    """
+    original: Tokenizer = tokenizer.backend_tokenizer
+    backend = Tokenizer(original.model)
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        if (value := getattr(original, part)) is not None:
+            setattr(backend, part, value)
+    added = sorted(original.get_added_tokens_decoder().items())
+    for _, token in added:
+        (backend.add_special_tokens if token.special else backend.add_tokens)([token])
+    if str(sorted(backend.get_added_tokens_decoder().items())) != str(added):
+        # Their numbers have gaps.
+        backend = Tokenizer.from_str(original.to_str())
+        backend.no_padding()
+        backend.no_truncation()
     backend.encode_special_tokens = bool(tokenizer.split_special_tokens)
     return backend
 
@@ -327,14 +336,11 @@ def token_batches(examples: Iterable[Example], tokenizer: PreTrainedTokenizerBas
     renderer = Renderer(tokenizer)
     batches = batched_by_size(examples, characters_of)
     rendered = ([renderer.render(example) for example in batch] for batch in batches)
-    yield from encoded_ahead(rendered, tokenizer)
+    yield from encoded_ahead(rendered, Encoder(tokenizer))
 
 
-def encoded_ahead(
-    batches: Iterable[Sequence[RenderedExample]], tokenizer: PreTrainedTokenizerBase
-) -> Iterator[TokenBatch]:
+def encoded_ahead(batches: Iterable[Sequence[RenderedExample]], encoder: Encoder) -> Iterator[TokenBatch]:
     """Yield each batch as token ids. It is tokenized, without Python's lock, while the next one is made ready."""
-    encoder = Encoder(tokenizer)
     with ThreadPoolExecutor(max_workers=1) as pool:
         ahead: Future[TokenBatch] | None = None
         for batch in batches:
@@ -361,6 +367,9 @@ def batched_by_size(rows: Iterable[T], size: Callable[[T], int]) -> Iterator[lis
 
 def characters_of(example: Example) -> int:
     """Return about how long an example's text is."""
-    return len(example.text or "") + sum(
-        len(message.text) + len(message.reasoning or "") for message in example.messages
-    )
+    if example.text is not None:
+        return len(example.text)
+    characters = 0
+    for message in example.messages:
+        characters += len(message.content or "") + len(message.reasoning or "")
+    return characters

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+ERRORS_SHOWN = 20
 CONVERSATIONS = ("messages", "conversations", "prompt/completion: turns")
 """Shapes of rows that are lists of turns."""
 
@@ -14,6 +15,34 @@ class RowError:
 
     number: int
     message: str
+
+
+class RowErrors:
+    """How many rows are in error, and the first of them by their numbers."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._kept: list[RowError] = []
+
+    @property
+    def first(self) -> list[RowError]:
+        """The first errors, as many as are shown."""
+        # Not always added in the order of the rows: some are known to be in error once they have been tokenized.
+        return sorted(self._kept, key=lambda error: error.number)[:ERRORS_SHOWN]
+
+    def add(self, number: int, message: str) -> None:
+        """Count a row in error."""
+        self._keep([RowError(number, message)], 1)
+
+    def include(self, others: "RowErrors") -> None:
+        """Count the rows of others too."""
+        self._keep(others.first, others.count)
+
+    def _keep(self, errors: list[RowError], count: int) -> None:
+        self.count += count
+        self._kept += errors
+        if len(self._kept) >= 2 * ERRORS_SHOWN:
+            self._kept = self.first
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ the tokenizer cuts it (a tokenizer of another kind, characters of rare scripts) 
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
 
-import numpy as np
 import regex
 from tokenizers import Tokenizer, models
+
+from tasks.data.segments import id_bytes
 
 MOST_WORDS = 100_000
 """Words whose ids are kept, about 200 bytes each."""
@@ -50,7 +50,7 @@ class Words:
         added = {token.content: number for number, token in backend.get_added_tokens_decoder().items()}
         longest_first = sorted(added, key=len, reverse=True)
         self._split = re.compile(f"({'|'.join(map(re.escape, longest_first))})").split if added else None
-        self._number = {content: _as_bytes([number]) for content, number in added.items()}
+        self._number = {content: id_bytes([number]) for content, number in added.items()}
         self._words: dict[str, bytes] = {}
         self._chunks: dict[str, bytes] = {}
         """What stands between two spaces, with the ids that it has together with the first of them."""
@@ -64,19 +64,22 @@ class Words:
         A space before anything but a space begins a word, in all expressions and whatever was before it. So what
         stands between single spaces has the same ids in every text.
         """
-        first, *between = text.split(" ")
-        if not (between and self._has_chunks) or first[-1:].isspace() or not between[-1] or between[-1][0].isspace():
+        chunks = text.split(" ")
+        first, last = chunks[0], chunks[-1]
+        if len(chunks) == 1 or not self._has_chunks or first[-1:].isspace() or not last or last[0].isspace():
             return self._whole(text)
-        last = between.pop()
-        chunks = self._chunks
-        try:
-            ids = b"".join(map(chunks.__getitem__, between))
-        except KeyError:
-            found = [chunks.get(chunk) or self._new_chunk(chunk) for chunk in between]
+        del chunks[0]
+        beginning = self._edge(first)
+        end: bytes | None = b""
+        if last[-1].isspace():
+            del chunks[-1]
+            end = self._edge(f" {last}")
+        found = list(map(self._chunks.get, chunks))
+        if None in found:
+            found = [ids or self._new_chunk(chunk) for ids, chunk in zip(found, chunks, strict=True)]
             if None in found:
                 return self._whole(text)
-            ids = b"".join(found)  # type: ignore[arg-type]
-        beginning, end = self._edge(first), self._edge(f" {last}")
+        ids = b"".join(found)  # type: ignore[arg-type]
         return None if beginning is None or end is None else beginning + ids + end
 
     def _edge(self, text: str) -> bytes | None:
@@ -104,7 +107,7 @@ class Words:
 
     def _new_word(self, word: str) -> bytes:
         shown = word.encode().decode("latin-1").translate(_SHOWN)
-        ids = _as_bytes([token.id for token in self._model.tokenize(shown)])
+        ids = id_bytes([token.id for token in self._model.tokenize(shown)])
         self._kept(self._words, word, ids)
         return ids
 
@@ -115,10 +118,6 @@ class Words:
                 place.clear()
             place[text] = ids
         return ids
-
-
-def _as_bytes(ids: Sequence[int]) -> bytes:
-    return np.array(ids, np.int32).tobytes()
 
 
 def words_of(backend: Tokenizer) -> Words | None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO
 
 from tasks.data.examples import DatasetError
-from tasks.data.reading.json_lines import rows_of_lines
-from tasks.data.reading.records import MAX_COLUMNS, SourceRow, parse_json
+from tasks.data.reading.json_lines import raw_lines
+from tasks.data.reading.records import MAX_COLUMNS, RawLine, parse_json
 
 # The two processes take turns less often than with the 64 KiB that a pipe has otherwise.
 _PIPE_BYTES = 2**20
@@ -30,13 +30,14 @@ def column_names(path: Path) -> list[str]:
     return columns
 
 
-def read_columnar(path: Path, columns: Collection[str]) -> Iterator[SourceRow]:
-    """Yield the rows, numbered from 1, with these columns, at least one; the others are not even unpacked.
+def raw_columnar(path: Path, columns: Collection[str]) -> Iterator[RawLine]:
+    """Yield the rows as lines of JSON, numbered from 1.
 
-    Raises DatasetError where the file is broken or has no rows, or where a few rows do not fit into memory.
+    They have these columns, at least one; the others are not even unpacked. Raises DatasetError where the file is
+    broken or has no rows, or where a few rows do not fit into memory.
     """
     with _unpacked(path, columns) as output:
-        yield from rows_of_lines(output)
+        yield from raw_lines(output)
 
 
 @contextmanager

@@ -2,12 +2,12 @@
 
 import itertools
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import IO, Literal
 
 from tasks.data.examples import DatasetError
-from tasks.data.reading.columnar import read_columnar
+from tasks.data.reading.columnar import raw_columnar
 from tasks.data.reading.delimited import (
     SAMPLE_BYTES,
     declared_delimiter,
@@ -16,7 +16,7 @@ from tasks.data.reading.delimited import (
     sniffed_delimiter,
 )
 from tasks.data.reading.json_document import holds_rows, read_json_document
-from tasks.data.reading.json_lines import read_json_lines
+from tasks.data.reading.json_lines import raw_json_lines, row_of_line
 from tasks.data.reading.other_files import (
     ACCEPTED,
     refuse_answers,
@@ -28,6 +28,8 @@ from tasks.data.reading.other_files import (
 from tasks.data.reading.plain_text import read_plain_text
 from tasks.data.reading.records import (
     MAX_RECORD_BYTES,
+    RawLine,
+    RawRow,
     SourceRow,
     is_object,
     open_at_content,
@@ -136,13 +138,23 @@ def read_rows(path: Path, file_format: FileFormat, columns: Collection[str]) -> 
     Of a Parquet or Arrow file only `columns` are read; the rows of other formats come with all that they have.
     Raises DatasetError where the rest of the file is lost.
     """
+    return map(read_row, raw_rows(path, file_format, columns))
+
+
+def raw_rows(path: Path, file_format: FileFormat, columns: Collection[str]) -> Iterator[RawRow]:
+    """Yield the same, but lines of JSON as they are, for `read_row`."""
     if file_format in COLUMNAR:
-        return read_columnar(path, columns)
+        return raw_columnar(path, columns)
     return _READERS[file_format](path)
 
 
-_READERS = {
-    "jsonl": read_json_lines,
+def read_row(raw: RawRow) -> SourceRow:
+    """Return a row as `read_rows` yields it."""
+    return row_of_line(raw) if isinstance(raw, RawLine) else raw
+
+
+_READERS: dict[str, Callable[[Path], Iterator[RawRow]]] = {
+    "jsonl": raw_json_lines,
     "json": read_json_document,
     "csv": read_delimited,
     "text": read_plain_text,

@@ -8,6 +8,7 @@ from tasks.data.examples import DatasetError
 from tasks.data.reading.records import (
     COMMENT_STARTS,
     TOO_LONG,
+    RawLine,
     SourceRow,
     decode_line,
     is_object,
@@ -19,22 +20,24 @@ from tasks.data.reading.records import (
 )
 
 
-def read_json_lines(path: Path) -> Iterator[SourceRow]:
-    """Yield the rows in order, blank lines left out."""
+def raw_json_lines(path: Path) -> Iterator[RawLine]:
+    """Yield the lines in order, blank ones left out."""
     with open_at_content(path) as file:
-        yield from rows_of_lines(file)
+        yield from raw_lines(file)
 
 
-def rows_of_lines(file: IO[bytes]) -> Iterator[SourceRow]:
-    """Yield the rows of the lines that are still to be read."""
+def raw_lines(file: IO[bytes]) -> Iterator[RawLine]:
+    """Yield the lines that are still to be read, blank ones left out."""
     for number, line in numbered_lines(file):
-        if line is None:
-            yield SourceRow(number, None, f"the row {TOO_LONG}")
-        elif not line.isspace():
-            yield _row(number, line)
+        if line is None or not line.isspace():
+            yield RawLine(number, line)
 
 
-def _row(number: int, line: bytes) -> SourceRow:
+def row_of_line(raw: RawLine) -> SourceRow:
+    """Return the row of a line."""
+    number, line = raw
+    if line is None:
+        return SourceRow(number, None, f"the row {TOO_LONG}")
     try:
         return SourceRow(number, require_object(parse_json(decode_line(line.rstrip()))))
     except DatasetError as error:

@@ -33,6 +33,17 @@ class SourceRow(NamedTuple):
     error: str | None = None
 
 
+class RawLine(NamedTuple):
+    """A line of JSON as it is."""
+
+    number: int
+    line: bytes | None
+    """None for a line that is too long."""
+
+
+RawRow = SourceRow | RawLine
+
+
 def open_at_content(path: Path) -> IO[bytes]:
     """Open the file for reading bytes, after its byte order mark if it has one."""
     file = path.open("rb")
@@ -78,7 +89,7 @@ def parse_json(text: str) -> Any:
     and for a key that an object has twice.
     """
     try:
-        value = _DECODER.decode(text)
+        value = _decoded(text)
     except RecursionError:
         raise DatasetError(TOO_DEEP) from None
     except json.JSONDecodeError as error:
@@ -91,6 +102,15 @@ def parse_json(text: str) -> Any:
 
 
 _DECODER = json.JSONDecoder()
+
+
+def _decoded(text: str) -> Any:
+    """Return what the decoder does, sooner where no whitespace is around the value."""
+    try:
+        value, end = _DECODER.raw_decode(text)
+    except json.JSONDecodeError:
+        end = -1
+    return value if end == len(text) else _DECODER.decode(text)
 
 
 class RepeatedKeyError(DatasetError):
@@ -107,10 +127,16 @@ def require_distinct_keys(value: Any, text: str) -> None:
 
 
 def _count_keys(value: Any) -> int:
-    count, within = (len(value), value.values()) if type(value) is dict else (0, value)
-    for item in within:
-        if type(item) is dict or type(item) is list:
-            count += _count_keys(item)
+    count = 0
+    level = [value]
+    for container in level:  # it grows meanwhile; a recursion takes longer
+        within = container
+        if type(container) is dict:
+            count += len(container)
+            within = container.values()
+        for item in within:
+            if type(item) is dict or type(item) is list:
+                level.append(item)
     return count
 
 

@@ -49,8 +49,10 @@ def to_example(row: Mapping[str, Any], shape: Shape) -> Example:
     column = shape.columns[_WEIGHT]
     if column in WEIGHTS and column not in row and shape.name in _CHATS:  # the first rows had none
         column = next((other for other in WEIGHTS if other in row), column)
-    weight = _row_weight(row.get(column), column)
-    return example if weight == 1 else replace(example, weight=weight)
+    value = row.get(column)
+    if value is None or (weight := _row_weight(value, column)) == 1:
+        return example
+    return replace(example, weight=weight)
 
 
 def _row_weight(value: Any, column: str) -> float:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from tasks.data.examples import DatasetError
 from tasks.data.reading.columnar import column_names
-from tasks.data.reading.formats import COLUMNAR, FileFormat, contradiction, detect, read_rows
+from tasks.data.reading.formats import COLUMNAR, FileFormat, contradiction, detect, raw_rows, read_row, read_rows
 from tasks.data.reading.plain_text import layout_of
+from tasks.data.reading.records import RawRow
 from tasks.data.reading.shapes import COLUMN_NAMES, PROMPT_COMPLETION, TURNS, Shape, shape_of, to_example
 from tasks.data.source import SourceExample
 
@@ -22,7 +23,8 @@ class FileSource:
         self, path: Path, file_format: FileFormat, shape: Shape, columns: list[str], warnings: Sequence[str] = ()
     ) -> None:
         self.file_format = file_format
-        self._layout: str = layout_of(path) if file_format == "text" else ""
+        self.layout: str = layout_of(path) if file_format == "text" else ""
+        """What is known of the rows' shape besides its name; with chats, once they have been read."""
         used = set(shape.columns.values())
         self.ignored_columns = [column for column in columns if column not in used]
         """The columns of the first rows that no field of the shape is read from."""
@@ -35,21 +37,37 @@ class FileSource:
     @property
     def shape(self) -> str:
         """The rows' shape, and what is known of it more exactly once they have been read."""
-        return f"{self._shape.name}: {self._layout}" if self._layout else self._shape.name
+        return f"{self._shape.name}: {self.layout}" if self.layout else self._shape.name
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._path.stat().st_size
+
+    @property
+    def is_of_lines(self) -> bool:
+        """Whether the `raw_rows` are lines of JSON."""
+        return self.file_format == "jsonl" or self.file_format in COLUMNAR
 
     def __iter__(self) -> Iterator[SourceExample]:
         """Yield every row in order. Raises DatasetError where the rest of the file cannot be read."""
-        shape = self._shape
-        for number, row, error in read_rows(self._path, self.file_format, self._columns):
-            example = None
-            if row is not None:
-                if any(isinstance(row.get(column), list) for column in self._turns_in):
-                    self._layout = TURNS
-                try:
-                    example = to_example(row, shape)
-                except DatasetError as problem:
-                    error = str(problem)  # noqa: PLW2901
-            yield SourceExample(number, example, error)
+        return map(self.example_of, self.raw_rows())
+
+    def raw_rows(self) -> Iterator[RawRow]:
+        """Yield the rows as little read as the format allows: lines of JSON as they are."""
+        return raw_rows(self._path, self.file_format, self._columns)
+
+    def example_of(self, raw: RawRow) -> SourceExample:
+        """Return the example of a row."""
+        number, row, error = read_row(raw)
+        if row is None:
+            return SourceExample(number, None, error)
+        if self._turns_in and any(isinstance(row.get(column), list) for column in self._turns_in):
+            self.layout = TURNS
+        try:
+            return SourceExample(number, to_example(row, self._shape), error)
+        except DatasetError as problem:
+            return SourceExample(number, None, str(problem))
 
 
 def open_source(path: Path, columns: Mapping[str, str] | None = None, file_name: str | None = None) -> FileSource:

@@ -44,7 +44,16 @@ def read_turns(value: Any, column: str) -> tuple[Message, ...]:
     turns = _parsed(value, column)
     if not isinstance(turns, list) or not turns:
         raise DatasetError(f"{column} is {described(value)}; a list with at least one message is accepted")
-    return tuple(_turn(turn, f"{column}[{place}]") for place, turn in enumerate(turns))
+    return tuple([_said(turn) or _turn(turn, f"{column}[{place}]") for place, turn in enumerate(turns)])
+
+
+def _said(turn: Any) -> Message | None:
+    """Return a turn that is a role and a text, as most are; None where it is more, or in error."""
+    if type(turn) is dict and len(turn) == 2:
+        role, content = turn.get("role"), turn.get("content")
+        if type(role) is str and type(content) is str and role in _OPENAI_ROLES:
+            return Message(_OPENAI_ROLES[role], content)
+    return None
 
 
 def read_tools(value: Any, column: str) -> str | None:

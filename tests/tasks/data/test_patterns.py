@@ -6,8 +6,9 @@ from tokenizers import AddedToken, pre_tokenizers
 from transformers import AutoTokenizer
 
 from tasks.data.examples import DatasetError, Example, Message
+from tasks.data.segments import id_bytes
 from tasks.data.template import Renderer, render
-from tasks.data.tokenizing import tokenize
+from tasks.data.tokenizing import Encoder, tokenize
 
 QUESTION = Example.question("Who are you?", "A fox 🦊.")
 
@@ -31,8 +32,10 @@ def known_beginnings(tokenizer) -> list[str]:
 def test_what_no_content_can_change_is_tokenized_once(chat_tokenizer):
     (prompt, answer) = segments_of_later_rows(chat_tokenizer)
     assert prompt.text[: prompt.tokenized] == "<|im_start|>"
-    assert list(prompt.token_ids) == chat_tokenizer("<|im_start|>").input_ids
-    assert (answer.token_ids, answer.tokenized) == ((), 0)
+    assert prompt.token_ids == id_bytes(chat_tokenizer("<|im_start|>").input_ids)
+    assert prompt.text[-prompt.ended :] == "<|im_end|>\n<|im_start|>assistant\n"
+    assert (answer.token_ids, answer.tokenized) == (b"", 0)
+    assert answer.end_ids == id_bytes(chat_tokenizer("<|im_end|>").input_ids)
 
 
 def test_a_tokenizer_that_treats_the_first_word_otherwise_gets_full_texts(own_tokenizer):
@@ -59,6 +62,36 @@ def test_a_token_that_begins_a_longer_one_is_no_border(own_tokenizer):
     prompt = own_tokenizer(render(example, own_tokenizer).segments[0].text).input_ids
     row = tokenize(example, own_tokenizer, 512)
     assert row.input_ids[: row.prompt_length] == prompt
+
+
+def known_ends(tokenizer) -> list[str]:
+    return [segment.text[len(segment.text) - segment.ended :] for segment in segments_of_later_rows(tokenizer)]
+
+
+@pytest.mark.parametrize(
+    ("token", "options"),
+    [
+        ("<|end|>", {"lstrip": True}),
+        ("<|end|>", {"single_word": True}),
+        (".<|end|>", {}),
+        ("Z<|e", {}),
+        ("<|end|>\n", {"lstrip": True, "special": False}),
+    ],
+)
+def test_a_token_that_what_stands_before_it_changes_is_no_border(own_tokenizer, token, options):
+    own_tokenizer.chat_template = own_tokenizer.chat_template.replace("<|im_end|>", "<|end|>")
+    own_tokenizer.add_tokens([AddedToken("<|end|>", special=True)], special_tokens=True)
+    assert all("<|end|>" in end for end in known_ends(own_tokenizer))
+    own_tokenizer.add_tokens([AddedToken(token, **{"special": True, "normalized": False} | options)])
+    assert not any(end.startswith("<|end|>") for end in known_ends(own_tokenizer))
+    renderer, encoder = Renderer(own_tokenizer), Encoder(own_tokenizer)
+    for words in ("Who?", "a fox. \n", "Z", "Z ", "Z<|e"):
+        for _ in range(3):
+            rendered = renderer.render(Example.question(words, words))
+            expected = [
+                own_tokenizer(segment.text, add_special_tokens=False).input_ids for segment in rendered.segments
+            ]
+            assert encoder.encode([rendered]).token_ids.tolist() == [token for ids in expected for token in ids]
 
 
 TEXTS = [
