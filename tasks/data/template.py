@@ -85,7 +85,7 @@ class Renderer:
         if not self._tokenizer.chat_template:
             *segments, _ = self.render(example).segments
             if ending == "continued":
-                segments[-1] = replace(segments[-1], text=_up_to_its_end(segments[-1].text, messages[-1].text))
+                segments[-1] = Segment(_up_to_its_end(segments[-1].text, messages[-1].text), learned=False)
             return RenderedExample(tuple(segments), spelled)
         turns, values = _as_values(example)
         marked = spelled and self.control_tokens.must_be_marked(example)

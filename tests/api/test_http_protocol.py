@@ -4,7 +4,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -36,7 +36,7 @@ class Served:
         return JSONResponse({"read": len(body)})
 
     async def pieces(self, count: int = 3) -> StreamingResponse:
-        async def all_of() -> Iterator[bytes]:
+        async def all_of() -> AsyncIterator[bytes]:
             try:
                 for number in range(count):
                     self.begun.set()

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, Tag
 
 from api.routes.openai.choices import one_of, type_of
-from api.routes.openai.schemas import MOST_TOOLS, FunctionName, ModelName, Tokens
+from api.routes.openai.schemas import ModelName, Tokens
 from api.routes.openai.tolerant import TolerantModel, TolerantRequest
+from api.routes.openai.tool_schemas import MOST_TOOLS, FunctionName
 from api.schemas import ResponseBody
 from configs.strict import JsonObject
 

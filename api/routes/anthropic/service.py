@@ -15,7 +15,7 @@ from api.platform import Platform
 from api.routes.anthropic.output import MessageWriter
 from api.routes.anthropic.request import chat_request
 from api.routes.anthropic.schemas import CountRequest, MessagesRequest, TokenCount
-from api.routes.openai.chat import ask_chat
+from api.routes.openai.chat import ask_chat, tool_headers
 from api.routes.openai.chat_request import prompt_tokens
 from api.routes.openai.sse import stream
 
@@ -24,15 +24,18 @@ async def create_message(platform: Platform, body: MessagesRequest) -> Response:
     """Return the message, or a stream of its events; raises what is wrong with the request, and engine errors."""
     chat = chat_request(body)
     asked = await ask_chat(platform, "msg", chat)
+    headers = await tool_headers(platform, asked)
     writer = MessageWriter(f"msg_{uuid4().hex}", body.model)
     said = conversation.pieces(platform.generations, asked.requests, chat.offered_names)
     if body.stream:
-        return await stream(_lines(said, writer), _failed, MESSAGES_PATH)
+        response = await stream(_lines(said, writer), _failed, MESSAGES_PATH)
+        response.headers.update(headers)
+        return response
     async with aclosing(said):
         async for one in said:
             if one is not None:
                 writer.push(one)
-    return JSONResponse(writer.message)
+    return JSONResponse(writer.message, headers=headers)
 
 
 async def count_tokens(platform: Platform, body: CountRequest) -> TokenCount:

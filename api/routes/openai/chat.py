@@ -22,7 +22,7 @@ KIND, CHUNK = "chat.completion", "chat.completion.chunk"
 async def chat(platform: Platform, body: ChatRequest) -> Response:
     """Return the answers, or a stream of them; raises `NotFound`, `Conflict`, `ServiceDown`, engine errors."""
     asked = await ask_chat(platform, "chatcmpl", body)
-    in_words = await platform.generations.tells_tools_in_words(asked.requests[0])
+    headers = await tool_headers(platform, asked)
     response: Response
     if body.stream:
         said = conversation.pieces(platform.generations, asked.requests, body.offered_names)
@@ -35,9 +35,14 @@ async def chat(platform: Platform, body: ChatRequest) -> Response:
         if body.prompt_logprobs is not None and answers[0].prompt is not None:
             shown = {"prompt_logprobs": prompt_logprobs(answers[0].prompt, body.prompt_logprobs)}
         response = JSONResponse(asked.head(KIND) | {"choices": choices, "usage": used} | shown)
-    if in_words:
-        response.headers[TOOL_PROMPT_HEADER] = "generic"
+    response.headers.update(headers)
     return response
+
+
+async def tool_headers(platform: Platform, asked: Asked) -> dict[str, str]:
+    """Return the header of an answer whose model is told of its tools in words; raises engine errors."""
+    in_words = await platform.generations.tells_tools_in_words(asked.requests[0])
+    return {TOOL_PROMPT_HEADER: "generic"} if in_words else {}
 
 
 async def ask_chat(platform: Platform, prefix: str, body: ChatRequest) -> Asked:

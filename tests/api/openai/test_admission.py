@@ -65,7 +65,7 @@ def test_who_waits_for_a_place_is_told_so_every_while(client, settings, engine_p
             before = generations.pieces([endless])
             while (await anext(before)) == service.IDLE:
                 pass
-            waiting, seen = generations.pieces([asked]), []
+            waiting, seen = generations.pieces([asked]), list[service.Event]()
             while seen.count(service.IDLE) < 3:
                 seen.append(await anext(waiting))
             await before.aclose()

@@ -13,7 +13,7 @@ from api.generation import conversation
 from api.generation.engine_client import EngineRefused, EngineUnavailable
 from api.platform import Platform
 from api.routes.openai.answers import Asked
-from api.routes.openai.chat import ask_chat
+from api.routes.openai.chat import ask_chat, tool_headers
 from api.routes.openai.responses.items import new_id
 from api.routes.openai.responses.output import FINAL, Event, OutputWriter
 from api.routes.openai.responses.presenter import new_response, without_output
@@ -36,6 +36,8 @@ class Run:
     chat: ChatRequest
     asked: Asked
     writer: OutputWriter
+    headers: dict[str, str]
+    """Those of its answer."""
 
     @property
     def response(self) -> dict[str, Any]:
@@ -52,7 +54,8 @@ async def prepare(platform: Platform, body: ResponseRequest) -> Run:
     chat = chat_request(body, context.items)
     asked = await ask_chat(platform, PREFIX, chat)
     response = new_response(new_id(PREFIX), asked.created, body)
-    return Run(body, context, chat, asked, OutputWriter(response, with_logprobs=body.with_logprobs))
+    writer = OutputWriter(response, with_logprobs=body.with_logprobs)
+    return Run(body, context, chat, asked, writer, await tool_headers(platform, asked))
 
 
 async def context_of(platform: Platform, body: PromptRequest) -> Context:

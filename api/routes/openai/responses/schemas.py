@@ -6,8 +6,9 @@ from pydantic import BeforeValidator, Field, StringConstraints, Tag
 
 from api.routes.openai.choices import one_of, type_of
 from api.routes.openai.responses.input_items import Input
-from api.routes.openai.schemas import MOST_LOGPROBS, MOST_TOOLS, FunctionName, ModelName, Tokens
+from api.routes.openai.schemas import MOST_LOGPROBS, ModelName, Tokens
 from api.routes.openai.tolerant import TolerantModel, TolerantRequest
+from api.routes.openai.tool_schemas import MOST_TOOLS, FunctionName
 from api.schemas import ResponseBody
 from configs.strict import JsonObject
 

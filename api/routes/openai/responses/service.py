@@ -25,6 +25,12 @@ BEFORE_THE_FIRST = -1
 async def create_response(platform: Platform, body: ResponseRequest) -> Response:
     """Return the response, or a stream of its events; raises what is wrong with the request, and engine errors."""
     run = await prepare(platform, body)
+    response = await _answer(platform, body, run)
+    response.headers.update(run.headers)
+    return response
+
+
+async def _answer(platform: Platform, body: ResponseRequest, run: Run) -> Response:
     if body.background:
         queued = await background.begin(platform, run)
         if body.stream:
