@@ -55,7 +55,7 @@ def test_a_long_list_is_never_too_long_for_an_idle_engine(client, stream):
 def test_who_waits_for_a_place_is_told_so_every_while(client, settings, engine_process, endless_llama_dir, monkeypatch):
     monkeypatch.setattr(service, "FIRST_IDLE_SECONDS", 0.05)
     monkeypatch.setattr(service, "IDLE_SECONDS", 0.1)
-    endless = EngineGenerateRequest(weights=str(endless_llama_dir), prompt="a", max_new_tokens=100_000)
+    endless = EngineGenerateRequest(weights=str(endless_llama_dir), prompt="a", max_new_tokens=100_000, ignore_eos=True)
     asked = endless.model_copy(update={"max_new_tokens": 3})
 
     async def work() -> list[service.Event]:

@@ -98,7 +98,7 @@ def test_instructions_are_a_system_message_before_all_others(sdk, tiny_model):
 def test_events_come_in_openais_order(client, tiny_model):
     kinds = [event["type"] for event in events_of(client)]
     deltas = kinds.count("response.output_text.delta")
-    assert deltas > 1
+    assert deltas
     assert kinds == [
         "response.created",
         "response.in_progress",
