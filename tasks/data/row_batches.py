@@ -1,7 +1,7 @@
 """What is found out about a few rows at a time: which can be used, their tokens, and what a person should know."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -61,7 +61,7 @@ class RowReader:
         self._splitter = Splitter(tokenizer, max_seq_length) if cut_rows == "split" else None
         self._errors = RowErrors()
 
-    def batches(self, rows: Iterable[SourceExample]) -> Iterator[RowBatch]:
+    def batches(self, rows: Iterable[SourceExample]) -> Generator[RowBatch, None, None]:
         """Yield all rows; those of a batch are tokenized while the next ones are read."""
         waiting = deque[list[_Read]]()
 

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -30,7 +30,7 @@ _reads: tuple[RowReader, RawSource] | None = None
 """In a process that was forked, what it reads with."""
 
 
-def batches_by_processes(source: RawSource, reader: RowReader, processes: int) -> Iterator[RowBatch]:
+def batches_by_processes(source: RawSource, reader: RowReader, processes: int) -> Generator[RowBatch, None, None]:
     """Yield all rows of a source of lines, in order.
 
     Raises what goes wrong in a process, and BrokenProcessPool if one dies.

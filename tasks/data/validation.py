@@ -1,6 +1,7 @@
 """Validates a data set in one pass: usable rows, errors, token counts and warnings."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from typing import Protocol
 
 import numpy as np
@@ -54,12 +55,13 @@ def validate(
     other threads.
     """
     reader = RowReader(tokenizer, max_seq_length, cut_rows)
-    batches: Iterator[RowBatch]
+    batches: Generator[RowBatch, None, None]
     if processes > 1 and isinstance(source, RawSource) and source.is_of_lines and source.size >= LARGE_BYTES:
         batches = batches_by_processes(source, reader, processes)
     else:
         batches = reader.batches(source)
-    return _Validation(source, max_seq_length, writer, tokens, cut_rows).run(batches, allow_errors)
+    with closing(batches):  # whatever goes wrong, no process is left
+        return _Validation(source, max_seq_length, writer, tokens, cut_rows).run(batches, allow_errors)
 
 
 class _Validation:
