@@ -10,7 +10,8 @@ const asked = { role: "user", content: QUESTION };
 /** Drive `model(name)` and `embedding(name)` of one provider. */
 export async function drive(model, embedding) {
   const options = { model: model(MODEL), maxOutputTokens: 40, maxRetries: 0 };
-  const required = { ...options, tools: { weather }, toolChoice: "required", prompt: QUESTION };
+  const alone = { openai: { parallelToolCalls: false }, platform: { parallel_tool_calls: false } };
+  const required = { ...options, providerOptions: alone, tools: { weather }, toolChoice: "required", prompt: QUESTION };
 
   await capability("chat", async () => (await generateText({ ...options, prompt: QUESTION })).text);
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,10 @@ ENVIRONMENTS = ROOT / ".clients"
 INSTALL_SECONDS = 1200
 STAMP = "pins"
 """The file in an environment that tells which pins it was made of."""
+
+
+BORROWING = ("guidellm", "lm-eval")
+"""Environments that find the project's packages beside their own: torch is 2 GB, and lm-eval is the project's."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,10 @@ def make_environment(home: str | None) -> None:
         _run([sys.executable, "-m", "venv", str(folder)])
         pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
         _run([*pip, "--no-deps", "-r", str(pins)])
+        if home in BORROWING:
+            # After its own packages, and so for those alone that it lacks.
+            own, projects = (sysconfig.get_path("purelib", vars={"base": str(base)}) for base in (folder, sys.prefix))
+            Path(own, "projects.pth").write_text(projects)
     stamp.write_text(wanted)
 
 

@@ -53,13 +53,18 @@ CLIENTS = (
     Client("aider", "aider-chat", "aider"),
     Client("ai-sdk-openai", "@ai-sdk/openai", "node"),
     Client("ai-sdk-compatible", "@ai-sdk/openai-compatible", "node"),
-    Client("lm-eval", "lm_eval", None),
+    Client("lm-eval", "lm_eval", "lm-eval"),
     Client("mlflow-gateway", "mlflow", None),
     Client("guidellm", "guidellm", "guidellm"),
 )
 ABSENT = "\N{EN DASH}"
 """What the client has no part for, or none that its driver drives."""
-CANNOT: dict[tuple[str, str], str] = {}
+UNHELD = "asks unknown models for any JSON (`json_object`), which nothing holds to the schema"
+CANNOT: dict[tuple[str, str], str] = {
+    ("dspy", "tools"): UNHELD,
+    ("dspy", "JSON schema"): UNHELD,
+    ("instructor", "options"): "`JSON`, `MD_JSON` and `PARALLEL_TOOLS` are as good as the model",
+}
 """What does not work, by client and capability, with the reason that the table shows; all else has to."""
 
 

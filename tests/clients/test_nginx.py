@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from functools import partial
 from itertools import pairwise
 
 import httpx
@@ -50,14 +51,16 @@ class Nginx:
         self.url = f"http://127.0.0.1:{port}"
         self._process = subprocess.Popen([program, "-p", str(folder), "-c", str(file)])
         deadline = time.monotonic() + 30
-        while True:
-            try:
-                httpx.get(f"{self.url}/health", timeout=10, trust_env=False)
-                return
-            except httpx.TransportError:
-                assert self._process.poll() is None, (folder / "error.log").read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+        while not self._answers():
+            assert self._process.poll() is None, (folder / "error.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health", timeout=10, trust_env=False).is_success
+        except httpx.TransportError:
+            return False
 
     def stop(self) -> None:
         self._process.terminate()
@@ -103,8 +106,8 @@ def test_an_answer_that_waited_two_minutes_in_the_queue(slow_engine, nginx):
     streamed(slow_engine.url, "Once", AHEAD_TOKENS, ignore_eos=True)
     seconds_each = time.monotonic() - begun
     count = int(1.5 * WAIT_SECONDS / seconds_each) + 2
-    one = {"target": streamed, "args": (slow_engine.url, "Once", AHEAD_TOKENS), "kwargs": {"ignore_eos": True}}
-    ahead = [threading.Thread(**one) for _ in range(count)]
+    one = partial(streamed, slow_engine.url, "Once", AHEAD_TOKENS, ignore_eos=True)
+    ahead = [threading.Thread(target=one) for _ in range(count)]
     for thread in ahead:
         thread.start()
     time.sleep(5)  # they are in the queue by then

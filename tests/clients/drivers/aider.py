@@ -8,16 +8,8 @@ import sys
 from reporting import BASE_URL, KEY, MODEL, UNKNOWN, capability
 
 ALWAYS = [
-    "--no-git",
-    "--yes-always",
-    "--no-analytics",
-    "--no-check-update",
-    "--no-show-model-warnings",
-    "--no-pretty",
-    "--no-show-release-notes",
-    "--no-detect-urls",
-    "--map-tokens",
-    "0",
+    *("--no-git", "--yes-always", "--no-analytics", "--no-check-update", "--no-show-model-warnings", "--no-pretty"),
+    *("--no-show-release-notes", "--no-detect-urls", "--map-tokens", "0"),
 ]
 TASK = "Say hello."
 FOUND = re.compile(r"Tokens: .* sent, .* received")
@@ -28,7 +20,8 @@ def aider(*words: str, model: str = MODEL) -> str:
     keys = {"OPENAI_API_BASE": BASE_URL, "OPENAI_API_KEY": KEY, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     command = [sys.executable, "-P", "-m", "aider", "--model", f"openai/{model}", *ALWAYS, *words, "--message", TASK]
     done = subprocess.run(command, env=os.environ | keys, capture_output=True, text=True, timeout=600, check=False)
-    return done.stdout + done.stderr
+    # It breaks lines where its terminal would end.
+    return " ".join((done.stdout + done.stderr).split())
 
 
 def answered(output: str) -> str:

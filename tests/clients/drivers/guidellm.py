@@ -27,7 +27,7 @@ def benchmark(request_format: str) -> dict:
     ]
     command += ["--output", f"kind=json,path={report}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-1500:]
+    assert done.returncode == 0, (done.stdout + done.stderr)[-600:]
     totals = json.loads(report.read_text())["benchmarks"][0]["metrics"]["request_totals"]
     assert totals["successful"] == 4, totals
     return totals

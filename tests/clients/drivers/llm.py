@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from reporting import BASE_URL, CITIES, KEY, MODEL, PLACE, QUESTION, UNKNOWN, WEATHER, capability, in_city
+from reporting import BASE_URL, KEY, MODEL, PLACE, QUESTION, UNKNOWN, WEATHER, capability, in_city
 
 MODELS = [
     {"model_id": name, "model_name": name, "api_base": BASE_URL, "supports_schema": True, "supports_tools": True}
@@ -62,13 +62,13 @@ def _():
 
 @capability("JSON schema")
 def _():
-    return in_city(model.prompt(QUESTION, schema=PLACE, stream=False).text())
+    return in_city(model.prompt(QUESTION, schema=PLACE, stream=False, **SHORT).text())
 
 
 @capability("options")
 def _():
     # It has no `tool_choice`: the model is offered the tool, and chooses.
-    return model.chain(QUESTION, tools=[weather], chain_limit=2, options=SHORT).text() or CITIES
+    return model.chain(QUESTION, tools=[weather], options=SHORT).text()
 
 
 @capability("responses")

@@ -51,7 +51,7 @@ def evaluate(kind: str, path: str, task: str, *words: str, name: str = MODEL, fa
     command += ["--tasks", task, "--include_path", str(FOLDER), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     output = done.stdout + done.stderr
-    assert bool(done.returncode) is fails, output[-1500:]
+    assert bool(done.returncode) is fails, output[-300:]
     return output
 
 
