@@ -8,7 +8,7 @@ MODELS := $(or $(LLM_PLATFORM_LOCAL_MODELS_DIR),$(DATA)/models)
 STARTER := $(MODELS)/HuggingFaceTB/SmolLM2-135M-Instruct/model.safetensors
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help run install model browser postgresql test test-long check format clean
+.PHONY: help run install model browser postgresql test test-long test-clients check format clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -43,6 +43,9 @@ test: $(VENV)/.installed-dev model ## run all tests
 
 test-long: $(VENV)/.installed-dev model ## run the tests that take hours
 	$(BIN)/python -m pytest -m long
+
+test-clients: $(VENV)/.installed-dev model ## drive real clients in environments of their own (needs Node, nginx and a package index)
+	$(BIN)/python -m pytest -m clients --write-tables tests/clients
 
 check: $(VENV)/.installed-dev ## everything that CI checks: format, lint, types, import contracts, tests
 	$(BIN)/ruff format --check .
