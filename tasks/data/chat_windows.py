@@ -13,17 +13,17 @@ from transformers import PreTrainedTokenizerBase
 from tasks.data.examples import DatasetError, Example
 from tasks.data.fingerprint import TokenizerContent, split_fingerprint
 from tasks.data.rows import ExampleRows
-from tasks.data.template import Renderer
 from tasks.data.token_cache import cached_table
 from tasks.data.tokenized_rows import TokenTable
 from tasks.data.tokenizing import Encoder, TokenBatch, token_batches
+from tasks.data.tool_forms import ToolRenderer
 
 
 class Splitter:
     """Splits conversations for one tokenizer and one length."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> None:
-        self._renderer, self._encoder = Renderer(tokenizer), Encoder(tokenizer)
+        self._renderer, self._encoder = ToolRenderer(tokenizer), Encoder(tokenizer)
         self._longest = max_seq_length
 
     def windows(self, example: Example) -> list[Example]:
@@ -60,7 +60,7 @@ class Splitter:
         return self._tokens(example) <= self._longest
 
     def _tokens(self, example: Example) -> int:
-        return int(self._encoder.encode([self._renderer.render(example)]).lengths[0])
+        return int(self._encoder.encode([self._renderer.row(example)[0]]).lengths[0])
 
 
 class _Parts:

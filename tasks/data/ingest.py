@@ -29,8 +29,8 @@ from tasks.data.rows import ExampleRows
 from tasks.data.segments import IGNORED_LABEL
 from tasks.data.split import split_rows
 from tasks.data.store import StoredDataset
-from tasks.data.template import Renderer
 from tasks.data.tokenizing import Encoder
+from tasks.data.tool_forms import ToolRenderer
 from tasks.data.windows import window_lengths
 
 GIGABYTE = 1024**3
@@ -98,10 +98,10 @@ class _Reader:
         self._tokenizer = tokenizer
         self._max_seq_length = max_seq_length
         self._cut_rows = cut_rows
-        self._renderer, self._encoder = Renderer(tokenizer), Encoder(tokenizer)
+        self._renderer, self._encoder = ToolRenderer(tokenizer), Encoder(tokenizer)
 
     def read(self, example: Example) -> Answer:
-        rendered = self._renderer.render(example)
+        rendered, _ = self._renderer.row(example)
         batch = self._encoder.encode([rendered])
         tokenized = next(batch.cut_rows(len(batch.token_ids)))
         counted = tokenized.weights or [float(label != IGNORED_LABEL) for label in tokenized.labels]
@@ -127,7 +127,7 @@ class _Reader:
         if self._cut_rows != "split":
             return [longest]
         windows = Splitter(self._tokenizer, longest).windows(example)
-        return list(map(int, self._encoder.encode([self._renderer.render(window) for window in windows]).lengths))
+        return list(map(int, self._encoder.encode([self._renderer.row(window)[0] for window in windows]).lengths))
 
 
 def _training_positions(settings: Settings, rows: ExampleRows, options: dict[str, Any]) -> np.ndarray[Any, Any]:

@@ -14,8 +14,8 @@ from tasks.data.chat_windows import Splitter
 from tasks.data.examples import DatasetError, Example
 from tasks.data.segments import RenderedExample
 from tasks.data.source import SourceExample
-from tasks.data.template import Renderer
 from tasks.data.tokenizing import Encoder, TokenBatch, batched_by_size, characters_of, encoded_ahead
+from tasks.data.tool_forms import ToolRenderer
 from tasks.data.validation_report import RowErrors
 
 
@@ -39,6 +39,7 @@ class RowBatch:
     rows_losing_text: int = 0
     rows_with_special_tokens: int = 0
     weighted_rows: int = 0
+    rows_told_in_words: int = 0
 
 
 class _Read(NamedTuple):
@@ -48,6 +49,8 @@ class _Read(NamedTuple):
     example: Example
     digest: bytes
     rendered: RenderedExample
+    in_words: bool
+    """Whether tools and calls are told in words."""
 
 
 class RowReader:
@@ -56,7 +59,7 @@ class RowReader:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, cut_rows: CutRows) -> None:
         self._max_seq_length = max_seq_length
         self._cut_rows = cut_rows
-        self._renderer = Renderer(tokenizer)
+        self._renderer = ToolRenderer(tokenizer)
         self._encoder = Encoder(tokenizer)
         self._splitter = Splitter(tokenizer, max_seq_length) if cut_rows == "split" else None
         self._errors = RowErrors()
@@ -89,11 +92,11 @@ class RowReader:
         for row in rows:
             try:
                 example = _good(row)
-                rendered = self._renderer.render(example)
+                rendered, in_words = self._renderer.row(example)
             except DatasetError as error:
                 self._errors.add(row.number, str(error))
                 continue
-            read.append(_Read(row.number, example, example.digest, rendered))
+            read.append(_Read(row.number, example, example.digest, rendered, in_words))
         return read
 
     def _batch(self, rows: list[_Read], tokens: TokenBatch) -> RowBatch:
@@ -125,7 +128,7 @@ class RowReader:
         )
 
     def _add(self, batch: RowBatch, row: _Read) -> None:
-        number, example, digest, rendered = row
+        number, example, digest, rendered, in_words = row
         content = example.as_json().encode()
         batch.numbers.append(number)
         batch.contents.append(content)
@@ -133,8 +136,9 @@ class RowReader:
         # A plain row's line is what is stored.
         batch.bytes += len(content) + 1 if example.is_plain else len(chat_line(example))
         batch.empty_answers += _has_empty_answer(example)
-        batch.rows_losing_text += self._renderer.loses_text(example, rendered)
+        batch.rows_losing_text += self._renderer.strict.loses_text(example, rendered)
         batch.rows_with_special_tokens += rendered.spells_special_tokens
+        batch.rows_told_in_words += in_words
         batch.weighted_rows += not example.is_plain and example.is_weighted
 
     def _taken_errors(self) -> RowErrors:

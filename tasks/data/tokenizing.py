@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from tasks.data.examples import DatasetError, Example
 from tasks.data.long_texts import LONG, LongTexts
 from tasks.data.segments import IGNORED_LABEL, RenderedExample, Segment
-from tasks.data.template import Renderer
 from tasks.data.tokenizers import marks_beginnings
+from tasks.data.tool_forms import ToolRenderer
 from tasks.data.words import words_of
 
 ROWS_PER_CALL = 256
@@ -326,16 +326,16 @@ def _own_copy(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 
 
 def tokenize(example: Example, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> TokenizedExample:
-    """Return one example as token ids; see `cut`. Raises DatasetError as `Renderer.render` does."""
-    batch = Encoder(tokenizer).encode([Renderer(tokenizer).render(example)])
+    """Return one example as token ids; see `cut`. Raises DatasetError as `ToolRenderer.row` does."""
+    batch = Encoder(tokenizer).encode([ToolRenderer(tokenizer).row(example)[0]])
     return next(batch.cut_rows(max_seq_length))
 
 
 def token_batches(examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase) -> Iterator[TokenBatch]:
-    """Yield the examples as token ids, in their order, not cut. Raises DatasetError as `Renderer.render` does."""
-    renderer = Renderer(tokenizer)
+    """Yield the examples as token ids, in their order, not cut. Raises DatasetError as `ToolRenderer.row` does."""
+    renderer = ToolRenderer(tokenizer)
     batches = batched_by_size(examples, characters_of)
-    rendered = ([renderer.render(example) for example in batch] for batch in batches)
+    rendered = ([renderer.row(example)[0] for example in batch] for batch in batches)
     yield from encoded_ahead(rendered, Encoder(tokenizer))
 
 

@@ -85,6 +85,7 @@ class _Validation:
         self._bytes = self._answer_tokens = self._cut_rows = self._lost_rows = self._windows = 0
         self._longest_row = (0, 0)
         self._empty_answers = self._rows_losing_text = self._rows_with_special_tokens = self._weighted_rows = 0
+        self._rows_told_in_words = 0
 
     def run(self, batches: Iterator[RowBatch], allow_errors: bool) -> ValidationReport:
         for batch in batches:
@@ -106,6 +107,7 @@ class _Validation:
         self._rows_losing_text += batch.rows_losing_text
         self._rows_with_special_tokens += batch.rows_with_special_tokens
         self._weighted_rows += batch.weighted_rows
+        self._rows_told_in_words += batch.rows_told_in_words
         self._count(tokens)
 
     def _count(self, batch: TokenBatch) -> None:
@@ -153,6 +155,7 @@ class _Validation:
             rows_losing_text=self._rows_losing_text,
             rows_with_special_tokens=self._rows_with_special_tokens,
             weighted_rows=self._weighted_rows,
+            rows_told_in_words=self._rows_told_in_words,
         )
         report.warnings.extend(warnings_of(report))
         return report

@@ -93,6 +93,8 @@ class ValidationReport:
     """Rows that spell special tokens of the tokenizer; see `ControlTokens` for what becomes of them."""
     weighted_rows: int
     """Rows with a weight that is not 1, of the row or of a learned turn."""
+    rows_told_in_words: int = 0
+    """Rows whose tools and calls the model's chat template has no place for: they are told in words."""
     warnings: list[str] = field(default_factory=list)
     """Sentences for people."""
 
@@ -117,6 +119,11 @@ def warnings_of(report: ValidationReport) -> Iterator[str]:
         (report.duplicate_rows, "repeat an earlier row exactly, so they weigh more"),
         (report.empty_answers, "have an empty answer, which teaches the model to say nothing"),
         (report.rows_losing_text, "lose words in the model's chat template, or have them changed"),
+        (
+            report.rows_told_in_words,
+            "hold tools or calls that the model's chat template has no place for: they are told in words, as requests "
+            "with tools are",
+        ),
         (
             report.rows_with_special_tokens,
             "spell special tokens of the model: in a conversation those that begin or end turns are trained on as "

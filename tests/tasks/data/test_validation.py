@@ -7,6 +7,7 @@ from transformers import AutoTokenizer
 
 from tasks.data.chat_windows import Splitter
 from tasks.data.examples import DatasetError, Example, Message
+from tasks.data.generation_prompt import GenerationPrompts
 from tasks.data.importing import import_dataset
 from tasks.data.prepared import prepare, prepare_training
 from tasks.data.store import StoredDataset
@@ -108,15 +109,15 @@ def test_a_template_that_changes_words_which_are_not_learned_is_warned_of(import
 
 
 def test_one_row_in_error_makes_a_data_set_unusable_unless_that_is_allowed(imported, plain_tokenizer, tmp_path):
-    with_tools = Example(Example.question("q", "a").messages, tools="[{}]")
-    rows = [*questions(3), "the field answer is missing", with_tools]
+    thoughtful = Example((Message("user", "q"), Message("assistant", "a", reasoning="hm")))
+    rows = [*questions(3), "the field answer is missing", thoughtful]
     report, dataset = imported(rows, plain_tokenizer)
     assert dataset is None
     assert not report.usable
     assert (report.rows, report.usable_rows, report.error_count) == (5, 3, 2)
     assert [error.number for error in report.errors] == [4, 5]
     assert report.errors[0].message == "the field answer is missing"
-    assert "has tools" in report.errors[1].message
+    assert "has reasoning_content" in report.errors[1].message
     assert list(tmp_path.iterdir()) == []
     report, dataset = imported(rows, plain_tokenizer, allow_errors=True)
     assert report.usable
@@ -212,3 +213,38 @@ def test_errors_are_the_first_wherever_they_are_found(imported):
     report, _ = imported([*rows, *questions(3)], cut_rows="error")
     assert report.error_count == 2_000
     assert [error.number for error in report.errors] == list(range(1, 21))
+
+
+CALLED = json.dumps([{"type": "function", "function": {"name": "look", "arguments": {"at": "table"}}}])
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        (Message("user", "Look."), Message("assistant", None, tool_calls=CALLED)),
+        (
+            Message("user", "Look."),
+            Message("assistant", None, tool_calls=CALLED),
+            Message("tool", "A lamp."),
+            Message("assistant", "It is a lamp."),
+        ),
+    ],
+)
+@pytest.mark.parametrize("tools", [None, '[{"type":"function","function":{"name":"look"}}]'])
+def test_tools_that_a_template_has_no_place_for_are_learned_in_words_and_counted(
+    imported, chat_tokenizer, messages, tools
+):
+    row = Example(messages, tools=tools)
+    report, dataset = imported([*questions(3), row], cut_rows="truncate")
+    assert (report.usable, report.rows_told_in_words) == (True, 1)
+    assert any("1 of 4 rows hold tools or calls that" in warning for warning in report.warnings)
+    # What is stored is what came in.
+    assert list(dataset)[3] == row
+    learned = tokenize(row, chat_tokenizer, 512)
+    pairs = zip(learned.input_ids, learned.labels, strict=True)
+    words = chat_tokenizer.decode([token_id for token_id, label in pairs if label >= 0])
+    assert '<tool_call>\n{"name": "look", "arguments": {"at": "table"}}\n</tool_call>' in words
+    # A request with the same turns reads what was learned.
+    before = messages[:-1]
+    prompt = GenerationPrompts(chat_tokenizer).prompt(before, tools)
+    assert learned.input_ids[: len(prompt.token_ids)] == prompt.token_ids
