@@ -403,7 +403,7 @@ def _field_name(problem: Any, body: Any) -> str:
     What pydantic puts between the parts to tell which of several kinds a value might be of is no name of a field.
     """
     location = problem["loc"][1:]
-    if problem["loc"][0] != "body":
+    if problem["loc"][0] != "body" or not isinstance(body, Mapping | list):
         return ".".join(map(str, location))
     names, value = list[str](), body
     for place, part in enumerate(location):

@@ -98,10 +98,12 @@ def test_rows_are_checked_in_the_chosen_format(client):
     def upload(**fields):
         return client.post("/api/datasets", files={"file": ("calls.jsonl", CALLS)}, data=fields)
 
-    refused = upload()
-    assert refused.status_code == 422
-    assert "choose a chat_template or a model that writes it" in refused.json()["error"]
+    in_words = upload()
+    assert in_words.status_code == 201
+    assert in_words.json()["report"]["rows_told_in_words"] == 30
+    assert any("told in words" in warning for warning in in_words.json()["report"]["warnings"])
     kept = upload(chat_template="plain")
+    assert kept.json()["report"]["rows_told_in_words"] == 0
     assert kept.status_code == 201, kept.text
     assert kept.json()["rows"] == 30
     assert kept.json()["settings"]["chat_template"] == "plain"
