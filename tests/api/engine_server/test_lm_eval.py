@@ -18,8 +18,6 @@ from tasks.harness.task_files import load_tasks
 from tests.e2e.platform_process import free_ports
 from tests.tasks.harness.task_folder import CHOICE_ROWS, CHOICE_TASK, write_task
 
-pytest.importorskip("tenacity", reason="lm-eval's clients of an API need it (lm-eval[api])")
-
 CHOICES = ["Return the names", " été 東京 🙂", "100", "a number between 0 and 100"]
 
 
