@@ -62,7 +62,7 @@ def test_the_stream_joins_to_the_answer(http, body):
         pieces = events(response)
     assert pieces.pop(0) == {"running": True, "form": AnswerForm().model_dump()}
     assert "".join(piece["text"] for piece in pieces[:-1]) == whole["continuation"]
-    assert len(pieces) > 10
+    assert len(pieces) > 2
     end = pieces[-1]
     assert end.pop("done") is True
     assert end.keys() == {"prompt_tokens", "generated_tokens", "finish_reason", "seconds", "stop_string"}
