@@ -84,7 +84,7 @@ def test_every_route_with_an_id_is_among_them(either):
     with_ids = {
         (method.upper(), re.sub(r"{[^}]*}", "{}", path))
         for path, methods in documented.items()
-        if "{" in path
+        if "{" in path and not path.startswith(("/v1/responses", "/v1/conversations"))  # their ids are texts
         for method in methods
     }
     known = {(method, re.sub(r"[a-z-]*-{}", "{}", path)) for method, path in PATHS}

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.config import JsonDict
+from pydantic.json_schema import SkipJsonSchema
 
 from api.routes.models.schemas import StopString, StopStrings
 from api.routes.openai.tolerant import TolerantModel, TolerantRequest
@@ -94,7 +95,8 @@ class GenerationOptions(TolerantRequest):
         None, ge=0, le=MOST_LOGPROBS, description="Likeliest tokens beside each of the prompt's own; not OpenAI's"
     )
     ignore_eos: bool = Field(False, description="Only `stop`, `stop_token_ids` and the limit end it; not OpenAI's")
-    best_of: int | None = Field(None, ge=1, description="As `n`, if at all: all answers that are made are returned")
+    best_of: SkipJsonSchema[int | None] = Field(None, ge=1)
+    """As `n`, if at all, which a schema can't say: all answers that are made are returned."""
 
     @property
     def answers(self) -> int:

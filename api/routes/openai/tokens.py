@@ -4,7 +4,8 @@ import asyncio
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Request, Response
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 from api.engine_server.schemas import EngineTokenizeRequest, EngineTokens
 from api.generation.connections import answered
@@ -19,8 +20,19 @@ from configs.chat_format import TemplateArguments
 router = APIRouter(tags=["openai"])
 
 
+ONE_INPUT: JsonDict = {
+    "oneOf": [
+        {"required": ["prompt"], "properties": {"prompt": {"type": "string"}}},
+        {"required": ["messages"], "properties": {"messages": {"type": "array"}}},
+    ]
+}
+"""What `TokenizeRequest._one_input` asks for, for clients that read the schema."""
+
+
 class TokenizeRequest(TolerantRequest):
     """A text, or a conversation."""
+
+    model_config = ConfigDict(json_schema_extra=ONE_INPUT)
 
     model: ModelName
     prompt: str | None = None
