@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 
 from reporting import BASE_URL, KEY, MODEL, UNKNOWN, capability
 
@@ -19,7 +20,11 @@ def aider(*words: str, model: str = MODEL) -> str:
     """Return what aider printed."""
     keys = {"OPENAI_API_BASE": BASE_URL, "OPENAI_API_KEY": KEY, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     command = [sys.executable, "-P", "-m", "aider", "--model", f"openai/{model}", *ALWAYS, *words, "--message", TASK]
-    done = subprocess.run(command, env=os.environ | keys, capture_output=True, text=True, timeout=600, check=False)
+    # It writes its history to where it runs.
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            command, cwd=folder, env=os.environ | keys, capture_output=True, text=True, timeout=600, check=False
+        )
     # It breaks lines where its terminal would end.
     return " ".join((done.stdout + done.stderr).split())
 
