@@ -1,33 +1,15 @@
 """Log-probabilities by the official `openai` package over the API and a real engine in float32, beside transformers."""
 
 from itertools import pairwise
-from urllib.parse import urlsplit
 
 import openai
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from configs.settings import Settings
-from tests.e2e.platform_process import free_ports
-
 PROMPT = "The quick brown fox"
 WIDE = "🦊🦉 für 東京 naïve 🙂🙃"
 """Characters of two to four bytes, which are several tokens each."""
-
-
-@pytest.fixture(scope="module")
-def settings(engine_process, tiny_models_dir, data_dir):
-    """Those of an API whose engine runs."""
-    prefect_port, mlflow_port = free_ports(2)
-    return Settings(
-        data_dir=data_dir,
-        local_models_dir=tiny_models_dir,
-        allow_hub=False,
-        prefect_port=prefect_port,
-        mlflow_port=mlflow_port,
-        engine_port=urlsplit(engine_process.url).port,
-    )
 
 
 @pytest.fixture(scope="module")

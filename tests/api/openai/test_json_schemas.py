@@ -2,13 +2,9 @@
 
 import json
 from typing import Any
-from urllib.parse import urlsplit
 
 import openai
 import pytest
-
-from configs.settings import Settings
-from tests.e2e.platform_process import free_ports
 
 BIG = 1234567890123456789
 ENDLESS = {"type": "object", "properties": {"n": {"$ref": "#/$defs/N"}}, "required": ["n"]}
@@ -20,20 +16,6 @@ BROKEN = {
     "uniqueItems": True,
 }
 """Every text that the grammar allows repeats an item."""
-
-
-@pytest.fixture(scope="module")
-def settings(engine_process, tiny_models_dir, data_dir):
-    """Those of an API whose engine runs."""
-    prefect_port, mlflow_port = free_ports(2)
-    return Settings(
-        data_dir=data_dir,
-        local_models_dir=tiny_models_dir,
-        allow_hub=False,
-        prefect_port=prefect_port,
-        mlflow_port=mlflow_port,
-        engine_port=urlsplit(engine_process.url).port,
-    )
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import threading
 from itertools import chain
-from urllib.parse import urlsplit
 
 import lm_eval
 import pytest
@@ -12,7 +11,6 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from api.app import create_app
-from configs.settings import Settings
 from tasks.harness.measuring import measure
 from tasks.harness.task_files import load_tasks
 from tests.e2e.platform_process import free_ports
@@ -22,18 +20,10 @@ CHOICES = ["Return the names", " été 東京 🙂", "100", "a number between 0 
 
 
 @pytest.fixture(scope="module")
-def settings(engine_process, tiny_models_dir, data_dir):
-    """Those of an API whose engine runs."""
-    port, prefect_port, mlflow_port = free_ports(3)
-    return Settings(
-        data_dir=data_dir,
-        local_models_dir=tiny_models_dir,
-        allow_hub=False,
-        api_port=port,
-        prefect_port=prefect_port,
-        mlflow_port=mlflow_port,
-        engine_port=urlsplit(engine_process.url).port,
-    )
+def settings(settings):
+    """Those of an API that has a port too."""
+    (port,) = free_ports(1)
+    return settings.model_copy(update={"api_port": port})
 
 
 @pytest.fixture(scope="module")
