@@ -4,7 +4,7 @@ Under `/v1` the same failure leaves in OpenAI's shape, which its SDK turns into 
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from api.anthropic_errors import MESSAGES_PATH, anthropic_response
+from api.field_errors import by_field, sentence_of, shown
 from api.generation.engine_client import EngineRefused, EngineUnavailable
 from registry.database import AWAY
 from tasks.atomic_files import no_space_left
@@ -277,7 +278,7 @@ def _is_json(content_type: str | None) -> bool:
 
 
 def _problem_of_content_type(content_type: str | None) -> Problem:
-    said = "has no Content-Type" if content_type is None else f"has the Content-Type {_shown(content_type)}"
+    said = "has no Content-Type" if content_type is None else f"has the Content-Type {shown(content_type)}"
     return Problem(415, f"The request {said}; application/json is accepted.", "unsupported_media_type")
 
 
@@ -288,10 +289,10 @@ def _problem_of_validation(error: RequestValidationError) -> Problem:
         reason = first.get("ctx", {}).get("error", "syntax error")
         return Problem(400, f"The request body is not valid JSON: {reason}.", "malformed_json")
     if first["loc"][0] == "path":
-        message = f"There is nothing with the id {_shown(first['input'])}; ids are integers from 1."
+        message = f"There is nothing with the id {shown(first['input'])}; ids are integers from 1."
         return Problem(404, message, "not_found")
-    found = _by_field(problems, error.body)
-    sentences = [_sentence(name, alternatives) for name, alternatives in islice(found.items(), MOST_PROBLEMS)]
+    found = by_field(problems, error.body)
+    sentences = [sentence_of(name, alternatives) for name, alternatives in islice(found.items(), MOST_PROBLEMS)]
     if len(found) > MOST_PROBLEMS:
         sentences.append(f"There are {len(found) - MOST_PROBLEMS} further problems.")
     return Problem(422, " ".join(sentences), "invalid", param=next(iter(found)) or None)
@@ -360,66 +361,6 @@ def _methods_of(request: Request) -> list[str]:
         if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
             accepted.append(method)
     return accepted
-
-
-def _by_field(problems: Sequence[Any], body: Any) -> dict[str, list[Any]]:
-    """Return the problems of each field; where a value may be of several kinds, each kind has one of its own.
-
-    A value that is nearly of one kind is told what it lacks for that, not that it is of no other.
-    """
-    found: dict[str, list[Any]] = {}
-    for problem in problems:
-        found.setdefault(_field_name(problem, body), []).append(problem)
-    within = {name.rpartition(".")[0] for name in found}
-    within |= {name.rpartition(".")[0] for name in within}
-    return {name: its for name, its in found.items() if not name or name not in within} or found
-
-
-def _sentence(name: str, alternatives: Sequence[Any]) -> str:
-    """Return what is wrong with one field: its name, its value, what is accepted."""
-    problem = alternatives[0]
-    if problem["type"] == "missing":
-        return f"{name} is required." if name else "A JSON object is required as the request body."
-    if problem["type"] == "extra_forbidden":
-        return f"{name} is not a known field; check its spelling."
-    wanted = " or ".join(dict.fromkeys(_wanted(one) for one in alternatives))
-    if not name:
-        # Only our own checks across fields say which fields they are about.
-        return f"{wanted}." if problem["type"] == "value_error" else "The request body must be a JSON object."
-    return f"{name} is {_shown(problem['input'])}, but {wanted[0].lower()}{wanted[1:]}."
-
-
-def _wanted(problem: Any) -> str:
-    said = str(problem["msg"]).removeprefix("Value error, ").removesuffix(".")
-    if problem["type"].startswith(("union_tag", "dict_type", "model_type", "model_attributes")):
-        expected = problem.get("ctx", {}).get("expected_tags")
-        return f"its type must be one of {expected}" if expected else "it must be an object"
-    return said
-
-
-def _field_name(problem: Any, body: Any) -> str:
-    """Return where the field is; the first part of its location (body, query, header) a client knows.
-
-    What pydantic puts between the parts to tell which of several kinds a value might be of is no name of a field.
-    """
-    location = problem["loc"][1:]
-    if problem["loc"][0] != "body" or not isinstance(body, Mapping | list):
-        return ".".join(map(str, location))
-    names, value = list[str](), body
-    for place, part in enumerate(location):
-        if (isinstance(value, Mapping) and part in value) or (
-            isinstance(value, list) and isinstance(part, int) and part < len(value)
-        ):
-            names.append(str(part))
-            value = value[part]
-        elif place == len(location) - 1 and problem["type"] == "missing":
-            names.append(str(part))
-    return ".".join(names)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"
 
 
 def _printable(text: str) -> str:

@@ -39,16 +39,6 @@ class GenerationPrompts:
         """Whether the chat template has a place for tools."""
         return self._renderer.writes_tools
 
-    def token_ids(
-        self,
-        messages: Sequence[Message],
-        tools: str | None = None,
-        arguments: Mapping[str, Any] = MappingProxyType({}),
-        ending: PromptEnding = "answer",
-    ) -> list[int]:
-        """Return the ids of the text before the answer; as `prompt`."""
-        return self.prompt(messages, tools, arguments, ending).token_ids
-
     def prompt(
         self,
         messages: Sequence[Message],

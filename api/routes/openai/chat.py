@@ -12,7 +12,7 @@ from api.generation.sse import KEEP_ALIVE, event
 from api.platform import Platform
 from api.routes.openai.answers import Asked, ask, prompt_logprobs
 from api.routes.openai.schemas import ChatRequest
-from api.routes.openai.sse import END, stream
+from api.routes.openai.sse import ending, stream
 
 TOOL_PROMPT_HEADER = "x-tool-prompt"
 """`generic` where a model's chat template has no place for tools."""
@@ -124,9 +124,8 @@ async def _lines(
         if one.end is not None:
             prompt_tokens[one.index], generated_tokens[one.index] = one.end.prompt_tokens, one.end.generated_tokens
             yield event(head | {"choices": [_choice(one.index, {}, reason=_reason(one.end.finish_reason, body))]})
-    if asked.include_usage:
-        yield event(head | {"choices": [], "usage": asked.usage(prompt_tokens, generated_tokens)})
-    yield END
+    for line in ending(asked, head, prompt_tokens, generated_tokens):
+        yield line
 
 
 def _delta(part: Part) -> dict[str, Any]:

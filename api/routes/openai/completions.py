@@ -13,7 +13,7 @@ from api.generation.sse import KEEP_ALIVE, event
 from api.platform import Platform
 from api.routes.openai.answers import Asked, ask, prompt_logprobs
 from api.routes.openai.schemas import DEFAULT_COMPLETION_TOKENS, CompletionRequest
-from api.routes.openai.sse import END, stream
+from api.routes.openai.sse import ending, stream
 
 KIND = "text_completion"
 
@@ -55,9 +55,8 @@ async def _lines(asked: Asked, events: AsyncGenerator[Event, None], *, echo: boo
                 prompt_tokens[index], generated_tokens[index] = said["prompt_tokens"], said["generated_tokens"]
             for choice in chunks(index, said):
                 yield event(head | {"choices": [choice]})
-    if asked.include_usage:
-        yield event(head | {"choices": [], "usage": asked.usage(prompt_tokens, generated_tokens)})
-    yield END
+    for line in ending(asked, head, prompt_tokens, generated_tokens):
+        yield line
 
 
 def _of_prompt(body: CompletionRequest) -> int | None:

@@ -1,7 +1,7 @@
 """Server-sent events as OpenAI's SDK reads them: chunks, perhaps the usage, and `[DONE]`."""
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 from fastapi.sse import format_sse_event
@@ -10,6 +10,7 @@ from api.errors import OPENAI_PREFIX, Busy, engine_problem, platform_error_respo
 from api.generation.connections import following
 from api.generation.engine_client import EngineRefused, EngineUnavailable
 from api.generation.sse import EventStream, event
+from api.routes.openai.answers import Asked
 
 END = format_sse_event(data_str="[DONE]")
 
@@ -37,3 +38,12 @@ async def _to_the_end(
         else:
             response = engine_problem(error).response(path)
         yield failed(json.loads(bytes(response.body)))
+
+
+def ending(
+    asked: Asked, head: dict[str, Any], prompt_tokens: Sequence[int], generated_tokens: Sequence[int]
+) -> Iterator[bytes]:
+    """Yield what follows the last chunk: the token counts of all answers, if they are wanted, and the end."""
+    if asked.include_usage:
+        yield event(head | {"choices": [], "usage": asked.usage(prompt_tokens, generated_tokens)})
+    yield END

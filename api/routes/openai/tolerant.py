@@ -11,6 +11,7 @@ from typing import Any, Self
 from fastapi import Response
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from api.field_errors import shown
 from configs.strict import StrictModel
 
 IGNORED_HEADER = "x-ignored-parameters"
@@ -93,7 +94,7 @@ def _refuse_what_matters(body: BaseModel) -> None:
         if (refusal := REFUSED.get(name)) is not None:
             changes_nothing, reason = refusal
             if not changes_nothing(value):
-                raise ValueError(f"{name} is {_shown(value)}, which is not supported: {reason}")
+                raise ValueError(f"{name} is {shown(value)}, which is not supported: {reason}")
         elif name not in HARMLESS and (likely := difflib.get_close_matches(name, known, 1, MISSPELLED)):
             raise ValueError(f"{name} is not a known field; did you mean {likely[0]}?")
 
@@ -147,8 +148,3 @@ def _header_text(name: str) -> str:
 
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in [*range(32), 127]}
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"

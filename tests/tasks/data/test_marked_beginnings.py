@@ -58,4 +58,4 @@ def test_answers_have_the_ids_of_the_whole_conversation(tokenizer, question, ans
 
 def test_a_prompt_for_generation_is_what_was_trained_on(tokenizer):
     row = tokenize(Example.question("Hi", "Hello there"), tokenizer, 512)
-    assert GenerationPrompts(tokenizer).token_ids([Message("user", "Hi")]) == row.input_ids[: row.prompt_length]
+    assert GenerationPrompts(tokenizer).prompt([Message("user", "Hi")]).token_ids == row.input_ids[: row.prompt_length]
