@@ -295,7 +295,8 @@ def _problem_of_validation(error: RequestValidationError) -> Problem:
     sentences = [sentence_of(name, alternatives) for name, alternatives in islice(found.items(), MOST_PROBLEMS)]
     if len(found) > MOST_PROBLEMS:
         sentences.append(f"There are {len(found) - MOST_PROBLEMS} further problems.")
-    return Problem(422, " ".join(sentences), "invalid", param=next(iter(found)) or None)
+    param = next(iter(found)) or first.get("ctx", {}).get("param")
+    return Problem(422, " ".join(sentences), "invalid", param=param)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:

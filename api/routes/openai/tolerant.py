@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from fastapi import Response
 from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
 
 from api.field_errors import shown
 from configs.strict import StrictModel
@@ -88,15 +89,20 @@ REFUSED: Mapping[str, Refusal] = {
 
 
 def _refuse_what_matters(body: BaseModel) -> None:
-    """Raise ValueError, naming the field, for a further field of a request that can't be ignored."""
+    """Raise an error of pydantic's, naming the field, for a further field of a request that can't be ignored."""
     known = [*type(body).model_fields, *REFUSED]
     for name, value in (body.model_extra or {}).items():
         if (refusal := REFUSED.get(name)) is not None:
             changes_nothing, reason = refusal
             if not changes_nothing(value):
-                raise ValueError(f"{name} is {shown(value)}, which is not supported: {reason}")
+                raise _wrong(name, f"{name} is {shown(value)}, which is not supported: {reason}")
         elif name not in HARMLESS and (likely := difflib.get_close_matches(name, known, 1, MISSPELLED)):
-            raise ValueError(f"{name} is not a known field; did you mean {likely[0]}?")
+            raise _wrong(name, f"{name} is not a known field; did you mean {likely[0]}?")
+
+
+def _wrong(param: str, said: str) -> PydanticCustomError:
+    """Return an error of the whole request, as pydantic knows no further fields, that tells which one is wrong."""
+    return PydanticCustomError("value_error", "{said}", {"said": said, "param": param})
 
 
 def ignored_parameters(body: Any, place: str = "") -> list[str]:

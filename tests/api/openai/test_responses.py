@@ -298,7 +298,7 @@ REFUSED = [
     ({"input": [{"role": "tool", "content": "x"}]}, "role", "input.0"),
     ({"background": True, "store": False}, "store", "store"),
     ({"previous_response_id": "resp_a", "conversation": "conv_a"}, "previous_response_id", "conversation"),
-    ({"temprature": 1}, "did you mean temperature", None),
+    ({"temprature": 1}, "did you mean temperature", "temprature"),
     ({"top_k": "many"}, "top_k", "top_k"),
     ({"temperature": "hot"}, "temperature", "temperature"),
     ({"metadata": {"a": 1}}, "metadata", "metadata"),

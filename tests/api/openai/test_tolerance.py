@@ -192,6 +192,7 @@ def test_what_would_make_another_answer_is_refused(chat, complete, field):
         answer = ask(**{field: WRONG[field]})
         assert answer.status_code == 400, answer.text
         assert answer.json()["error"]["message"].startswith(f"{field} is ")
+        assert answer.json()["error"]["param"] == field
         assert text_of(ask(**{field: None})) == text_of(ask())
 
 
