@@ -2,9 +2,10 @@
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from playwright.sync_api import Browser, Locator, Page, ViewportSize, expect, sync_playwright
@@ -70,16 +71,13 @@ class PrefectUI:
         """Go to a deployment by the menu, and to the form that starts a run of it."""
         self._page.goto(self._base_url, wait_until="domcontentloaded")
         self.press("Deployments")
-        self._page.get_by_role("link", name=deployment, exact=True).first.click()
-        self._page.wait_for_url("**/deployments/deployment/**")
+        link = self._page.get_by_role("link", name=deployment, exact=True).first
+        link.click()
+        # A click on a list that is just drawn anew is lost: click again.
+        _insist(expect(self._page).to_have_url, re.compile("/deployments/deployment/"), otherwise=link.click)
         # A request of the page that failed while the machine was busy leaves it without its buttons: look again.
         run = self._page.get_by_role("button", name="Run", exact=True)
-        for _ in range(RELOADS):
-            try:
-                expect(run).to_be_visible(timeout=PATIENCE_SECONDS * 1000 / RELOADS)
-                break
-            except AssertionError:
-                self._page.reload(wait_until="domcontentloaded")
+        _insist(expect(run).to_be_visible, otherwise=partial(self._page.reload, wait_until="domcontentloaded"))
         run.click()
         self.picture("deployment")
         self._page.get_by_text("Custom run", exact=True).click()
@@ -125,3 +123,14 @@ class PrefectUI:
         )
         # The innermost property around the title: the whole form is one as well.
         return self._page.locator(".schema-form-property").filter(has=title).last
+
+
+def _insist(expected: Callable[..., None], *arguments: object, otherwise: Callable[[], object]) -> None:
+    """Wait for what is expected in RELOADS parts of the patience, and do `otherwise` between them."""
+    seconds = PATIENCE_SECONDS / RELOADS
+    for _ in range(RELOADS - 1):
+        try:
+            return expected(*arguments, timeout=seconds * 1000)
+        except AssertionError:
+            otherwise()
+    expected(*arguments, timeout=seconds * 1000)

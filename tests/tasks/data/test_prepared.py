@@ -242,7 +242,7 @@ def test_a_side_without_a_usable_row_is_refused(chat_tokenizer, tmp_path):
 
 
 def test_rows_that_cannot_be_rendered_leave_no_folder(plain_tokenizer, tmp_path):
-    rows = [*questions(), Example(Example.question("q", "a").messages, tools="[{}]")]
+    rows = [*questions(), Example((Message("user", "q"), Message("assistant", "a", reasoning="r")))]
     with pytest.raises(DatasetError, match="no chat template"):
         prepare(rows, plain_tokenizer, LONGEST, tmp_path)
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
