@@ -1,7 +1,8 @@
 """JSON schemas as the grammar engine can keep to them: rewritten where it would get one wrong, else refused by name.
 
 llguidance holds numbers as doubles, knows few formats and no `uniqueItems`, runs no look-around in patterns, and does
-not notice a schema whose every value would be endless.
+not notice a schema whose every value would be endless. An object whose properties are named, with no word of whether there
+may be others, gets no others: a model that may add properties of its own often does so until its tokens run out.
 """
 
 import json
@@ -39,6 +40,9 @@ _LOWER, _UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum"
 
 
 _CLOSED = {"additionalProperties": False}
+_ELSEWHERE = ("allOf", "not", "if", "dependentSchemas", "unevaluatedProperties")
+_BRANCHES = ("anyOf", "oneOf", "$ref")
+_SAY_OTHERS = ("additionalProperties", "patternProperties", "propertyNames", "minProperties")
 
 
 class SchemaError(ValueError):
@@ -91,6 +95,7 @@ class _Preparation:
         self.unique_items = False
         self._root = root
         self._defect = defect
+        self._closes = all(_names_all(node) for node in _nodes(root))
 
     def rewritten(self, schema: Any, place: str) -> Any:
         """Return the schema at `place`, a JSON pointer, as the engine gets it."""
@@ -98,6 +103,8 @@ class _Preparation:
             return schema
         new = {key: self._part(key, value, f"{place}/{key}") for key, value in schema.items()}
         new = self._with_names(new)
+        if self._closes and _is_left_open(schema):
+            new |= _CLOSED
         if isinstance(new.get("format"), str) and new["format"] not in KNOWN_FORMATS:
             del new["format"]
         for key in ("const", "enum"):
@@ -164,6 +171,21 @@ class _Preparation:
                 f"{place} wants at least {least} items without repeats, and there are {len(values)} values"
             )
         return arrays
+
+
+def _names_all(schema: dict[str, Any]) -> bool:
+    """Return whether an object's properties are all named in one place, and not added to by another schema."""
+    if any(word in schema for word in _ELSEWHERE):
+        return False
+    return "properties" not in schema or not any(word in schema for word in _BRANCHES)
+
+
+def _is_left_open(schema: dict[str, Any]) -> bool:
+    """Return whether an object names properties and says nothing of others, which it does not need either."""
+    named = schema.get("properties")
+    if not named or not isinstance(named, dict) or any(word in schema for word in _SAY_OTHERS):
+        return False
+    return set(schema.get("required") or ()) <= named.keys()
 
 
 def _few_values(items: Any) -> list[Any] | None:

@@ -23,7 +23,7 @@ ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 _JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As the templates' `tojson` writes it."""
-_OPEN = ("allOf", "anyOf", "oneOf", "$ref", "patternProperties", "if", "not", "additionalProperties", "minProperties")
+_OPEN = ("allOf", "anyOf", "oneOf", "$ref", "patternProperties", "if", "not", "minProperties")
 _NOT_IN_TEXT = ("pattern", "format")
 _ANY = "/(.|\\n)*/"
 
@@ -213,22 +213,22 @@ class _Grammar:
         return self._rule("upto", f"TEXT {json.dumps(marker, ensure_ascii=False)}", options="[lazy]")
 
     def _arguments(self, name: str, schema: Mapping[str, Any] | None) -> str:
-        closed = _closed(_NO_ARGUMENTS if schema is None else schema)
+        told = _as_object(_NO_ARGUMENTS if schema is None else schema)
         kind = self._layout.arguments
         if kind == "json":
-            return self._json(closed)
-        if closed.get("type") != "object" or any(word in closed for word in _OPEN if word != "additionalProperties"):
+            return self._json(told)
+        if told.get("type") != "object" or any(word in told for word in _OPEN):
             raise CallsError(
                 f"calls of {name} can't be held to their schema in this model's format of calls, which writes "
                 "arguments one by one: the schema must be an object with properties"
             )
-        properties = closed.get("properties") or {}
-        required = [key for key in properties if key in closed.get("required", ())]
+        properties = told.get("properties") or {}
+        required = [key for key in properties if key in told.get("required", ())]
         optional = [key for key in properties if key not in required]
         if kind == "python":
-            return self._keywords(closed, required, optional)
-        parts = [self._element(kind, key, closed) for key in required]
-        parts += [f"({self._element(kind, key, closed)})?" for key in optional]
+            return self._keywords(told, required, optional)
+        parts = [self._element(kind, key, told) for key in required]
+        parts += [f"({self._element(kind, key, told)})?" for key in optional]
         return " ".join(parts)
 
     def _keywords(self, schema: Mapping[str, Any], required: list[str], optional: list[str]) -> str:
@@ -303,10 +303,8 @@ def _special_ids(
     return {marker: id for marker, id in found.items() if id is not None and tokenizer.is_special_token(id)}
 
 
-def _closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the schema without room for properties that it does not name, where it leaves that open."""
-    if schema.get("properties") and not any(word in schema for word in _OPEN):
-        return {**schema, "type": "object", "additionalProperties": False}
+def _as_object(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the schema, which is of an object where it does not say of what."""
     return {**schema, "type": "object"} if "type" not in schema and "$ref" not in schema else schema
 
 

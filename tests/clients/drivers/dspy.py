@@ -1,16 +1,24 @@
-"""dspy."""
+"""dspy: as an unknown model of `openai/`, and as a provider that is declared to keep to schemas and to call tools."""
 
 import asyncio
 from typing import Literal
 
 import dspy
+from dspy.lm15 import AccessPolicy, ModelSupport, OpenAIChatCompat, ProviderDefinition, register_provider
 from reporting import BASE_URL, CITIES, KEY, MODEL, QUESTION, UNKNOWN, WEATHER, capability, told
 
 OPTIONS = {"api_base": BASE_URL, "api_key": KEY, "cache": False, "num_retries": 0, "max_tokens": 60}
 
 
-def model(name=MODEL, **options):
-    return dspy.LM(f"openai/{name}", **(OPTIONS | options))
+# Of a model that it doesn't know, dspy asks for any JSON (`json_object`), and for no calls.
+register_provider(
+    ProviderDefinition.chat(AccessPolicy(provider="platform", base_url=BASE_URL), compat=OpenAIChatCompat()),
+    supports=ModelSupport(function_calling=True, response_schema=True),
+)
+
+
+def model(name=MODEL, provider="openai", **options):
+    return dspy.LM(f"{provider}/{name}", **(OPTIONS | options))
 
 
 class Locate(dspy.Signature):
@@ -46,7 +54,7 @@ def _():
 @capability("tools")
 def _():
     adapter = dspy.ChatAdapter(use_native_function_calling=True)
-    with dspy.context(lm=model(), adapter=adapter):
+    with dspy.context(lm=model(provider="platform", tool_choice="required"), adapter=adapter):
         tools = [dspy.Tool(weather)]
         predict = dspy.Predict("question: str, tools: list[dspy.Tool] -> calls: dspy.ToolCalls")
         call = predict(question=QUESTION, tools=tools).calls.tool_calls[0]
@@ -56,7 +64,7 @@ def _():
 
 @capability("JSON schema")
 def _():
-    with dspy.context(lm=model(), adapter=dspy.JSONAdapter()):
+    with dspy.context(lm=model(provider="platform"), adapter=dspy.JSONAdapter()):
         return dspy.Predict(Locate)(question=QUESTION).city
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 import instructor
-from instructor.exceptions import InstructorRetryException
+from instructor.exceptions import IncompleteOutputException, InstructorRetryException
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 from reporting import BASE_URL, KEY, MODEL, QUESTION, UNKNOWN, capability, told
@@ -46,12 +46,16 @@ def _():
 
 @capability("options")
 def _():
-    # Nothing holds an answer to the schema in these: they are as good as the model.
+    # Nothing holds an answer to the schema in these, so that it may be none: what counts is that it was answered.
     found = []
     for mode in (instructor.Mode.JSON, instructor.Mode.MD_JSON, instructor.Mode.PARALLEL_TOOLS):
         wanted = Iterable[Place] if mode is instructor.Mode.PARALLEL_TOOLS else Place
-        answer = extract(mode, response_model=wanted, temperature=0)
-        found.append(f"{mode.name}: {list(answer) if wanted is not Place else answer}")
+        try:
+            answer = extract(mode, response_model=wanted, temperature=0)
+            said = f"{list(answer) if wanted is not Place else answer}"
+        except (InstructorRetryException, IncompleteOutputException) as error:
+            said = f"no {Place.__name__}: {error.last_completion.choices[0].message}"
+        found.append(f"{mode.name}: {said}")
     return ", ".join(found)
 
 

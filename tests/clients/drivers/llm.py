@@ -74,7 +74,7 @@ def _():
 @capability("responses")
 def _():
     endpoint = ("openai", "endpoint", BASE_URL, "--key", KEY, "-m", MODEL)
-    return command(*endpoint, "--responses", QUESTION)
+    return command(*endpoint, "-o", "max_tokens", "40", "--responses", QUESTION)
 
 
 @capability("errors")

@@ -36,7 +36,7 @@ def agent(kind=OpenAIChatCompletionsModel, name=MODEL, choice=None, **parts):
     # A client belongs to the loop that used it first, and each capability has a loop of its own.
     client = AsyncOpenAI(base_url=BASE_URL, api_key=KEY, max_retries=0)
     settings = ModelSettings(
-        max_tokens=400, parallel_tool_calls=False if choice else None, tool_choice=choice, include_usage=True
+        temperature=0, parallel_tool_calls=False if choice else None, tool_choice=choice, include_usage=True
     )
     return Agent(name="A", instructions="You are brief.", model=kind(name, client), model_settings=settings, **parts)
 

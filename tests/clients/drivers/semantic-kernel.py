@@ -37,7 +37,7 @@ def service(name=MODEL):
 
 
 def settings(**parts):
-    return OpenAIChatPromptExecutionSettings(max_tokens=60, **parts)
+    return OpenAIChatPromptExecutionSettings(max_tokens=200, temperature=0, **parts)
 
 
 def asked():

@@ -204,3 +204,37 @@ WITHOUT_REPEATS = [
 def test_arrays_without_repeats(matches, schema, right, wrong):
     assert matches(schema, json.dumps(right, separators=(",", ":")))
     assert not matches(schema, json.dumps(wrong, separators=(",", ":")))
+
+
+CITY = {"properties": {"city": {"type": "string"}}}
+CITY_AND_MORE = '{"city":"Oslo","more":1}'
+LEFT_OPEN = {
+    "told to be": CITY | {"additionalProperties": True},
+    "by its type": CITY | {"additionalProperties": {"type": "integer"}},
+    "by a pattern of names": CITY | {"patternProperties": {"^m": {"type": "integer"}}},
+    "as more are needed": CITY | {"required": ["city"], "minProperties": 2},
+    "as another is required": CITY | {"required": ["more"]},
+    "as another part names more": {"allOf": [CITY, {"properties": {"more": {"type": "integer"}}}]},
+    "as a branch names more": CITY | {"anyOf": [{"properties": {"more": {"type": "integer"}}}]},
+    "naming none": {},
+}
+
+
+@pytest.mark.parametrize("schema", LEFT_OPEN.values(), ids=LEFT_OPEN)
+def test_an_object_that_may_have_other_properties_gets_them(matches, schema):
+    assert matches({"type": "object"} | schema, CITY_AND_MORE)
+
+
+CLOSED = {
+    "whole": ({"type": "object", **CITY}, "%s"),
+    "in a list": ({"type": "array", "items": {"type": "object", **CITY}}, "[%s]"),
+    "by its name": ({"$ref": "#/$defs/C", "$defs": {"C": {"type": "object", **CITY}}}, "%s"),
+    "in a branch": ({"anyOf": [{"type": "object", **CITY}, {"type": "null"}]}, "%s"),
+    "in another": ({"type": "object", "properties": {"at": {"type": "object", **CITY}}}, '{"at":%s}'),
+}
+
+
+@pytest.mark.parametrize(("schema", "around"), CLOSED.values(), ids=CLOSED)
+def test_an_object_that_names_its_properties_gets_no_others(matches, schema, around):
+    assert matches(schema, around % '{"city":"Oslo"}')
+    assert not matches(schema, around % CITY_AND_MORE)
