@@ -1,8 +1,8 @@
 """JSON schemas as the grammar engine can keep to them: rewritten where it would get one wrong, else refused by name.
 
 llguidance holds numbers as doubles, knows few formats and no `uniqueItems`, runs no look-around in patterns, and does
-not notice a schema whose every value would be endless. An object whose properties are named, with no word of whether there
-may be others, gets no others: a model that may add properties of its own often does so until its tokens run out.
+not notice a schema whose every value would be endless. An object whose properties are named, with no word of whether
+there may be others, gets no others: a model that may add some of its own often does so until its tokens run out.
 """
 
 import json
