@@ -18,6 +18,7 @@ from api.places import Places
 from configs.dataset import UPLOAD
 from configs.settings import Settings
 from registry import hub
+from registry.fetching import Stall
 from registry.tables import Dataset
 from tasks.data.local_files import local_file
 
@@ -121,7 +122,7 @@ class DatasetProcess:
     async def _watched(self, process: asyncio.subprocess.Process, body: bytes) -> bytes:
         """Return the output of a process that goes on writing, somewhere; raises `HubError` for one that does not."""
         answer = asyncio.ensure_future(process.communicate(body))
-        stall = hub.Stall(process.pid, self._settings.hub_stall_seconds)
+        stall = Stall(process.pid, self._settings.hub_stall_seconds)
         try:
             while not (await asyncio.wait({answer}, timeout=STALL_POLL_SECONDS))[0]:
                 if stall.has_stalled():

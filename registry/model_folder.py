@@ -14,6 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from registry.adapter_folder import adapter_defect, base_of, is_adapter
+from registry.gguf_file import gguf_defect, gguf_files
 from registry.model_families import WITH_VISION, refusal
 
 INDEX = "model.safetensors.index.json"
@@ -64,6 +65,13 @@ def weights_defect(folder: Path) -> str | None:
 def lasting_defect(folder: Path) -> str | None:
     """Return what `defect` returns of the kind of model that it is: fetching it once more would mend nothing."""
     return _found(_defect_of_kind, folder)
+
+
+def convertible_gguf(folder: Path) -> Path | None:
+    """Return the GGUF file that a folder holds instead of safetensors, if its model can be converted."""
+    if not folder.is_dir() or (folder / "config.json").is_file() or is_adapter(folder) or not gguf_files(folder):
+        return None
+    return gguf_files(folder)[0] if _found(gguf_defect, folder) is None else None
 
 
 def _found(look: Callable[[Path], str | None], folder: Path) -> str | None:
@@ -142,12 +150,8 @@ def _defect_of_kind(folder: Path) -> str | None:
 
 def _defect_without_config(folder: Path) -> str:
     if not is_adapter(folder):
-        if gguf := sorted(file.name for file in folder.glob("*.gguf")):
-            return (
-                f"{folder} holds a GGUF file ({gguf[0]}), and weights are read from safetensors: write them with "
-                "transformers (from_pretrained(FOLDER, gguf_file=NAME), then save_pretrained), or take the model's "
-                "own checkpoint"
-            )
+        if gguf_files(folder):
+            return gguf_defect(folder) or f"the GGUF file in {folder} has not been converted yet"
         return f"{folder} has no config.json"
     if (reason := adapter_defect(folder)) is not None:
         return reason

@@ -1,4 +1,7 @@
-"""Where a base model's weights lie: the local models folder, the Hugging Face cache, or the hub, in that order."""
+"""Where a base model's weights lie: the local models folder, the Hugging Face cache, or the hub, in that order.
+
+What is on the hub, or in the models folder as a GGUF file, is fetched or converted when it is first needed.
+"""
 
 import json
 import re
@@ -6,9 +9,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from configs.settings import Settings
 from registry import hub
-from registry.model_folder import count_parameters, defect, holds_anything, lasting_defect, weight_files, weight_shapes
+from registry.fetching import STALL_SECONDS, FetchError, fetched_by
+from registry.gguf_file import read_header
+from registry.model_folder import (
+    convertible_gguf,
+    count_parameters,
+    defect,
+    holds_anything,
+    lasting_defect,
+    weight_files,
+    weight_shapes,
+)
 from registry.tables import Model
 
 _OF_EXPERTS = re.compile(r"\.(experts\.|router(\.layer)?$|gate$)")
@@ -17,6 +32,12 @@ _STORED_TURNED = ("gpt2",)
 """Families whose linear layers are stored with a row for each input."""
 _SEES = re.compile(r"(^|\.)(vision_tower|multi_modal_projector)\.")
 """In the names of the families that see images too (`registry.model_families.WITH_VISION`)."""
+
+
+GGUF_CONVERSION = "tasks.models.gguf_conversion"
+"""Run as a program: it needs tensors, of which nothing here knows."""
+CONVERSION_STALL_SECONDS = 1800.0
+"""Between two files of weights: unpacking 2 GB takes minutes on a laptop."""
 
 
 class WeightsUnavailable(Exception):
@@ -55,6 +76,8 @@ def probe(base_model: str, models_dir: Path, allow_hub: bool, min_free_bytes: in
     folder = locate(base_model, models_dir)
     if folder is not None:
         return Availability("AVAILABLE", model_size=format_size(count_parameters(folder)))
+    if (file := convertible_gguf(models_dir / base_model)) is not None:
+        return _probe_gguf(file, min_free_bytes)
     if holds_anything(models_dir / base_model):
         return Availability("UNAVAILABLE", f"{_capital(defect(models_dir / base_model))}.")
     looked_at = f"{base_model} is neither in the models folder ({models_dir}) nor in the Hugging Face cache"
@@ -78,14 +101,23 @@ def _probe_hub(base_model: str, looked_at: str, min_free_bytes: int) -> Availabi
     return Availability("AVAILABLE")
 
 
+def _probe_gguf(file: Path, min_free_bytes: int) -> Availability:
+    header = read_header(file)
+    try:
+        hub.require_room(f"converting {file}", header.bytes_unpacked, file.parent, min_free_bytes)
+    except hub.HubError as error:
+        return Availability("UNAVAILABLE", f"{_capital(str(error))}.")
+    return Availability("AVAILABLE", model_size=format_size(header.parameters))
+
+
 def obtain(
     base_model: str,
     models_dir: Path,
     allow_hub: bool,
     min_free_bytes: int = hub.MIN_FREE_BYTES,
-    stall_seconds: float = hub.STALL_SECONDS,
+    stall_seconds: float = STALL_SECONDS,
 ) -> Path:
-    """Return the folder with the weights of `base_model`, fetching them from the hub if they are not on disk.
+    """Return the folder with the weights of `base_model`: where they are not on disk, fetched or converted first.
 
     A download of which nothing comes for `stall_seconds` is ended. Raises `WeightsUnavailable` if they can't be had.
     """
@@ -95,6 +127,8 @@ def obtain(
     availability = probe(base_model, models_dir, allow_hub, min_free_bytes)
     if availability.status != "AVAILABLE":
         raise WeightsUnavailable(availability.reason)
+    if convertible_gguf(models_dir / base_model) is not None:
+        return _convert(models_dir / base_model, min_free_bytes)
     try:
         fetched = hub.download_model(base_model, hub.cache_folder(), min_free_bytes, stall_seconds)
     except hub.HubError as error:
@@ -102,6 +136,25 @@ def obtain(
     if (reason := defect(fetched)) is not None:
         raise WeightsUnavailable(f"{base_model} was fetched from the hub, and {reason}.")
     return fetched
+
+
+def _convert(folder: Path, min_free_bytes: int) -> Path:
+    """Return the folder once the GGUF file in it has been converted; one process does it, others wait."""
+    with FileLock(folder / ".conversion.lock"):
+        if defect(folder) is None:
+            return folder
+        try:
+            fetched_by(
+                GGUF_CONVERSION,
+                str(folder),
+                CONVERSION_STALL_SECONDS,
+                lambda: hub.require_room("what is left of the conversion", 0, folder, min_free_bytes),
+            )
+        except (FetchError, hub.HubError) as error:
+            raise WeightsUnavailable(f"Converting the GGUF file in {folder} failed: {error}.") from error
+    if (reason := defect(folder)) is not None:
+        raise WeightsUnavailable(f"The GGUF file in {folder} was converted, and {reason}.")
+    return folder
 
 
 def linear_layers(folder: Path) -> dict[str, tuple[int, int]]:

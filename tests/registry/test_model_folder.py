@@ -146,7 +146,7 @@ DEFECTS = {
     adapter_of_unknown_base: "holds an adapter only (adapter_config.json), and not the base model",
     broken_adapter: "adapter_config.json is not a JSON object: download the adapter again",
     adapter_with_a_head: "has modules_to_save, which is not served: train it without",
-    gguf_only: "holds a GGUF file (model-q4.gguf), and weights are read from safetensors: write them",
+    gguf_only: "model-q4.gguf can't be read (its header is cut short or damaged): download it again",
     adapter_beside: "beside the base's weights",
     no_tokenizer: "has no tokenizer",
     broken_tokenizer: "tokenizer.json",
