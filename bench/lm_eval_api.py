@@ -2,7 +2,8 @@
 
 The task has a row for each of so many functions of the standard library: which of four sentences says what it does. The
 starter model is asked by lm-eval's `hf` model in this process, and by its `local-completions` (`pip install
-lm-eval[api]`) through a platform that computes in float32, as the `hf` model does here.
+lm-eval[api]`) through a platform that computes in float32, as the `hf` model does here. What float32 can hold is shown
+beside: by how much the `hf` model differs from itself at another batch size, and from its log-likelihoods in float64.
 """
 
 import argparse
@@ -77,32 +78,52 @@ def main() -> None:
             over = time.monotonic() - began
         finally:
             platform.close()
-        model = AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32).eval()
         began = time.monotonic()
-        expected = measure(
-            model,
-            AutoTokenizer.from_pretrained(weights),
-            tasks(),
-            batch_size=16,
-            limit=None,
-            num_fewshot=None,
-            seed=7,
-            apply_chat_template=False,
-        )
+        expected = in_transformers(weights, tasks(), torch.float32, batch_size=16)
         here = time.monotonic() - began
+        alone = in_transformers(weights, tasks(), torch.float32, batch_size=1)
+        exact = in_transformers(weights, tasks(), torch.float64, batch_size=16)
     for metric in METRICS:
-        pair = [found["results"]["which"][metric] for found in (given, expected.results)]
+        pair = [found["results"]["which"][metric] for found in (given, expected)]
         print(f"{metric.split(',')[0]}: {pair[0]} over HTTP, {pair[1]} in transformers")
-    answers = [
-        list(chain.from_iterable(chain.from_iterable(sample["resps"] for sample in samples["which"])))
-        for samples in (given["samples"], expected.samples)
-    ]
-    differences = [abs(float(ours[0]) - float(theirs[0])) for ours, theirs in zip(*answers, strict=True)]
-    greedy = sum(str(ours[1]) != str(theirs[1]) for ours, theirs in zip(*answers, strict=True))
-    print(
-        f"{len(differences)} log-likelihoods: largest difference {max(differences):.2g}; {greedy} differ in is_greedy"
-    )
+    theirs = answers(expected)
+    differing = sum(ours[1] != other[1] for ours, other in zip(answers(given), theirs, strict=True))
+    print(f"{len(theirs)} log-likelihoods; {differing} differ in is_greedy; the largest differences:")
+    for name, found, other in (
+        ("over HTTP from transformers", given, expected),
+        ("transformers at batch size 16 from itself at 1", expected, alone),
+        ("over HTTP from float64", given, exact),
+        ("transformers from float64", expected, exact),
+    ):
+        print(f"{name}: {largest_difference(found, other):.2g}")
     print(f"{over:.0f} s over HTTP, {here:.0f} s in transformers")
+
+
+def in_transformers(weights: Path, tasks: dict[str, Any], dtype: torch.dtype, batch_size: int) -> dict[str, Any]:
+    """Return what lm-eval measures by a model of transformers."""
+    measured = measure(
+        AutoModelForCausalLM.from_pretrained(weights, dtype=dtype).eval(),
+        AutoTokenizer.from_pretrained(weights),
+        tasks,
+        batch_size=batch_size,
+        limit=None,
+        num_fewshot=None,
+        seed=7,
+        apply_chat_template=False,
+    )
+    return {"results": measured.results, "samples": measured.samples}
+
+
+def answers(found: dict[str, Any]) -> list[tuple[float, str]]:
+    """Return each log-likelihood, and whether it is the greedy answer's."""
+    samples = found["samples"]["which"]
+    told = chain.from_iterable(chain.from_iterable(sample["resps"] for sample in samples))
+    return [(float(one[0]), str(one[1])) for one in told]
+
+
+def largest_difference(found: dict[str, Any], other: dict[str, Any]) -> float:
+    """Return by how much log-likelihoods differ at most."""
+    return max(abs(one[0] - two[0]) for one, two in zip(answers(found), answers(other), strict=True))
 
 
 if __name__ == "__main__":

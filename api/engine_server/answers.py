@@ -100,14 +100,15 @@ async def full_answer(
 
 
 async def streamed_answer(generation: "TextGeneration", progress: Progress) -> AsyncGenerator[bytes, None]:
-    """Yield server-sent events: `{"running": true, "form": …}`, `{"text": piece}` …, `{"done": true}` with the usage.
+    """Yield server-sent events: `{"running": true, "form": …, "prompt_tokens": …}`, `{"text": piece}` …, and the usage.
 
-    What is told of the prompt, `{"prompt": …}`, comes before the first text. An error before the first event is
-    raised; a later one becomes an event, as the status has been sent by then.
+    The usage has `"done": true`. What is told of the prompt, `{"prompt": …}`, comes before the first text. An error
+    before the first event is raised; a later one becomes an event, as the status has been sent by then.
     """
     found = pieces(generation, progress)
     await anext(found)
-    yield sse_event({"running": True, "form": generation.form.model_dump()})
+    prompt_tokens = generation.usage().prompt_tokens
+    yield sse_event({"running": True, "form": generation.form.model_dump(), "prompt_tokens": prompt_tokens})
     prompt_shown = False
     try:
         async for piece in found:

@@ -119,6 +119,7 @@ class Usage(BaseModel):
 
     prompt_tokens: int
     generated_tokens: int
+    reasoning_tokens: int = Field(0, description="How many of the generated tokens were reasoning")
     finish_reason: FinishReason
     seconds: float
     stop_string: str | None = Field(None, description="The one of `stop` that ended it")

@@ -11,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 from api.engine_server.forms import call_constraint, form_of_answer, form_of_model, hidden_tokens
 from api.engine_server.metrics import EngineMetrics
 from api.engine_server.paths import allowed_folders, model_folder
+from api.engine_server.reasoning import ReasoningSpan
 from api.engine_server.schemas import (
     AnswerForm,
     EchoedPrompt,
@@ -70,6 +71,7 @@ class TextGeneration:
         self._started = started
         self._shown = 0
         self.form = form
+        self._reasoning = ReasoningSpan(form)
 
     def new_text(self) -> str:
         """Return the text that has become certain by the tokens that came since the last call."""
@@ -78,7 +80,9 @@ class TextGeneration:
             pieces.append(self.text.push(token_id))
             if self.text.stopped:
                 break
-        return "".join(pieces)
+        text = "".join(pieces)
+        self._reasoning.push(text)
+        return text
 
     def end(self) -> None:
         """Count how it ended, and cancel it if it has not."""
@@ -149,6 +153,7 @@ class TextGeneration:
         return Usage(
             prompt_tokens=len(self.generation.request.prompt_ids),
             generated_tokens=self.text.tokens,
+            reasoning_tokens=self._reasoning.tokens(self.text.offsets),
             finish_reason=reason or "cancelled",
             seconds=time.monotonic() - self._started,
             stop_string=self.text.stop_string,

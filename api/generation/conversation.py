@@ -35,6 +35,8 @@ class Answer:
     finish_reason: EndReason
     prompt_tokens: int
     generated_tokens: int
+    reasoning_tokens: int = 0
+    """How many of the generated tokens were reasoning."""
     content: str = ""
     reasoning: str = ""
     calls: list[Call] = field(default_factory=list)
@@ -49,6 +51,7 @@ class End:
     finish_reason: EndReason
     prompt_tokens: int
     generated_tokens: int
+    reasoning_tokens: int = 0
     stop_string: str | None = None
 
 
@@ -60,6 +63,8 @@ class Said:
     parts: list[Part]
     logprobs: list[dict[str, Any]]
     end: End | None
+    prompt_tokens: int | None = None
+    """How many tokens the prompt has: with the first that comes of an answer, where it is known then."""
 
 
 async def whole(
@@ -82,7 +87,7 @@ async def pieces(
                 continue
             if "form" in event:
                 readers[index] = AnswerReader(AnswerForm(**event["form"]), names, _schemas(requests[index]))
-                yield Said(index, [], [], None)
+                yield Said(index, [], [], None, event.get("prompt_tokens"))
                 continue
             reader = readers[index]
             parts = reader.told(event.get("reasoning", ""), event.get("calls", ()))
@@ -91,7 +96,8 @@ async def pieces(
             if event.get("done"):
                 parts += reader.end()
                 reason = _reason(event["finish_reason"], reader)
-                end = End(reason, event["prompt_tokens"], event["generated_tokens"], event.get("stop_string"))
+                used = (event["prompt_tokens"], event["generated_tokens"], event.get("reasoning_tokens", 0))
+                end = End(reason, *used, event.get("stop_string"))
             yield Said(index, parts, event.get("logprobs", []), end)
 
 
@@ -108,7 +114,8 @@ def _schemas(request: EngineGenerateRequest) -> Schemas:
 def _read(answer: EngineGenerateResponse, names: Collection[str], schemas: Schemas) -> Answer:
     reader = AnswerReader(answer.form, names, schemas)
     parts = reader.told(answer.reasoning, answer.calls) + reader.push(answer.continuation) + reader.end()
-    read = Answer(_reason(answer.finish_reason, reader), answer.prompt_tokens, answer.generated_tokens)
+    used = (answer.prompt_tokens, answer.generated_tokens, answer.reasoning_tokens)
+    read = Answer(_reason(answer.finish_reason, reader), *used)
     for part in parts:
         match part:
             case Content(text):

@@ -35,6 +35,7 @@ from api.generation.engine_client import (
 from api.generation.sse import data_of
 
 END = "[DONE]"
+USAGE = ("prompt_tokens", "generated_tokens", "reasoning_tokens", "finish_reason", "seconds")
 CALLED = ("tool_calls", "function_call")
 """What servers that read calls by themselves say of an answer that ended with some."""
 
@@ -83,7 +84,7 @@ class OpenAIBackend:
             logprobs += [TokenLogprob(**one) for one in event.get("logprobs", [])]
             offsets += event.get("offsets", [])
         continuation = "".join(pieces)
-        usage = {name: event[name] for name in ("prompt_tokens", "generated_tokens", "finish_reason", "seconds")}
+        usage = {name: event[name] for name in USAGE if name in event}
         text = (request.prompt or "") + continuation
         return EngineGenerateResponse(
             text=text,
@@ -135,7 +136,12 @@ class OpenAIBackend:
                     if (event := _event(choice)) is not None:
                         yield event
                 if told := chunk.get("usage"):
-                    usage |= {"prompt_tokens": told["prompt_tokens"], "generated_tokens": told["completion_tokens"]}
+                    details = told.get("completion_tokens_details") or {}
+                    usage |= {
+                        "prompt_tokens": told["prompt_tokens"],
+                        "generated_tokens": told["completion_tokens"],
+                        "reasoning_tokens": details.get("reasoning_tokens") or 0,
+                    }
         yield {"done": True, **usage, "seconds": time.monotonic() - started}
 
     async def embed(self, request: EngineEmbedRequest) -> EngineEmbedResponse:

@@ -37,8 +37,9 @@ class MessageWriter:
         blocks: list[dict[str, Any]] = self.message["content"]
         return blocks
 
-    def begin(self) -> list[Event]:
-        """Return the events before anything is said; how many tokens the prompt has is told at the end."""
+    def begin(self, prompt_tokens: int) -> list[Event]:
+        """Return the events before anything is said."""
+        self.message["usage"] = _usage(prompt_tokens, 0)
         return [{"type": "message_start", "message": deepcopy(self.message)}, {"type": "ping"}]
 
     def push(self, said: Said) -> list[Event]:

@@ -12,7 +12,7 @@ from api.anthropic_errors import MESSAGES_PATH
 from api.generation import conversation
 from api.generation.sse import event
 from api.platform import Platform
-from api.routes.anthropic.output import MessageWriter
+from api.routes.anthropic.output import Event, MessageWriter
 from api.routes.anthropic.request import chat_request
 from api.routes.anthropic.schemas import CountRequest, MessagesRequest, TokenCount
 from api.routes.openai.chat import ask_chat, tool_headers
@@ -49,9 +49,15 @@ async def _lines(
     begun = False
     async with aclosing(said):
         async for one in said:
-            events = [] if begun else writer.begin()
-            begun = True
-            events += [{"type": "ping"}] if one is None else writer.push(one)
+            events: list[Event] = []
+            if one is None:
+                # How many tokens the prompt has is part of the first event that clients read.
+                events.append({"type": "ping"})
+            elif not begun:
+                begun = True
+                events += writer.begin(one.prompt_tokens or 0)
+            if one is not None:
+                events += writer.push(one)
             for told in events:
                 yield event(told, told["type"])
 

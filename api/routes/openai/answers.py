@@ -11,7 +11,7 @@ from api.engine_server.schemas import EchoedPrompt, EngineGenerateRequest, Promp
 from api.errors import Invalid
 from api.platform import Platform
 from api.routes.openai.fine_tuning.checkpoints import answering
-from api.routes.openai.schemas import CompletionUsage, GenerationOptions
+from api.routes.openai.schemas import CompletionTokensDetails, CompletionUsage, GenerationOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,23 @@ class Asked:
         """Return the fields that every answer and chunk begins with."""
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def usage(self, prompt_tokens: Sequence[int], generated_tokens: Sequence[int]) -> dict[str, Any]:
-        """Return the token counts; `prompt_tokens` and `generated_tokens` go by index."""
+    def usage(
+        self, prompt_tokens: Sequence[int], generated_tokens: Sequence[int], reasoning_tokens: int | None = None
+    ) -> dict[str, Any]:
+        """Return the token counts; `prompt_tokens` and `generated_tokens` go by index.
+
+        `reasoning_tokens` are those of all answers; None: they hold no reasoning that would be told apart.
+        """
         prompts = sum(prompt_tokens[:: self.answers_each])
         generated = sum(generated_tokens)
         return CompletionUsage(
-            prompt_tokens=prompts, completion_tokens=generated, total_tokens=prompts + generated
-        ).model_dump()
+            prompt_tokens=prompts,
+            completion_tokens=generated,
+            total_tokens=prompts + generated,
+            completion_tokens_details=None
+            if reasoning_tokens is None
+            else CompletionTokensDetails(reasoning_tokens=reasoning_tokens),
+        ).model_dump(exclude_none=True)
 
 
 async def ask(

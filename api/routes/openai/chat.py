@@ -30,7 +30,11 @@ async def chat(platform: Platform, body: ChatRequest) -> Response:
     else:
         answers = await conversation.whole(platform.generations, asked.requests, body.offered_names)
         choices = [_choice_of(index, answer, body) for index, answer in enumerate(answers)]
-        used = asked.usage([one.prompt_tokens for one in answers], [one.generated_tokens for one in answers])
+        used = asked.usage(
+            [one.prompt_tokens for one in answers],
+            [one.generated_tokens for one in answers],
+            sum(one.reasoning_tokens for one in answers),
+        )
         shown = {}
         if body.prompt_logprobs is not None and answers[0].prompt is not None:
             shown = {"prompt_logprobs": prompt_logprobs(answers[0].prompt, body.prompt_logprobs)}
@@ -106,7 +110,7 @@ async def _lines(
 ) -> AsyncGenerator[bytes, None]:
     head = asked.head(CHUNK) | asked.no_usage_yet
     begun = [False] * len(asked.requests)
-    prompt_tokens, generated_tokens = [0] * len(begun), [0] * len(begun)
+    prompt_tokens, generated_tokens, reasoning_tokens = [0] * len(begun), [0] * len(begun), 0
     async for one in said:
         if one is None:
             yield KEEP_ALIVE
@@ -123,8 +127,9 @@ async def _lines(
             yield event(head | {"choices": [_choice(one.index, delta, logprobs=logprobs)]})
         if one.end is not None:
             prompt_tokens[one.index], generated_tokens[one.index] = one.end.prompt_tokens, one.end.generated_tokens
+            reasoning_tokens += one.end.reasoning_tokens
             yield event(head | {"choices": [_choice(one.index, {}, reason=_reason(one.end.finish_reason, body))]})
-    for line in ending(asked, head, prompt_tokens, generated_tokens):
+    for line in ending(asked, head, prompt_tokens, generated_tokens, reasoning_tokens):
         yield line
 
 

@@ -346,9 +346,16 @@ class ModelDeleted(ResponseBody):
     deleted: Literal[True] = True
 
 
+class CompletionTokensDetails(ResponseBody):
+    """What an answer's tokens were."""
+
+    reasoning_tokens: int
+
+
 class CompletionUsage(ResponseBody):
     """Token counts of an answer; a prompt with several answers counts once."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    completion_tokens_details: CompletionTokensDetails | None = Field(None, description="Of conversations")

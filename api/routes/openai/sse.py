@@ -41,9 +41,13 @@ async def _to_the_end(
 
 
 def ending(
-    asked: Asked, head: dict[str, Any], prompt_tokens: Sequence[int], generated_tokens: Sequence[int]
+    asked: Asked,
+    head: dict[str, Any],
+    prompt_tokens: Sequence[int],
+    generated_tokens: Sequence[int],
+    reasoning_tokens: int | None = None,
 ) -> Iterator[bytes]:
     """Yield what follows the last chunk: the token counts of all answers, if they are wanted, and the end."""
     if asked.include_usage:
-        yield event(head | {"choices": [], "usage": asked.usage(prompt_tokens, generated_tokens)})
+        yield event(head | {"choices": [], "usage": asked.usage(prompt_tokens, generated_tokens, reasoning_tokens)})
     yield END

@@ -119,6 +119,7 @@ def test_an_answer_that_the_client_has_begun_is_gone_on_with(client, tiny_model)
 def test_events_make_the_whole_message(client, tiny_model, asked):
     whole, events = ask(client, **asked), stream(client, **asked)
     assert accumulated(events) | {"id": ""} == whole | {"id": ""}
+    assert events[0]["message"]["usage"]["input_tokens"] == whole["usage"]["input_tokens"] > 0
     kinds = [event["type"] for event in events]
     deltas = kinds.count("content_block_delta")
     start = ["message_start", "ping", "content_block_start"]
@@ -137,7 +138,7 @@ def test_a_stop_sequence_is_named(client, tiny_model):
 
 def writer_of(parts, end):
     writer = MessageWriter("msg_1", "tiny-llama")
-    events = writer.begin()
+    events = writer.begin(3)
     for part in parts:
         events += writer.push(Said(0, [part], [], None))
     return writer, events + writer.push(Said(0, [], [], end))
@@ -166,7 +167,7 @@ def test_thoughts_text_and_calls_are_blocks_of_their_own():
     ("end", "reason"),
     [
         (End("stop", 1, 0), "end_turn"),
-        (End("stop", 1, 0, "x"), "stop_sequence"),
+        (End("stop", 1, 0, stop_string="x"), "stop_sequence"),
         (End("length", 1, 0), "max_tokens"),
         (End("tool_calls", 1, 0), "tool_use"),
     ],

@@ -60,12 +60,14 @@ def test_the_stream_joins_to_the_answer(http, body):
     with http.stream("POST", "/generate", json=body | {"stream": True}) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         pieces = events(response)
-    assert pieces.pop(0) == {"running": True, "form": AnswerForm().model_dump()}
+    begun = {"running": True, "form": AnswerForm().model_dump(), "prompt_tokens": whole["prompt_tokens"]}
+    assert pieces.pop(0) == begun
     assert "".join(piece["text"] for piece in pieces[:-1]) == whole["continuation"]
     assert len(pieces) > 2
     end = pieces[-1]
     assert end.pop("done") is True
-    assert end.keys() == {"prompt_tokens", "generated_tokens", "finish_reason", "seconds", "stop_string"}
+    counts = {"prompt_tokens", "generated_tokens", "reasoning_tokens"}
+    assert end.keys() == counts | {"finish_reason", "seconds", "stop_string"}
     assert {**end, "seconds": 0} == {key: whole[key] for key in end} | {"seconds": 0}
 
 

@@ -1,7 +1,11 @@
 """Tokens of texts and conversations, and back; and the small endpoints that other servers have."""
 
+import json
+
 import pytest
 from transformers import AutoTokenizer
+
+from tests.tiny_models import CHAT_TEMPLATE
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Wer bist du? 🦊"}]
 
@@ -84,3 +88,24 @@ def test_a_preflight_without_allowed_origins_allows_nothing(client):
     answer = client.options("/v1/chat/completions", headers=headers)
     assert answer.status_code == 204
     assert not any(name.startswith("access-control") for name in answer.headers)
+
+
+def test_thoughts_are_counted(client):
+    """The tiny model never ends what its prompt has begun: all of its tokens are thoughts."""
+    thinking = CHAT_TEMPLATE.replace("assistant\n", "assistant\n<think>\n") + "{# </think> #}"
+    body = {"name": "Thinks", "base_model": "tiny-llama", "chat_template": thinking}
+    model = str(client.post("/api/models", json=body).raise_for_status().json()["id"])
+    limit = {"model": model, "temperature": 0}
+    chat = {"messages": MESSAGES, "max_tokens": 20, **limit}
+    answer = client.post("/v1/chat/completions", json=chat).raise_for_status().json()
+    assert answer["choices"][0]["message"]["reasoning_content"]
+    assert answer["usage"]["completion_tokens_details"] == {"reasoning_tokens": 20}
+    streamed = client.post(
+        "/v1/chat/completions", json=chat | {"stream": True, "stream_options": {"include_usage": True}}
+    )
+    usage = json.loads(streamed.text.split("data: ")[-2])["usage"]
+    assert usage == answer["usage"]
+    response = client.post("/v1/responses", json={"input": "Hm?", "max_output_tokens": 20, **limit}).json()
+    assert response["usage"]["output_tokens_details"] == {"reasoning_tokens": 20}
+    plain = client.post("/v1/completions", json={"prompt": "a", "max_tokens": 20, **limit}).json()
+    assert "completion_tokens_details" not in plain["usage"]

@@ -140,7 +140,7 @@ class OutputWriter:
         events = [] if self.output else self._open("message")
         complete = end.finish_reason in ("stop", "tool_calls")
         events += self._close("completed" if complete else "incomplete")
-        self.response |= {"usage": usage(end.prompt_tokens, end.generated_tokens)}
+        self.response |= {"usage": usage(end.prompt_tokens, end.generated_tokens, end.reasoning_tokens)}
         if complete:
             self.response |= {"status": "completed", "completed_at": time.time()}
             return [*events, self._of_response("response.completed")]
@@ -161,12 +161,12 @@ class OutputWriter:
         return event
 
 
-def usage(input_tokens: int, output_tokens: int) -> dict[str, Any]:
-    """Return token counts in the shape of responses. Which of the tokens were thoughts is not counted."""
+def usage(input_tokens: int, output_tokens: int, reasoning_tokens: int) -> dict[str, Any]:
+    """Return token counts in the shape of responses."""
     return {
         "input_tokens": input_tokens,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": output_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": reasoning_tokens},
         "total_tokens": input_tokens + output_tokens,
     }
