@@ -95,17 +95,18 @@ def test_thoughts_are_counted(client):
     thinking = CHAT_TEMPLATE.replace("assistant\n", "assistant\n<think>\n") + "{# </think> #}"
     body = {"name": "Thinks", "base_model": "tiny-llama", "chat_template": thinking}
     model = str(client.post("/api/models", json=body).raise_for_status().json()["id"])
-    limit = {"model": model, "temperature": 0}
-    chat = {"messages": MESSAGES, "max_tokens": 20, **limit}
+    limit = {"model": model, "temperature": 1, "seed": 5}
+    chat = {"messages": [{"role": "user", "content": "The quick brown fox"}], "max_tokens": 20, **limit}
     answer = client.post("/v1/chat/completions", json=chat).raise_for_status().json()
     assert answer["choices"][0]["message"]["reasoning_content"]
-    assert answer["usage"]["completion_tokens_details"] == {"reasoning_tokens": 20}
+    written = answer["usage"]["completion_tokens"]
+    assert answer["usage"]["completion_tokens_details"] == {"reasoning_tokens": written}
     streamed = client.post(
         "/v1/chat/completions", json=chat | {"stream": True, "stream_options": {"include_usage": True}}
     )
     usage = json.loads(streamed.text.split("data: ")[-2])["usage"]
     assert usage == answer["usage"]
-    response = client.post("/v1/responses", json={"input": "Hm?", "max_output_tokens": 20, **limit}).json()
-    assert response["usage"]["output_tokens_details"] == {"reasoning_tokens": 20}
+    usage = client.post("/v1/responses", json={"input": "Hm?", "max_output_tokens": 20, **limit}).json()["usage"]
+    assert usage["output_tokens_details"] == {"reasoning_tokens": usage["output_tokens"]}
     plain = client.post("/v1/completions", json={"prompt": "a", "max_tokens": 20, **limit}).json()
     assert "completion_tokens_details" not in plain["usage"]
