@@ -195,6 +195,11 @@ def _defect_of_weights(folder: Path) -> str | None:
                 f"{folder} has no safetensors weights; it holds {pickled[0]}, and pickled weights are not loaded, as "
                 "they can run code: convert the model"
             )
+        if gguf := gguf_files(folder):
+            return (
+                f"{folder} has no safetensors weights, and its GGUF file {gguf[0].name} is not read beside a config.json: "
+                "put the file into a folder of its own"
+            )
         others = sorted(file.name for file in folder.glob("*.safetensors"))
         beside = f", though it holds {others[0]}" if others else ""
         return f"{folder} has no model.safetensors or {INDEX}{beside}"

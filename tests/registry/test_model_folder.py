@@ -68,6 +68,11 @@ def gguf_only(folder):
     (folder / "model-q4.gguf").write_bytes(b"GGUF")
 
 
+def gguf_beside_a_config(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model-q4.gguf").write_bytes(b"GGUF")
+
+
 def adapter_beside(folder):
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
 
@@ -147,6 +152,7 @@ DEFECTS = {
     broken_adapter: "adapter_config.json is not a JSON object: download the adapter again",
     adapter_with_a_head: "has modules_to_save, which is not served: train it without",
     gguf_only: "model-q4.gguf can't be read (its header is cut short or damaged): download it again",
+    gguf_beside_a_config: "its GGUF file model-q4.gguf is not read beside a config.json: put the file into a folder",
     adapter_beside: "beside the base's weights",
     no_tokenizer: "has no tokenizer",
     broken_tokenizer: "tokenizer.json",
