@@ -189,20 +189,7 @@ def _defect_of_weights(folder: Path) -> str | None:
             return f"{folder / missing[0]} is missing though {INDEX} names it: download the model again"
     files = weight_files(folder)
     if not files:
-        pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED)
-        if pickled:
-            return (
-                f"{folder} has no safetensors weights; it holds {pickled[0]}, and pickled weights are not loaded, as "
-                "they can run code: convert the model"
-            )
-        if gguf := gguf_files(folder):
-            return (
-                f"{folder} has no safetensors weights, and its GGUF file {gguf[0].name} is not read beside a config.json: "
-                "put the file into a folder of its own"
-            )
-        others = sorted(file.name for file in folder.glob("*.safetensors"))
-        beside = f", though it holds {others[0]}" if others else ""
-        return f"{folder} has no model.safetensors or {INDEX}{beside}"
+        return _defect_without_weights(folder)
     for file in files:
         try:
             for _ in weight_shapes(file):
@@ -211,6 +198,22 @@ def _defect_of_weights(folder: Path) -> str | None:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             return f"{file} is cut short or damaged ({reason}): download the model again"
     return None
+
+
+def _defect_without_weights(folder: Path) -> str:
+    if pickled := sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED):
+        return (
+            f"{folder} has no safetensors weights; it holds {pickled[0]}, and pickled weights are not loaded, as "
+            "they can run code: convert the model"
+        )
+    if gguf := gguf_files(folder):
+        return (
+            f"{folder} has no safetensors weights, and its GGUF file {gguf[0].name} is not read beside a "
+            "config.json: put the file into a folder of its own"
+        )
+    others = sorted(file.name for file in folder.glob("*.safetensors"))
+    beside = f", though it holds {others[0]}" if others else ""
+    return f"{folder} has no model.safetensors or {INDEX}{beside}"
 
 
 def _defect_of_tokenizer(folder: Path) -> str | None:
