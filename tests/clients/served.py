@@ -31,7 +31,7 @@ class Served:
             "LLM_PLATFORM_LOCAL_MODELS_DIR": str(models_dir),
             "LLM_PLATFORM_ALLOW_HUB": "false",
             **{f"LLM_PLATFORM_{name.upper()}_PORT": str(port) for name, port in ports.items()},
-            **settings,
+            **{f"LLM_PLATFORM_{name.upper()}": value for name, value in settings.items()},
         }
         self._processes = [self._start(module, environment) for module in MODULES]
         try:

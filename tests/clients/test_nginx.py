@@ -88,7 +88,7 @@ def streamed(url: str, prompt: str | list[int], tokens: int, **options) -> tuple
 @pytest.fixture(scope="module")
 def slow_engine(starter_models, tmp_path_factory):
     """One place in the engine, so that a second answer waits for the first."""
-    server = Served(starter_models, tmp_path_factory.mktemp("slow"), LLM_PLATFORM_ENGINE_CONCURRENCY="1")
+    server = Served(starter_models, tmp_path_factory.mktemp("slow"), engine_concurrency="1")
     yield server
     server.stop()
 

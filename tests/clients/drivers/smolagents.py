@@ -59,7 +59,9 @@ def _():
 def _():
     called.clear()
     # The agent stops after its steps: a model this small need not know when it is done.
-    agent = ToolCallingAgent(tools=[weather], model=model(max_tokens=80), max_steps=2, verbosity_level=0)
+    # Two calls at once would be one of `weather` and one of the final answer, which it does not take.
+    asked = model(max_tokens=300, temperature=0, parallel_tool_calls=False)
+    agent = ToolCallingAgent(tools=[weather], model=asked, max_steps=2, verbosity_level=0)
     agent.run(QUESTION)
     calls = [call for step in agent.memory.steps for call in getattr(step, "tool_calls", None) or []]
     return calls and f"{len(calls)} calls, the first of {calls[0].name}"
