@@ -1,5 +1,6 @@
 """A GGUF file that somebody has put among the models is added like any model, and loaded when it is first needed."""
 
+import json
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from registry.tables import Model
 from tasks.models.sources import ModelSource
 from tests.gguf_models import tiny_model, write
+from tests.tasks.inference.adapters import save_adapter
 from tests.tiny_models import CHAT_TEMPLATE, byte_level_tokenizer
 
 IDS = torch.arange(5, 25)[None]
@@ -44,3 +46,13 @@ def test_a_file_that_would_lose_something_is_not_available(client, tiny_models_d
     made = client.post("/api/models", json={"name": "Packed", "base_model": "org/packed"}).json()
     assert made["status"] == "UNAVAILABLE"
     assert "has llama.rope.scaling.type, which would be left out" in made["status_reason"]
+
+
+def test_an_adapter_of_a_file_that_is_not_converted_yet_says_so(client, tiny_models_dir, brought):
+    folder = save_adapter(tiny_models_dir / "tiny-llama", tiny_models_dir / "org" / "adapter", seed=5)
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "org/packed"}))
+    made = client.post("/api/models", json={"name": "Adapted", "base_model": "org/adapter"}).json()
+    shutil.rmtree(folder)
+    assert made["status"] == "UNAVAILABLE"
+    assert "org/packed, whose GGUF file has not been converted yet: add that model" in made["status_reason"]

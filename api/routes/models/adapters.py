@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 
 from configs.settings import Settings
 from registry.adapter_folder import CONFIG, WEIGHTS, adapter_defect, base_of, is_adapter
-from registry.model_folder import VOCABULARIES, count_parameters, weight_shapes
+from registry.model_folder import VOCABULARIES, convertible_gguf, count_parameters, weight_shapes
 from registry.weights import Availability, format_size, linear_layers, locate, names_layer
 from tasks.atomic_files import StagingFolder
 
@@ -39,13 +39,22 @@ def bring_adapter(settings: Settings, name: str) -> BroughtAdapter | None:
     base_model = _name_of_base(base_of(given), settings.models_dir)
     base = locate(base_model, settings.models_dir) if base_model is not None else None
     if base is None or base_model is None:
-        wanted = base_of(given) or "a base that it does not name"
-        reason = f"it belongs to {wanted}, which is not in the models folder: put it there, and add the adapter again"
+        reason = _reason_without_base(given, settings.models_dir)
         return BroughtAdapter(name, None, Availability("UNAVAILABLE", f"{name} is an adapter, and {reason}."))
     if (defect := adapter_defect(given) or _misfit(given, base)) is not None:
         return BroughtAdapter(name, None, Availability("UNAVAILABLE", f"{defect[0].upper()}{defect[1:]}."))
     size = format_size(count_parameters(base))
     return BroughtAdapter(base_model, _copy(given, base, settings), Availability("AVAILABLE", model_size=size))
+
+
+def _reason_without_base(adapter: Path, models_dir: Path) -> str:
+    wanted = base_of(adapter) or "a base that it does not name"
+    if convertible_gguf(models_dir / wanted) is not None:
+        return (
+            f"it belongs to {wanted}, whose GGUF file has not been converted yet: add that model, ask it for an answer, "
+            "and add the adapter again"
+        )
+    return f"it belongs to {wanted}, which is not in the models folder: put it there, and add the adapter again"
 
 
 def _name_of_base(named: str | None, models_dir: Path) -> str | None:
