@@ -51,8 +51,8 @@ def _reason_without_base(adapter: Path, models_dir: Path) -> str:
     wanted = base_of(adapter) or "a base that it does not name"
     if convertible_gguf(models_dir / wanted) is not None:
         return (
-            f"it belongs to {wanted}, whose GGUF file has not been converted yet: add that model, ask it for an answer, "
-            "and add the adapter again"
+            f"it belongs to {wanted}, whose GGUF file has not been converted yet: add that model, ask it for an "
+            "answer, and add the adapter again"
         )
     return f"it belongs to {wanted}, which is not in the models folder: put it there, and add the adapter again"
 
