@@ -71,7 +71,8 @@ class PrefectUI:
         """Go to a deployment by the menu, and to the form that starts a run of it."""
         self._page.goto(self._base_url, wait_until="domcontentloaded")
         self.press("Deployments")
-        link = self._page.get_by_role("link", name=deployment, exact=True).first
+        # Each row links to its flow too, which has the same name.
+        link = self._page.locator('a[href*="/deployments/deployment/"]').get_by_text(deployment, exact=True).first
         link.click()
         # A click on a list that is just drawn anew is lost: click again.
         _insist(expect(self._page).to_have_url, re.compile("/deployments/deployment/"), otherwise=link.click)

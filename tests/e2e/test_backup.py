@@ -25,9 +25,9 @@ def test_two_backups_at_random_moments_of_a_job(platform, tiny_model, undisturbe
         backups.append(target)
     refusal = run_command(platform, "restore", str(backups[0]), code=1)
     assert "There is data already" in refusal or "is already running" in refusal
-    for number, backup in enumerate(backups):
-        with restored(backup, tmp_path / f"data-{number}", models_dir) as again:
-            assert_nothing_is_lost(again, undisturbed, jobs)
+    # One of the two, for a restored platform runs all jobs to their ends; `make test-long` restores twenty.
+    with restored(random.choice(backups), tmp_path / "data", models_dir) as again:
+        assert_nothing_is_lost(again, undisturbed, jobs)
     # Backups disturb nothing.
     act(platform, paused, "resume")
     for job in jobs:
