@@ -138,6 +138,12 @@ def obtain(
     return fetched
 
 
+def way_to_obtain(base_model: str, models_dir: Path) -> str:
+    """Return how weights that are not on disk yet are had, as the end of a sentence about them."""
+    of_a_file = convertible_gguf(models_dir / base_model) is not None
+    return "being converted from their GGUF file" if of_a_file else "being fetched from the hub"
+
+
 def _convert(folder: Path, min_free_bytes: int) -> Path:
     """Return the folder once the GGUF file in it has been converted; one process does it, others wait."""
     with FileLock(folder / ".conversion.lock"):

@@ -8,7 +8,7 @@ import time
 from configs.settings import Settings
 from registry.database import Database
 from registry.repositories.models import ModelRepository
-from registry.weights import Availability, WeightsUnavailable, locate, obtain, probe
+from registry.weights import Availability, WeightsUnavailable, locate, obtain, probe, way_to_obtain
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,8 @@ class AvailabilityWatch:
             if base_model in self._fetching:
                 return
             self._fetching.add(base_model)
-        self._record(base_model, Availability("LOADING", "The weights are being fetched from the hub."))
+        way = way_to_obtain(base_model, self._settings.models_dir)
+        self._record(base_model, Availability("LOADING", f"The weights are {way}."))
         threading.Thread(target=self._obtain, args=(base_model,), name=f"fetch {base_model}", daemon=True).start()
 
     def _obtain(self, base_model: str) -> None:

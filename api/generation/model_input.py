@@ -9,7 +9,7 @@ from configs.settings import Settings
 from registry.database import Database
 from registry.repositories.models import ModelRepository
 from registry.tables import Model
-from registry.weights import weights_on_disk
+from registry.weights import way_to_obtain, weights_on_disk
 
 
 def require_loadable(model: Model) -> None:
@@ -34,7 +34,8 @@ class ModelInputs:
         require_loadable(model)
         folder = self._weights_folder(model)
         if folder is None:
-            message = f"The weights of {model.base_model} are being fetched from the hub; try again in a while."
+            way = way_to_obtain(model.base_model, self._settings.models_dir)
+            message = f"The weights of {model.base_model} are {way}; try again in a while."
             raise ServiceDown("weights", message, retry_after=30)
         if adapter is None and model.adapter is not None:
             adapter = self._settings.adapters_dir / model.adapter

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import pytest
 import torch
@@ -56,3 +57,16 @@ def test_an_adapter_of_a_file_that_is_not_converted_yet_says_so(client, tiny_mod
     shutil.rmtree(folder)
     assert made["status"] == "UNAVAILABLE"
     assert "org/packed, whose GGUF file has not been converted yet: add that model" in made["status_reason"]
+
+
+def test_a_request_that_needs_it_has_it_converted(client, tiny_models_dir, brought):
+    client.post("/api/models", json={"name": "Packed", "base_model": "org/packed"}).raise_for_status()
+    body = {"model": "org/packed", "prompt": "a", "max_tokens": 1}
+    answer = client.post("/v1/completions", json=body)
+    assert answer.status_code == 503
+    said = "The weights of org/packed are being converted from their GGUF file; try again in a while."
+    assert answer.json()["error"]["message"] == said
+    deadline = time.monotonic() + 60
+    while not (tiny_models_dir / "org" / "packed" / "config.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
