@@ -58,9 +58,9 @@ def fetched_by(module: str, argument: str, stall_seconds: float, require_room: C
         finally:
             process.kill()
         assert process.stdout is not None
-        answer = process.stdout.read()
+        output = process.stdout.read()
     try:
-        found = json.loads(answer)
+        found = json.loads(output)
     except ValueError as error:
         raise FetchError(f"its process ended with {process.returncode}") from error
     if "error" in found:
@@ -72,10 +72,10 @@ def answer(fetch: Callable[[], Path | str]) -> NoReturn:
     """Tell the process that asked which folder `fetch` returns, or its error, and end this one."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        told = {"folder": str(fetch())}
+        found = {"folder": str(fetch())}
     except Exception as error:  # noqa: BLE001 - the process's edge: whatever it is, the parent is told
-        told = {"error": first_line(error)}
-    sys.stdout.write(json.dumps(told))
+        found = {"error": first_line(error)}
+    sys.stdout.write(json.dumps(found))
     sys.stdout.flush()
     os._exit(0)
 

